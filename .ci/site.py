@@ -1,0 +1,74 @@
+"Builds the documentation into _docs, without the Quarto program: nbdev processes the notebooks, smalldocs draws the pages."
+import inspect, json, os, re, shutil, sys
+from importlib import import_module
+from pathlib import Path
+
+import fastcore.docments
+import nbdev.processors
+from nbdev.config import get_config
+from nbdev.doclinks import NbdevLookup
+from nbdev.quarto import refresh_quarto_yml
+from nbdev.serve import proc_nbs
+from smalldocs.layout import KATEX
+from smalldocs.site import build
+
+root = Path(__file__).resolve().parent.parent
+
+def dataclass_source(cls):
+    "The source of a dataclass, for the comments on its fields: in a notebook it has none, its twin in the package has."
+    found = NbdevLookup()[cls.__qualname__] if cls.__module__ == '__main__' else None
+    if isinstance(found, tuple): cls = getattr(import_module(found[1].removesuffix('.py').replace('/', '.')), cls.__qualname__)
+    return '' if cls.__module__ == '__main__' else inspect.getsource(cls)
+
+def process():
+    "Fill _proc with the notebooks as pages: exported code becomes its documentation, hidden cells go."
+    kept_out, wants_run = set(get_config().tst_flags.split()), nbdev.processors._do_eval
+    # nbdev runs each cell that imports something, for what show_doc needs. One that is kept from the tests, since it
+    # is slow or wants a GPU, is kept from the site as well.
+    nbdev.processors._do_eval = lambda cell: not (kept_out & cell.directives_.keys()) and wants_run(cell)
+    fastcore.docments.get_dataclass_source = dataclass_source
+    refresh_quarto_yml()
+    # In this one process fastai is imported once, not once a notebook. Everything anew: a deleted notebook leaves no page.
+    proc = proc_nbs(n_workers=0, force=True)
+    # smalldocs takes "/0*.ipynb" for that name in any folder, where Quarto means the top one: name the files.
+    names = lambda m: 'contents: ' + json.dumps(sorted(p.name for p in proc.glob(m[1])))
+    yml = proc/'_quarto.yml'
+    yml.write_text(re.sub(r'contents: "/(.+)"', names, yml.read_text(encoding='utf-8')), encoding='utf-8')
+    return proc
+
+def page_names(proc):
+    "What smalldocs calls each page and what nbdev's links call it: `tutorials/01_quickstart.html`, `tutorials/quickstart.html`."
+    res = {}
+    for p in proc.rglob('*.ipynb'):
+        name = re.search(r'output-file: (\S+\.html)', p.read_text(encoding='utf-8'))
+        if name: res[p.relative_to(proc).with_suffix('.html')] = p.relative_to(proc).with_name(name[1])
+    return res
+
+def finish(docs, names):
+    "Give the pages their names, and keep every link and request within the site."
+    shutil.copytree(root/'.ci/katex', docs/'site_libs/katex')
+    home = f'{get_config().doc_host}{get_config().doc_baseurl}/'
+    for old, new in names.items(): (docs/old).rename(docs/new)
+    for p in [*docs.rglob('*.html'), docs/'search.json', docs/'sitemap.xml']:
+        text = p.read_text(encoding='utf-8')
+        for old, new in names.items(): text = re.sub(rf'(?<![\w-]){re.escape(old.name)}', new.name, text)
+        if p.suffix == '.html':
+            up = os.path.relpath(docs, p.parent)
+            text = text.replace(KATEX, f'{up}/site_libs/katex').replace(f'<a href="{home}', f'<a href="{up}/')
+        p.write_text(text, encoding='utf-8')
+
+def main():
+    os.chdir(root)
+    proc = process()
+    names = page_names(proc)
+    site = build(proc, quiet=True)
+    # These are what `smalldocs check` prints. It does not read output-file; `finish` does.
+    complaints = [w for w in site.warnings if 'output-file is not read' not in w]
+    finish(proc/'_docs', names)
+    shutil.rmtree('_docs', ignore_errors=True)
+    shutil.move(proc/'_docs', '_docs')
+    for c in complaints: print(c, file=sys.stderr)
+    print(f'{len(names)} pages in _docs, {len(complaints)} complaints of smalldocs')
+    return 1 if complaints else 0
+
+if __name__ == '__main__': sys.exit(main())

@@ -1,0 +1,98 @@
+"The step check: rsu/ and README.md are what the notebooks give, and the notebooks are clean. Prints a line for each that is not."
+import filecmp, json, os, re, shutil, sys, tempfile
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+
+def parts(text):
+    "An exported module, cell by cell: `{('nbs/00_data.ipynb', 'cell id'): code}`."
+    head, *cells = text.split('\n# %% ')
+    res = {('', ''): head}
+    for cell in cells:
+        top, _, code = cell.partition('\n')
+        nb, _, cell_id = top.rpartition(' #')
+        res[re.sub(r'^(\.\./)+', '', nb), cell_id] = code.rstrip()
+    return res
+
+def notebook(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
+
+def place(nb, cell_id):
+    "Where a reader finds a cell: notebook, and number counted from 0."
+    found = [i for i, c in enumerate(notebook(root/nb)) if c.get('id') == cell_id] if (root/nb).is_file() else []
+    return f'{nb}, cell {found[0]}' if found else nb
+
+def module_differs(name, have, want):
+    "The line for a module that is not as exported: its first cell that differs."
+    a, b = parts(have), parts(want)
+    own = next((nb for nb, _ in b if nb.startswith('nbs/')), '')
+    keys = [k for k in (*b, *a) if a.get(k) != b.get(k) and k[0].startswith('nbs/')]
+    where = place(*keys[0]) if keys else own or 'the notebooks'
+    return f'{name} differs from {where}: edit the notebook and run make export'
+
+def files(folder): return {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file() and '__pycache__' not in p.parts}
+
+def exported(fresh):
+    "Is rsu/ what the notebooks export into `fresh`?"
+    have, want = files(root/'rsu'), files(fresh/'rsu')
+    for f in sorted(have - want): yield f'rsu/{f} comes from no notebook: delete it, or export it from one'
+    for f in sorted(want - have): yield f'rsu/{f} is missing: run make export'
+    for f in sorted(have & want):
+        a, b = root/'rsu'/f, fresh/'rsu'/f
+        if filecmp.cmp(a, b, shallow=False): continue
+        if f.startswith('templates/'): yield f'rsu/{f} differs from nbs/_{f}: edit that and run make export'
+        elif f.endswith('_modidx.py') or f.endswith('__init__.py'): yield f'rsu/{f} is out of date: run make export'
+        else: yield module_differs(f'rsu/{f}', a.read_text(encoding='utf-8'), b.read_text(encoding='utf-8'))
+
+def readme(made):
+    "Are README.md and its pictures what the index gives?"
+    have = {'README.md'} | {p.relative_to(root).as_posix() for p in root.glob('nbs/images/readme_*')}
+    for f in sorted(have | made.keys()):
+        if f not in made or not (root/f).is_file() or (root/f).read_bytes() != made[f]:
+            yield f'{f} differs from nbs/index.ipynb: edit the notebook and run make export'
+
+def notebooks(fresh):
+    "Are the notebooks as nbdev cleans them, in `fresh`, and fit to be shown?"
+    for p in sorted((root/'nbs').rglob('*.ipynb')):
+        if '.ipynb_checkpoints' in p.parts: continue
+        nb, cells = p.relative_to(root).as_posix(), notebook(p)
+        if p.read_bytes() != (fresh/nb).read_bytes():
+            bad = [i for i, (a, b) in enumerate(zip(cells, notebook(fresh/nb))) if a != b]
+            yield f'{nb}{f", cell {bad[0]}" if bad else ""} is not clean: run make clean'
+        for i, c in enumerate(cells):
+            for o in c.get('outputs', []):
+                if o.get('name') == 'stderr' and 'Warning: ' in ''.join(o['text']):
+                    yield f'{nb}, cell {i} shows a warning: import rsu before what gives it, or mend its cause, and run the cell again'
+        # nbdev makes the page's title of this cell, and loses what else is in it.
+        first = next((i for i, c in enumerate(cells) if c['cell_type'] == 'markdown'), None)
+        lost = [l for l in ''.join(cells[first]['source']).splitlines() if l.strip() and l[:2] not in ('# ', '> ', '- ')] if first is not None else []
+        if lost and ''.join(cells[first]['source']).startswith('# '):
+            yield f'{nb}, cell {first} holds more than the title and a quoted line, which the site would lose: move it to the next cell'
+
+def main():
+    with tempfile.TemporaryDirectory() as tmp:
+        fresh = Path(tmp)/'rsu'
+        shutil.copytree(root/'nbs', fresh/'nbs', ignore=shutil.ignore_patterns('.ipynb_checkpoints', '_quarto.yml'))
+        shutil.copy(root/'settings.ini', fresh)
+        # __init__.py is ours but for its version, which nbdev writes: it is carried along, all else is made anew.
+        for p in (root/'rsu').rglob('__init__.py'):
+            (fresh/p.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(p, fresh/p.relative_to(root))
+        os.chdir(fresh)
+        from nbdev.clean import nbdev_clean
+        from nbdev.doclinks import nbdev_export
+        from readme import render
+        nbdev_export.__wrapped__()
+        (fresh/'rsu/templates').mkdir(exist_ok=True)
+        shutil.copy(fresh/'nbs/_templates/report.ipynb', fresh/'rsu/templates')
+        problems = [*exported(fresh), *readme(render())]
+        for path in (None, 'nbs/_templates/report.ipynb'): nbdev_clean.__wrapped__(path)
+        problems += notebooks(fresh)
+        os.chdir(root)
+    link = root/'nbs/_quarto.yml'
+    if not link.is_symlink() or os.readlink(link) != '../_quarto.yml':
+        problems.append('nbs/_quarto.yml is not the link to ../_quarto.yml: ln -sf ../_quarto.yml nbs/_quarto.yml')
+    for p in problems: print(p, file=sys.stderr)
+    print(f'step check: {len(problems)} to mend' if problems else 'step check: rsu/ is what the notebooks export, and they are clean')
+    return 1 if problems else 0
+
+if __name__ == '__main__': sys.exit(main())

@@ -1,0 +1,73 @@
+# Every target sets up what it needs: `make demo` in a fresh clone makes the environment, then runs the demo.
+#
+#   make demo         rank, forget in sequence and evaluate on a small data set; prints where the report is
+#   make test         step check, notebooks, pytest (the site in a browser among it)
+#   make test-gpu     the notebooks, their `#| cuda` cells included
+#   make test-wheel   the wheel in an environment of its own, with the newest of everything
+#   make site         the documentation, into _docs
+#   make export       notebooks -> rsu/, README.md
+#   make clean        strips the notebooks of what makes diffs long: run numbers, metadata
+#   make check        the step check alone: is rsu/ what the notebooks export, are they clean?
+#   make readme       README.md alone, from nbs/index.ipynb
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: demo test test-gpu test-wheel site export clean check readme
+# The steps of `make test` print one after the other, and its last line is pytest's verdict.
+.NOTPARALLEL:
+
+BIN := .venv/bin
+ENV := .venv/installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# torch's wheels are large, and uv gives up after 30 seconds without an answer.
+export UV_HTTP_TIMEOUT := 300
+# uv brings its own list of certificates: trust what the machine trusts, as pip does.
+export UV_SYSTEM_CERTS := true
+# uv leaves compiling to the first import. Where Python is told to write nothing, each import would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# The flag of the cells that need a GPU, where there is one.
+GPU := python -c "import torch; print('cuda' * torch.cuda.is_available())"
+
+demo: $(ENV)
+	rsu run --data digits --forget random:60 --ranker lira --references 16 --algorithm scrub --groups 3 \
+	    --order descending --seed 0 --out runs/demo
+
+test: check
+	flags=$$($(GPU)); nbdev_test --n_workers 2 --timing --flags "$$flags"
+	python -m pytest tests -q
+
+test-gpu: $(ENV)
+	flags=$$($(GPU)); test -n "$$flags" || { echo 'No CUDA device here: nothing was tested.' >&2; exit 1; }
+	nbdev_test --n_workers 1 --timing --flags cuda
+
+test-wheel: $(ENV)
+	.ci/wheel
+
+site: $(ENV)
+	python .ci/site.py
+
+export: $(ENV)
+	nbdev_export
+	mkdir -p rsu/templates && cp nbs/_templates/report.ipynb rsu/templates/
+	python .ci/readme.py
+
+# nbdev passes over folders that begin with _, so the template is named.
+clean: $(ENV)
+	nbdev_clean
+	nbdev_clean --fname nbs/_templates/report.ipynb
+
+check: $(ENV)
+	python .ci/step.py
+
+readme: $(ENV)
+	python .ci/readme.py
+
+# The stamp is written last and taken away first: an installation cut short is begun anew, never trusted.
+# uv, because it installs torch's 6 GB in half a minute, and a second time by links to its cache in seconds.
+$(ENV): settings.ini setup.py pyproject.toml
+	[ -e $@ ] || { rm -rf .venv; python3 -m venv .venv; }
+	rm -f $@
+	pip install -q uv
+	uv pip install -q --python $(BIN)/python -e '.[dev]'
+	touch $@
