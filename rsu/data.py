@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Samples', 'Order', 'shuffled', 'lone', 'IndexLoader', 'loaders', 'digits', 'fashion_mnist', 'cifar10', 'cifar100',
-           'svhn', 'breast_cancer', 'as_fastai', 'positions', 'subset', 'batches', 'with_train', 'subset_dls',
+           'svhn', 'breast_cancer', 'plant', 'as_fastai', 'positions', 'subset', 'batches', 'with_train', 'subset_dls',
            'predict', 'predict_train', 'targets', 'fingerprint', 'ForgetSplit']
 
 # %% ../nbs/01_data.ipynb #b9578f94
@@ -189,6 +189,19 @@ def breast_cancer(n:int=None, seed:int=0, bs:int=64, device=None) -> DataLoaders
     return _three(x[train], y[train], x[test], y[test], d.target_names, n, seed, bs, device)
 
 # %% ../nbs/01_data.ipynb #d91a6224
+def plant(
+    dls,       # Three loaders over `Samples`
+    n:int,     # How many labels to make wrong
+    seed:int=0 # Which ones, and how
+):             # The loaders with those labels wrong, and the positions of the planted samples, sorted (n,)
+    "Give `n` training samples a wrong label: the known answer for rankers and for unlearning"
+    ds,rng = dls.train_ds, np.random.default_rng(seed)
+    at,y = np.sort(rng.choice(len(ds), n, replace=False)), ds.tensors[1].clone()
+    y[at] = (y[at] + torch.as_tensor(rng.integers(1, ds.c, n), device=y.device)) % ds.c
+    train = Samples(ds.tensors[0], y, ds.vocab, ds.frame)
+    return loaders(train, dls.valid_ds, dls.loaders[2].dataset, dls.train.bs, dls.device), at
+
+# %% ../nbs/01_data.ipynb #bc37d8d6
 def as_fastai(dl):
     "`dl` as a fastai loader: PyTorch's are wrapped, and those over plain tensors are indexed on the device"
     if isinstance(dl, DataLoader): return dl
@@ -218,7 +231,7 @@ def batches(dl, plan):
     "Batch after batch of `dl`, each of exactly the positions that `plan` (a list of position arrays) lists for it"
     for size,run in groupby(plan, len): yield from subset(dl, np.concatenate(list(run)), bs=size)
 
-# %% ../nbs/01_data.ipynb #21a94478
+# %% ../nbs/01_data.ipynb #c0ac7263
 def with_train(dls, train):
     "`dls` with another training loader; its other loaders and its settings are shared"
     res = copy.copy(dls)
@@ -229,7 +242,7 @@ def subset_dls(dls, positions, bs:int|None=None, seed:int=0):
     "`dls` whose training loader draws only these positions, shuffled by `seed`"
     return with_train(dls, subset(dls.train, positions, bs, seed))
 
-# %% ../nbs/01_data.ipynb #90dc8568
+# %% ../nbs/01_data.ipynb #fee02fab
 @torch.no_grad()
 def predict(
     model, # A network
@@ -248,7 +261,7 @@ def predict_train(model, dls, at=None):
     "`predict` for positions `at` of the training set (all of it where not given), in their order"
     return predict(model, subset(dls.train, np.arange(len(dls.train_ds)) if at is None else at, bs=512))
 
-# %% ../nbs/01_data.ipynb #fee02fab
+# %% ../nbs/01_data.ipynb #3745b83f
 def targets(dls) -> np.ndarray:
     "The label at every position of the training set, (N,); one pass over it where it is not held as tensors. Refuses NaN"
     ds = dls.train_ds
@@ -269,7 +282,7 @@ def fingerprint(dls) -> str:
     for t in seen: h.update(np.ascontiguousarray(t.cpu().numpy()).tobytes())
     return h.hexdigest()[:12]
 
-# %% ../nbs/01_data.ipynb #3745b83f
+# %% ../nbs/01_data.ipynb #982e1c71
 def _column(dls, by):
     "The values by which samples are asked for: an array of one value a sample, or a column of the training set's frame"
     if not isinstance(by, str): values = np.asarray(by)
@@ -312,7 +325,7 @@ def _class(what, dls):
     else: raise Refused(f"There is no class '{what}': the classes are {', '.join(vocab)}.")
     return np.flatnonzero(targets(dls) == what)
 
-# %% ../nbs/01_data.ipynb #ec8343c3
+# %% ../nbs/01_data.ipynb #8cc1dab9
 def _ask(dls, forget, by, seed):
     "The positions that `forget` asks for, in whichever of its forms"
     N = len(dls.train_ds)
@@ -337,7 +350,7 @@ def _ask(dls, forget, by, seed):
         raise Refused(f"Positions are whole numbers, not {forget.dtype}: to ask by a column's values give by= its name.")
     return forget
 
-# %% ../nbs/01_data.ipynb #8c147332
+# %% ../nbs/01_data.ipynb #85608a5a
 def _checked(forget, N):
     "Sorted positions; `Refused` where they are none, twice, out of range, or all there are"
     forget = np.sort(forget.astype(np.int64))
@@ -362,7 +375,7 @@ def _with_test(dls, test, seed):
     res.loaders = [as_fastai(dls.loaders[0]), valid, test]
     return res
 
-# %% ../nbs/01_data.ipynb #982e1c71
+# %% ../nbs/01_data.ipynb #8963ced1
 class ForgetSplit:
     "An erasure request: which training samples must be forgotten, and the loaders that go with them"
     def __init__(self,

@@ -59,7 +59,7 @@ def _load(learn, split, s, path):
     how.state,how.cost = state,(int(facts['steps']), float(facts['seconds']))
     return unlearn(learn, split, how, seed=s, quiet=True)
 
-# %% ../nbs/41_evaluate.ipynb #07d2cdde
+# %% ../nbs/41_evaluate.ipynb #f27e7af1
 def evaluate(
     models,           # An unlearned learner, or a dict of them by name; all from one learner and one split
     oracles:int=3,    # Retrained models to compare with, 2 or more
@@ -80,7 +80,7 @@ def evaluate(
     df = pd.DataFrame(rows).T.rename_axis('model')
     return df.assign(steps=df.steps.astype(int), ratio=df.seconds/df.seconds['retrain'])[_columns]
 
-# %% ../nbs/41_evaluate.ipynb #f27e7af1
+# %% ../nbs/41_evaluate.ipynb #13479dc3
 _columns = ['forget','retain','test','tow','tow_sd','auc','tpr','steps','seconds','ratio']
 
 def _record(models):

@@ -156,17 +156,22 @@ class Recipe(Value):
         asks = inspect.signature(self.network).parameters
         if 'c_in' in asks: given.setdefault('c_in', dls.one_batch()[0].shape[1])
         if 'c_out' in asks: given.setdefault('c_out', n_classes(dls))
-        with no_random(self.seed if seed is None else seed): return self.network(**given).to(dls.device)
+        with no_random(self.seed if seed is None else seed): net = self.network(**given)
+        return net.to(dls.device, memory_format=torch.channels_last) # convolutions run twice as fast so, on a CPU too
+
+    def learner(self, dls, seed:int|None=None) -> Learner:
+        "A fastai `Learner` that carries this recipe and is not trained yet"
+        learn = Learner(dls, self.build(dls, seed), opt_func=optimiser(self.opt, self.mom, self.wd), lr=self.lr, metrics=accuracy)
+        learn.recipe = self
+        return learn
 
     def fit(self, dls, seed:int|None=None, quiet:bool=False, cbs=None) -> Learner:
         "A fastai `Learner`, trained on `dls`, that carries this recipe; `seed` may be another than the recipe's"
         seed = self.seed if seed is None else seed
-        learn = Learner(dls, self.build(dls, seed), opt_func=optimiser(self.opt, self.mom, self.wd), lr=self.lr, metrics=accuracy)
-        train = subset(dls.train, positions(dls.train), self.bs, seed)
+        learn,train = self.learner(dls, seed), subset(dls.train, positions(dls.train), self.bs, seed)
         schedule = ParamScheduler(_schedules[self.schedule](self.lr))
         with no_random(seed), borrowed(learn, train, quiet):
             learn.fit(self.n_epoch, self.lr, cbs=[schedule, StepSeed(seed), *L(cbs)])
-        learn.recipe = self
         return learn
 
 # %% ../nbs/02_recipe.ipynb #c28a1e28

@@ -7,8 +7,8 @@ __all__ = ['datasets', 'Settings', 'load_data', 'load_run', 'versions', 'asked',
 
 # %% ../nbs/51_report.ipynb #8c185440
 import importlib, json, os, platform, sys
+from contextlib import contextmanager
 from dataclasses import KW_ONLY
-from html import escape
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np, pandas as pd
 from rsu.value import Refused, Value, choose
 from rsu.data import ForgetSplit, breast_cancer, cifar10, cifar100, digits, fashion_mnist, svhn
 from rsu.ranking import Ranking
+from rsu.sequence import SeqUnlearn
 from rsu.unlearn import Unlearning
 
 # %% ../nbs/51_report.ipynb #c01556d4
@@ -53,6 +54,15 @@ def load_data(
     return f()
 
 # %% ../nbs/51_report.ipynb #a92c78fa
+@contextmanager
+def _inside(folder):
+    "Work in the folder in which a run was started: paths and modules of the user's are named from there"
+    here = os.getcwd()
+    if Path(folder).is_dir(): os.chdir(folder)
+    try: yield
+    finally: os.chdir(here)
+
+# %% ../nbs/51_report.ipynb #2896714c
 def load_run(
     path # Folder of a run
 ) -> SimpleNamespace: # settings, facts, ranking, stages, table, unlearning
@@ -60,13 +70,10 @@ def load_run(
     path = Path(path)
     facts = json.loads((path/'run.json').read_text())
     s,df = Settings.from_json(json.dumps(facts['settings'])), pd.read_parquet(path/'ranking.parquet').sort_values('position')
-    here = os.getcwd()
-    os.chdir(facts['folder'])
-    try: split = ForgetSplit(load_data(s), df.position.to_numpy(), seed=s.seed)
-    finally: os.chdir(here)
+    with _inside(facts['folder']): split = ForgetSplit(load_data(s), df.position.to_numpy(), seed=s.seed)
     ranking = Ranking.from_scores(split, df.score, facts['ranker'])
     stages = pd.read_parquet(path/'stages.parquet')
-    how = Value.from_json(json.dumps(facts['how']))
+    how = SeqUnlearn.from_json(json.dumps(facts['how']))
     return SimpleNamespace(settings=s, facts=facts, ranking=ranking, stages=stages, table=pd.read_parquet(path/'table.parquet'),
                            unlearning=Unlearning(None, split, how, s.seed, facts['before'], stages))
 
@@ -74,7 +81,7 @@ def versions() -> dict:
     "The versions that a run depends on"
     return {'python': platform.python_version(), **{k: version(k) for k in ('rsu','torch','torchvision','fastai','scikit-learn')}}
 
-# %% ../nbs/51_report.ipynb #f6401b52
+# %% ../nbs/51_report.ipynb #e67204dc
 def asked(run) -> str:
     "What was asked of a run, as Markdown"
     s,split = run.settings, run.ranking
@@ -87,7 +94,7 @@ def repeat(run) -> str:
     rows = '\n'.join(f'| {k} | {v} |' for k,v in run.facts['versions'].items())
     return f"```\n{run.facts['command']}\n```\n\n| | version |\n|---|---|\n{rows}"
 
-# %% ../nbs/51_report.ipynb #f239b15b
+# %% ../nbs/51_report.ipynb #b886195c
 def verdict(
     table:pd.DataFrame,    # What `evaluate` returned
     name:str='unlearned'   # The row that is judged
@@ -101,7 +108,7 @@ def verdict(
     lines.append("One model and one seed stand behind each row but the last: this is an observation, and not yet a finding.")
     return '\n\n'.join(lines)
 
-# %% ../nbs/51_report.ipynb #b886195c
+# %% ../nbs/51_report.ipynb #0749d47e
 def _sentence(what, unit, new, nothing, floor, higher):
     "One measure: is it nearer to retraining than doing nothing is, and by how much"
     gap,was = abs(new-floor), abs(nothing-floor)
@@ -114,7 +121,7 @@ def _against_oneshot(new, one):
     if abs(d) <= noise: return f"**Order.** In sequence and in one shot come out alike: tug of war {new.tow:.3f} and {one.tow:.3f}, a difference within the spread between oracles ({noise:.3f})."
     return f"**Order.** In sequence the tug of war is {'higher' if d > 0 else 'lower'} than in one shot with as many steps: {new.tow:.3f} against {one.tow:.3f}, where the spread between oracles is {noise:.3f}."
 
-# %% ../nbs/51_report.ipynb #45d3e61e
+# %% ../nbs/51_report.ipynb #f644550a
 _page = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
 body {{ max-width: 52rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif; color: #222 }}
 h1 {{ font-size: 1.9rem; margin-bottom: .2rem }} h2 {{ margin-top: 2.4rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem }}
@@ -124,7 +131,7 @@ th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #eee
 pre, code {{ font: .85em ui-monospace, monospace; background: #f6f6f6; border-radius: 3px }} code {{ padding: .1em .3em }} pre {{ padding: .8rem; white-space: pre-wrap }} pre code {{ padding: 0 }}
 </style></head><body>{body}</body></html>"""
 
-# %% ../nbs/51_report.ipynb #f644550a
+# %% ../nbs/51_report.ipynb #903e6b0f
 def write_report(
     path # Folder of a run
 ) -> Path: # The page
