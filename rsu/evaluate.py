@@ -81,7 +81,7 @@ def evaluate(
     return df.assign(steps=df.steps.astype(int), ratio=df.seconds/df.seconds['retrain'])[_columns]
 
 # %% ../nbs/41_evaluate.ipynb #13479dc3
-_columns = ['forget','retain','test','tow','tow_sd','auc','tpr','steps','seconds','ratio']
+_columns = ['forget','retain','test','tow','tow_sd','auc','auc_se','tpr','steps','seconds','ratio']
 
 def _record(models):
     "The record that all models share in parent and split"

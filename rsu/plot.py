@@ -19,9 +19,13 @@ _style = {**sns.axes_style('ticks'), **sns.plotting_context('notebook', font_sca
           'figure.constrained_layout.use': True, 'savefig.dpi': 110, 'figure.dpi': 110}
 
 def _quiet(f):
+    "Draw `f` in our style. Not by `rc_context`: a backend that wakes up inside that would be put back to sleep"
     @wraps(f)
     def _f(*args, **kwargs):
-        with plt.rc_context(_style): return f(*args, **kwargs)
+        before = {k: plt.rcParams[k] for k in _style}
+        plt.rcParams.update(_style)
+        try: return f(*args, **kwargs)
+        finally: plt.rcParams.update(before)
     return _f
 
 # %% ../nbs/50_plot.ipynb #fe02d7a7
@@ -92,9 +96,9 @@ def plot_table(
     fig,axs = plt.subplots(1, 2, figsize=(8, 1.2+.32*len(table)), sharey=True)
     y = np.arange(len(table))[::-1]
     axs[0].errorbar(table.tow, y, xerr=table.tow_sd, fmt='o', capsize=3)
-    axs[1].plot(table.auc, y, 'o', color=sns.color_palette('colorblind')[1])
+    axs[1].errorbar(table.auc, y, xerr=table.auc_se, fmt='o', capsize=3, color=sns.color_palette('colorblind')[1])
     axs[1].axvline(.5, color='.6', ls=':', lw=1)
     for ax,k in zip(axs, ['tow','auc']): ax.axvline(table[k]['retrain'], color='k', lw=.8)
     axs[0].set(yticks=y, yticklabels=table.index, xlabel='tug of war (mean and sd over oracles)', title='Accuracy: the line is retraining')
-    axs[1].set(xlabel='AUC of the residual attack', title='Attack: dotted is chance')
+    axs[1].set(xlabel='AUC of the residual attack (and its standard error)', title='Attack: dotted is chance')
     return fig

@@ -12,6 +12,7 @@ from dataclasses import KW_ONLY
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 import numpy as np, pandas as pd
 from rsu.value import Refused, Value, choose
@@ -101,25 +102,29 @@ def verdict(
 ) -> str:                  # Markdown
     "What the table says of one model: against doing nothing, against one-shot, against retraining"
     new,nothing,floor = table.loc[name], table.loc['do nothing'], table.loc['retrain']
-    lines = [_sentence('Accuracy', 'tug of war', new.tow, nothing.tow, floor.tow, higher=True),
-             _sentence('Attack', 'AUC', new.auc, nothing.auc, floor.auc, higher=False)]
-    if 'one-shot' in table.index: lines.append(_against_oneshot(new, table.loc['one-shot']))
+    spread = lambda o: np.hypot(o.tow_sd, floor.tow_sd)
+    lines = [_sentence('Accuracy', 'tug of war', new.tow, nothing.tow, floor.tow, lambda x: max(floor.tow-x, 0), spread(nothing)),
+             _sentence('Attack', 'AUC', new.auc, nothing.auc, floor.auc, lambda x: abs(x-floor.auc), 2*new.auc_se)]
+    if 'one-shot' in table.index: lines.append(_order(new, table.loc['one-shot']))
     lines.append(f"**Cost.** {new.seconds:.1f} s, {new.ratio:.0%} of a retraining.")
     lines.append("One model and one seed stand behind each row but the last: this is an observation, and not yet a finding.")
     return '\n\n'.join(lines)
 
 # %% ../nbs/51_report.ipynb #0749d47e
-def _sentence(what, unit, new, nothing, floor, higher):
-    "One measure: is it nearer to retraining than doing nothing is, and by how much"
-    gap,was = abs(new-floor), abs(nothing-floor)
-    said = 'nearer to retraining than doing nothing is' if gap < was else 'no nearer to retraining than doing nothing is'
-    return f"**{what}.** The unlearned model is **{said}**: {unit} {new:.3f}, where doing nothing gives {nothing:.3f} and retraining itself {floor:.3f}" + (f", so {1-gap/was:.0%} of the way was made." if 0 <= gap < was else ".")
+def _sentence(what, unit, new, nothing, floor, far, noise):
+    "One measure: is the model nearer to retraining than doing nothing is, and by how much"
+    figures = f"{unit} {new:.3f}, where doing nothing gives {nothing:.3f} and retraining itself {floor:.3f}; differences below {noise:.3f} are noise"
+    gap,was = far(new), far(nothing)
+    if was <= noise: said = 'not told from retraining, but neither is doing nothing: there was nothing to gain' if gap <= noise else 'farther from retraining than doing nothing is'
+    elif gap < was: said = f'nearer to retraining than doing nothing is, by {1-gap/was:.0%} of the way'
+    else: said = 'no nearer to retraining than doing nothing is'
+    return f"**{what}.** The unlearned model is **{said}** ({figures})."
 
-def _against_oneshot(new, one):
-    noise = np.hypot(new.tow_sd, one.tow_sd)
-    d = new.tow - one.tow
-    if abs(d) <= noise: return f"**Order.** In sequence and in one shot come out alike: tug of war {new.tow:.3f} and {one.tow:.3f}, a difference within the spread between oracles ({noise:.3f})."
-    return f"**Order.** In sequence the tug of war is {'higher' if d > 0 else 'lower'} than in one shot with as many steps: {new.tow:.3f} against {one.tow:.3f}, where the spread between oracles is {noise:.3f}."
+def _order(new, one):
+    noise,d = np.hypot(new.tow_sd, one.tow_sd), new.tow - one.tow
+    figures = f"(tug of war {new.tow:.3f} against {one.tow:.3f}, spread between oracles {noise:.3f}; AUC {new.auc:.3f} against {one.auc:.3f})"
+    said = 'comes out like' if abs(d) <= noise else 'is nearer to retraining than' if d > 0 else 'is farther from retraining than'
+    return f"**Order.** The sequence {said} one shot with as many steps {figures}."
 
 # %% ../nbs/51_report.ipynb #f644550a
 _page = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
@@ -142,8 +147,9 @@ def write_report(
     from nbconvert import HTMLExporter
     path = Path(path)
     nb = nbformat.reads((files('rsu')/'templates'/'report.ipynb').read_text(), as_version=4)
-    kernel = AsyncKernelManager(kernel_name='python3', transport='ipc' if os.name == 'posix' else 'tcp') # no open port
-    NotebookClient(nb, kernel, timeout=600, resources={'metadata': {'path': str(path)}}).execute()
+    with TemporaryDirectory() as d: # sockets in a folder of our own, and no open port, where the system has them
+        kernel = AsyncKernelManager(kernel_name='python3', transport='ipc' if os.name == 'posix' else 'tcp', connection_file=f'{d}/kernel.json')
+        NotebookClient(nb, kernel, timeout=600, resources={'metadata': {'path': str(path)}}).execute()
     nbformat.write(nb, path/'report.ipynb')
     shown = HTMLExporter(template_name='basic', exclude_input=True, exclude_output_prompt=True)
     (path/'report.html').write_text(_page.format(title='Unlearning report', body=shown.from_notebook_node(nb)[0]))
