@@ -75,6 +75,12 @@ def test_forget_a_fraction(here, no_report):
     at, other = (set(pd.read_parquet(f'{seed}/ranking.parquet').position) for seed in (0, 1))
     assert len(at) == len(other) == 15 and at != other and at | other < set(range(300))
 
+@pytest.mark.parametrize('forget, groups', [('random:1', 1), ('random:2', 2)])
+def test_a_person_with_a_single_sample(forget, groups, here, no_report):
+    # a group of one: batch statistics of one sample do not exist, and yet it must be forgotten
+    assert no_report(*small, '--ranker', 'confidence', '--forget', forget, '--groups', groups, '--out', 'out') == 0
+    assert len(pd.read_parquet('out/ranking.parquet')) == int(forget[-1])
+
 def test_top_is_the_riskiest_of_the_whole_training_set(here, no_report):
     assert no_report(*small, '--ranker', 'confidence', '--forget', 'top:12', '--out', 'out') == 0
     # the margin anew, from the weights in the folder: log p - log (1 - p), in double precision
