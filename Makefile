@@ -33,8 +33,9 @@ demo: $(ENV)
 	rsu run --data digits --forget random:60 --ranker lira --references 16 --algorithm scrub --groups 3 \
 	    --order descending --seed 0 --out runs/demo
 
+# One thread a process: several processes of several threads each wait for one another.
 test: check
-	flags=$$($(GPU)); nbdev_test --n_workers 2 --timing --flags "$$flags"
+	flags=$$($(GPU)); OMP_NUM_THREADS=1 nbdev_test --n_workers $$(nproc) --timing --flags "$$flags"
 	python -m pytest tests -q
 
 test-gpu: $(ENV)

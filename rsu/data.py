@@ -275,8 +275,8 @@ def targets(dls) -> np.ndarray:
     return dls._targets
 
 def fingerprint(dls) -> str:
-    "Twelve hexadecimal digits that tell training sets apart: all bytes of resident tensors, labels and first batch of others"
-    h = hashlib.sha256(np.ascontiguousarray(targets(dls)).tobytes())
+    "Twelve hexadecimal digits that tell training sets apart: positions and labels, all bytes of resident tensors, the first batch of others"
+    h = hashlib.sha256(positions(dls.train).tobytes() + np.ascontiguousarray(targets(dls)).tobytes())
     ds = dls.train_ds
     seen = ds.tensors if isinstance(ds, TensorDataset) else subset(dls.train, np.arange(min(64, len(ds)))).one_batch()
     for t in seen: h.update(np.ascontiguousarray(t.cpu().numpy()).tobytes())
@@ -310,12 +310,12 @@ def _is_number(s):
     try: float(s); return True
     except ValueError: return False
 
-def _random(what, N, seed):
-    "Positions for 'random:60' or 'random:0.05'"
+def _random(what, pool, seed):
+    "Positions, of those in `pool`, for 'random:60' or 'random:0.05'"
     if not _is_number(what) or float(what) < 0: raise Refused(f"'random:{what}' is not understood: give a number of samples (random:60) or a fraction (random:0.05).")
-    n = round(float(what)*N) if 0 < float(what) < 1 else int(float(what))
-    if n > N: raise Refused(f"'random:{what}' asks for {n} of {N} training samples: ask for fewer.")
-    return np.random.default_rng(seed).choice(N, n, replace=False)
+    n = round(float(what)*len(pool)) if 0 < float(what) < 1 else int(float(what))
+    if n > len(pool): raise Refused(f"'random:{what}' asks for {n} of {len(pool)} training samples: ask for fewer.")
+    return np.random.default_rng(seed).choice(pool, n, replace=False)
 
 def _class(what, dls):
     "Positions for 'class:3' or 'class:Sneaker'"
@@ -328,11 +328,11 @@ def _class(what, dls):
 # %% ../nbs/01_data.ipynb #8cc1dab9
 def _ask(dls, forget, by, seed):
     "The positions that `forget` asks for, in whichever of its forms"
-    N = len(dls.train_ds)
+    N,pool = len(dls.train_ds), positions(dls.train)
     if isinstance(forget, (str, Path)):
         kind,_,what = str(forget).partition(':')
-        if kind == 'random' and what: return _random(what, N, seed)
-        if kind == 'class' and what: return _class(what, dls)
+        if kind == 'random' and what: return _random(what, pool, seed)
+        if kind == 'class' and what: return np.intersect1d(_class(what, dls), pool)
         if not str(forget).endswith('.csv'):
             raise Refused(f"forget='{forget}' is not understood: give positions, a mask, 'random:60', 'random:0.05', 'class:3' or the path of a .csv of ids.")
         forget = _read_csv(forget)
@@ -342,7 +342,7 @@ def _ask(dls, forget, by, seed):
         values,asked = _column(dls, by), pd.unique(pd.Series(forget))
         unknown = [o for o in asked if o not in set(values.tolist())]
         if unknown: raise Refused(f"No training sample belongs to {', '.join(map(repr, unknown[:3]))}: check the ids.")
-        return np.flatnonzero(np.isin(values, asked))
+        return np.intersect1d(np.flatnonzero(np.isin(values, asked)), pool)
     if forget.dtype == bool:
         if len(forget) != N: raise Refused(f"The mask has {len(forget)} entries for {N} training samples: give one a sample.")
         return np.flatnonzero(forget)
@@ -351,14 +351,16 @@ def _ask(dls, forget, by, seed):
     return forget
 
 # %% ../nbs/01_data.ipynb #85608a5a
-def _checked(forget, N):
+def _checked(forget, N, pool):
     "Sorted positions; `Refused` where they are none, twice, out of range, or all there are"
     forget = np.sort(forget.astype(np.int64))
     if len(forget) == 0: raise Refused("The forget set is empty: name at least one sample.")
     if forget[0] < 0 or forget[-1] >= N: raise Refused(f"Position {forget[0] if forget[0] < 0 else forget[-1]} is outside the training set: positions go from 0 to {N-1}.")
     twice = forget[1:][np.diff(forget) == 0]
     if len(twice): raise Refused(f"Position {twice[0]} is named twice in the forget set: name each sample once.")
-    if len(forget) == N: raise Refused("The forget set is the whole training set: nothing would be left to retain; delete the model instead.")
+    gone = np.setdiff1d(forget, pool)
+    if len(gone): raise Refused(f"Position {gone[0]} is not among the samples that the training loader draws: it was forgotten before, or never trained on.")
+    if len(forget) == len(pool): raise Refused("The forget set is the whole training set: nothing would be left to retain; delete the model instead.")
     return forget
 
 def _with_test(dls, test, seed):
@@ -386,7 +388,7 @@ class ForgetSplit:
         test=None        # A test loader or data set, where `dls` has none
     ):
         dls = _with_test(dls, test, seed)
-        self.dls,self.forget = dls,_checked(_ask(dls, forget, by, seed), len(dls.train_ds))
+        self.dls,self.forget = dls,_checked(_ask(dls, forget, by, seed), len(dls.train_ds), positions(dls.train))
         self.y = targets(dls)
 
     @property

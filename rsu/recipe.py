@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['small_cnn', 'cifar_resnet18', 'mlp', 'optimiser', 'TrainOnly', 'derived', 'StepSeed', 'Meter', 'borrowed', 'Recipe',
-           'n_classes', 'recipe_of', 'make']
+           'n_classes', 'everywhere', 'recipe_of', 'make']
 
 # %% ../nbs/02_recipe.ipynb #c2097b74
 import inspect
@@ -16,7 +16,7 @@ from torch import nn
 from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combined_cos
-from fastai.learner import Learner
+from fastai.learner import Learner, defaults
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import no_random
@@ -181,6 +181,17 @@ def n_classes(dls) -> int:
     return int(c) if c else int(torch.cat([b[-1].flatten() for b in dls.train]).max())+1
 
 # %% ../nbs/02_recipe.ipynb #1013a451
+@contextmanager
+def everywhere(
+    cbs # fastai callbacks
+):
+    "Every `Learner` that is made inside the block has these callbacks too"
+    before = defaults.callbacks
+    defaults.callbacks = [*before, *L(cbs)]
+    try: yield
+    finally: defaults.callbacks = before
+
+# %% ../nbs/02_recipe.ipynb #1ecc7153
 def recipe_of(
     learn:Learner, # A trained learner
     recipe=None    # A `Recipe` or a function `train(dls) -> Learner`, where the learner carries none
@@ -195,11 +206,11 @@ def make(
     dls,       # Loaders
     at,        # The positions of the training set to train on
     seed:int,  # Initial weights, order and all other chance
-    cbs=None   # fastai callbacks for the fit of a `Recipe`
+    cbs=None   # fastai callbacks for the fit
 ) -> Learner:  # Trained on those positions alone
     "A model made from nothing by `recipe`, on a part of the training set"
     if isinstance(recipe, Recipe): return recipe.fit(with_train(dls, subset(dls.train, at)), seed, quiet=True, cbs=cbs)
-    with no_random(seed): learn = recipe(subset_dls(dls, at, seed=seed))
+    with no_random(seed), everywhere(cbs): learn = recipe(subset_dls(dls, at, seed=seed))
     if not isinstance(learn, Learner): raise Refused(f"The recipe function returned a {type(learn).__name__}: it must return the trained Learner.")
     learn.dls,learn.recipe = dls,recipe
-    return learn
+    return learn.remove_cbs(L(cbs))

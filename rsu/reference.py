@@ -12,8 +12,9 @@ import numpy as np, torch
 from fastprogress.fastprogress import progress_bar
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from rsu import __version__
 from rsu.value import Refused
-from rsu.data import fingerprint, predict_train, targets
+from rsu.data import fingerprint, positions, predict_train, targets
 from rsu.recipe import derived, make, recipe_of
 from rsu.attack import margin
 
@@ -80,14 +81,15 @@ class ReferenceBank:
         "Train what is not there yet of a bank of `n` references, and open it"
         if n < 2 or n % 2: raise Refused(f"n={n} references cannot come in pairs of halves: give an even number, 2 or more.")
         dls,recipe = learn.dls,recipe_of(learn, recipe)
-        made = dict(data=fingerprint(dls), recipe=getattr(recipe, 'key', getattr(recipe, '__qualname__', 'function')), seed=seed)
+        made = dict(data=fingerprint(dls), recipe=getattr(recipe, 'key', getattr(recipe, '__qualname__', 'function')), seed=seed, rsu=__version__)
         path = Path(path or Path(learn.path)/'bank'/'-'.join(map(str, made.values())))
         _claim(path, made)
-        members = halves(n, len(dls.train_ds), seed)
+        members,at = np.zeros((n, len(dls.train_ds)), dtype=bool), positions(dls.train)
+        members[:,at] = halves(n, len(at), seed)
         todo = [k for k in range(n) if not _whole(_shard(path, k))]
         for k in progress_bar(todo, display=not quiet and bool(todo)):
             one = make(recipe, dls, np.flatnonzero(members[k]), derived(seed, k))
-            write_shard(_shard(path, k), dict(logits=predict_train(one.model, dls)[0].half()), model_seed=derived(seed, k), **made)
+            write_shard(_shard(path, k), dict(logits=predict_train(one.model, dls)[0].half()), model_seed=derived(seed, k))
         logits = torch.stack([read_shard(_shard(path, k))[0]['logits'] for k in range(n)])
         return cls(torch.as_tensor(members), logits, torch.as_tensor(targets(dls)), path)
 

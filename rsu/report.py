@@ -137,11 +137,13 @@ def write_report(
 ) -> Path: # The page
     "Fill the template with a run, execute it, and keep `report.ipynb` and `report.html` in the folder"
     import nbformat
+    from jupyter_client import AsyncKernelManager
     from nbclient import NotebookClient
     from nbconvert import HTMLExporter
     path = Path(path)
     nb = nbformat.reads((files('rsu')/'templates'/'report.ipynb').read_text(), as_version=4)
-    NotebookClient(nb, timeout=600, kernel_name='python3', resources={'metadata': {'path': str(path)}}).execute()
+    kernel = AsyncKernelManager(kernel_name='python3', transport='ipc' if os.name == 'posix' else 'tcp') # no open port
+    NotebookClient(nb, kernel, timeout=600, resources={'metadata': {'path': str(path)}}).execute()
     nbformat.write(nb, path/'report.ipynb')
     shown = HTMLExporter(template_name='basic', exclude_input=True, exclude_output_prompt=True)
     (path/'report.html').write_text(_page.format(title='Unlearning report', body=shown.from_notebook_node(nb)[0]))
