@@ -1,0 +1,39 @@
+"What several files of tests share: the command, from a shell and in this process, and what a run left in its folder."
+import hashlib, subprocess, sys
+from pathlib import Path
+
+import pandas as pd
+from rsu.cli import main
+from rsu.reference import read_shard
+
+# The settings of every run here: seconds of training, and yet each part of the job has its turn.
+small = '--data digits --n 300 --forget random:12 --groups 2 --references 4 --oracles 2 --train-epochs 2'.split()
+rsu = Path(sys.executable).parent/'rsu'
+
+def shell(*args, cwd, command=(rsu,), **kwargs):
+    "A command as a user gives it."
+    return subprocess.run([*command, *args], cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)
+
+def call(*args):
+    "`rsu run` in this process, which saves the seconds of importing torch; its exit code."
+    try: main(['run', *map(str, args)])
+    except SystemExit as e: return e.code
+    return 0
+
+def state(folder):
+    "When each file below a folder was written, and what it holds."
+    return {p.relative_to(folder).as_posix(): (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest())
+            for p in sorted(Path(folder).rglob('*')) if p.is_file()}
+
+def results(out):
+    "What must be the same whenever a run is repeated: all but the clock's part."
+    clock = ['seconds', 'ratio']
+    tables = {k: pd.read_parquet(out/f'{k}.parquet').drop(columns=clock, errors='ignore') for k in ('ranking', 'stages', 'table')}
+    return tables, read_shard(out/'unlearned.safetensors')[0]
+
+def assert_same(a, b):
+    "The same results, weights bit for bit."
+    (tables, weights), (tables_b, weights_b) = results(a), results(b)
+    for k in tables: pd.testing.assert_frame_equal(tables[k], tables_b[k], check_exact=True)
+    assert weights.keys() == weights_b.keys()
+    for k in weights: assert weights[k].numpy().tobytes() == weights_b[k].numpy().tobytes(), k

@@ -1,0 +1,77 @@
+"The package as a whole: it can be imported in silence, and every name in it says what it is."
+import importlib, inspect, pkgutil, subprocess, sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+import rsu
+from fastcore.docments import docments
+
+root = Path(__file__).parent.parent
+modules = sorted(o.name for o in pkgutil.iter_modules(rsu.__path__) if o.name not in ('_modidx', '__main__'))
+
+def public(module): return {k: getattr(importlib.import_module(f'rsu.{module}'), k) for k in importlib.import_module(f'rsu.{module}').__all__}
+
+def own(module): return {k: o for k, o in public(module).items() if callable(o) and getattr(o, '__module__', None) == f'rsu.{module}'}
+
+def parts(module):
+    "What a module offers that takes arguments: by name, and for methods beside each the same method of the bases, which may document it."
+    for k, o in own(module).items():
+        if not inspect.isclass(o): yield k, [o]; continue
+        # values and their fields; docments does not read named tuples, and what else has no __init__ of its own takes what its base takes
+        if hasattr(o, '__dataclass_fields__'): yield k, [c for c in o.__mro__ if hasattr(c, '__dataclass_fields__')]
+        for name, f in vars(o).items():
+            if name[0] == '_' and (name != '__init__' or hasattr(o, '__dataclass_fields__')) or hasattr(o, '_fields'): continue
+            bases = [getattr(f, '__func__', f) for f in (vars(c).get(name) for c in o.__mro__ if c.__module__.startswith('rsu.')) if f is not None]
+            if bases and inspect.isfunction(bases[0]): yield f'{k}.{name}', bases
+
+def test_imports_in_silence():
+    # -W cannot take a pattern: these are the beginnings of what torch and fastai say of themselves, as in pyproject.toml
+    ignored = [a for o in ("`torch.jit.script` is deprecated:FutureWarning", "The 'mode.chained_assignment' option is deprecated") for a in ('-W', f'ignore:{o}')]
+    code = '; '.join(f'import rsu.{o}' for o in modules)
+    done = subprocess.run([sys.executable, '-W', 'error', *ignored, '-c', code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
+
+def test_drawing_is_not_imported_by_what_does_not_draw():
+    # matplotlib is there already: fastai imports it. Seaborn is ours
+    others = [o for o in modules if o not in ('plot', 'all')]
+    code = f"import sys; {'; '.join(f'import rsu.{o}' for o in others)}; print([o for o in ('seaborn', 'nbconvert', 'nbclient', 'IPython.display') if o in sys.modules])"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout == '[]\n', done.stderr
+
+@pytest.mark.parametrize('module', modules)
+def test_every_name_has_a_docstring(module):
+    assert importlib.import_module(f'rsu.{module}').__doc__
+    # what a class inherits is not its own docstring
+    lacking = [k for k, o in public(module).items() if callable(o) and not (vars(o).get('__doc__') if inspect.isclass(o) else o.__doc__)]
+    assert lacking == []
+
+@pytest.mark.parametrize('module', modules)
+def test_every_parameter_is_documented(module):
+    lacking = []
+    for k, same in parts(module):
+        said = {name for f in same for name, doc in docments(f, full=True).items() if doc.docment}
+        asks = [n for n, p in inspect.signature(same[0]).parameters.items() if n not in ('self', 'cls') and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        lacking += [f'{k}({n})' for n in asks if n not in said]
+    assert not lacking, '\n'.join(lacking)
+
+def test_the_version_is_written_once():
+    settings = ConfigParser()
+    settings.read(root/'settings.ini')
+    assert rsu.__version__ == settings['DEFAULT']['version']
+
+def test_names_are_nobody_elses():
+    # `from rsu.all import *` must not take a name from Python or from fastai's star imports
+    import builtins
+    from fastai import basics
+    from rsu import all as every
+    assert [o for o in every.__all__ if hasattr(builtins, o)] == []
+    theirs = {o for o in vars(basics) if o[0] != '_'}
+    assert sorted(theirs & set(every.__all__)) == []
+
+def test_no_name_is_offered_twice():
+    offered = {}
+    for m in modules:
+        for k in importlib.import_module(f'rsu.{m}').__all__:
+            if m != 'all': offered.setdefault(k, []).append(m)
+    assert {k: v for k, v in offered.items() if len(v) > 1} == {}
