@@ -16,7 +16,7 @@ from rsu.recipe import Recipe, cifar_resnet18, mlp, small_cnn
 from rsu.reference import ReferenceBank, read_shard, write_shard
 from rsu.ranking import Confidence, LiRA, Random, Ranking
 from rsu.sequence import SeqUnlearn
-from rsu.unlearn import Algorithm, algorithms, unlearn
+from rsu.unlearn import SCRUB, algorithms, unlearn
 from rsu.evaluate import evaluate
 from rsu.report import Settings, datasets, load_data, versions, write_report
 
@@ -33,14 +33,17 @@ def recipe_for(
     return Recipe(**{**(big if s.data in ('cifar10','cifar100','svhn') else small), **given}, seed=s.seed)
 
 # %% ../nbs/60_cli.ipynb #a058f330
+_kept = ('ranking.parquet','stages.parquet','table.parquet','model.safetensors','unlearned.safetensors','report.ipynb','report.html')
+
+# %% ../nbs/60_cli.ipynb #bd243593
 rankers = {'lira': lambda bank, seed: LiRA(bank()), 'lira-offline': lambda bank, seed: LiRA(bank(), online=False),
            'confidence': lambda bank, seed: Confidence(), 'random': lambda bank, seed: Random(seed)}
 
-# %% ../nbs/60_cli.ipynb #cae4b565
+# %% ../nbs/60_cli.ipynb #120496b9
 def _top(forget):
     "k of 'top:k', or None"
     if not forget.startswith('top:'): return None
-    if not forget[4:].isdigit() or int(forget[4:]) < 1: raise Refused(f"'{forget}' is not understood: give the number of riskiest samples, top:60.")
+    if not forget[4:].isdecimal() or int(forget[4:]) < 1: raise Refused(f"'{forget}' is not understood: give the number of riskiest samples, top:60.")
     return int(forget[4:])
 
 def _check(s):
@@ -52,7 +55,8 @@ def _check(s):
     if s.oracles < 2: raise Refused(f"oracles={s.oracles} cannot be held against each other: ask for 2 or more.")
     for k in ('n_epoch','train_epochs'):
         if getattr(s, k) is not None and getattr(s, k) < 1: raise Refused(f"{k}={getattr(s, k)} trains nothing: give 1 or more.")
-    if s.lr is not None and not s.lr > 0: raise Refused(f"lr={s.lr} is no learning rate: give a number above 0.")
+    if not 0 <= s.seed < 2**32: raise Refused(f"seed={s.seed} is no seed: give a whole number from 0 to {2**32-1}.")
+    if s.lr is not None and not 0 < s.lr < float('inf'): raise Refused(f"lr={s.lr} is no learning rate: give a number above 0.")
     return how
 
 def _split(s, dls, at=None):
@@ -62,19 +66,21 @@ def _split(s, dls, at=None):
     if k >= len(dls.train_ds): raise Refused(f"'{s.forget}' asks for {k} of {len(dls.train_ds)} training samples: ask for fewer, something must be left to retain.")
     return ForgetSplit(dls, np.arange(k) if at is None else at, seed=s.seed)
 
-# %% ../nbs/60_cli.ipynb #ee5ef3ff
-def _claim(out, s):
+# %% ../nbs/60_cli.ipynb #46115102
+def _claim(out, s, request):
     "Make the folder, or find the run in it; `Refused` where it holds another run or cannot be written"
     note = out/'run.json'
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not note.exists(): _write(note, dict(settings=s.to_dict(), done=False))
+        if not note.exists(): _write(note, dict(settings=s.to_dict(), request=request, done=False))
     except OSError as e: raise Refused(f"The folder '{out}' cannot be written ({e.strerror}): name another with --out.") from None
     try: facts = json.loads(note.read_text())
-    except ValueError: raise Refused(f"'{note}' is not a run's note: give another --out, or delete that folder.") from None
-    was = facts['settings']
+    except ValueError: facts = None
+    was = facts.get('settings') if isinstance(facts, dict) else None
+    if not isinstance(was, dict): raise Refused(f"'{note}' is not a run's note: give another --out, or delete that folder.")
     other = [f'{k} is {was.get(k)} there and {v} here' for k,v in s.to_dict().items() if was.get(k) != v]
     if other: raise Refused(f"'{out}' holds a run with other settings ({'; '.join(other)}): give another --out, or delete that folder.")
+    if facts.get('request') != request: raise Refused(f"'{out}' holds a run on other data or other samples to forget: give another --out, or delete that folder.")
     return facts
 
 def _write(path, facts):
@@ -82,17 +88,16 @@ def _write(path, facts):
     part.write_text(json.dumps(facts, indent=1))
     os.replace(part, path)
 
-# %% ../nbs/60_cli.ipynb #14015593
-shipped = {('digits','scrub'): dict(n_epoch=3, lr=.001), ('fashion_mnist','scrub'): dict(n_epoch=3, lr=.001)}
-
 # %% ../nbs/60_cli.ipynb #c3b5123f
+shipped = {('digits','scrub'): SCRUB(lr=.001),
+           ('fashion_mnist','scrub'): SCRUB(lr=.003, alpha=.5, gamma=1., bs=32, bs_forget=64)}
+
+# %% ../nbs/60_cli.ipynb #5ddbb8be
 def _budget(s, how):
-    "The sequence with the epochs and the learning rate that were asked for, or else those shipped for data and algorithm"
-    asked = dict(n_epoch=s.n_epoch, lr=s.lr)
-    if (s.data, s.algorithm) in shipped and set(asked.values()) == {None}:
-        asked = shipped[s.data, s.algorithm]
-        print(f"{s.algorithm} on {s.data}: taking the settings shipped for them, {', '.join(f'{k} {v}' for k,v in asked.items())}.")
-    return how.given(**asked)
+    "The sequence with the epochs and the learning rate that were asked for, or else with the settings shipped for data and algorithm"
+    if (s.data, s.algorithm) not in shipped or s.n_epoch is not None or s.lr is not None: return how.given(s.n_epoch, s.lr)
+    print(f"Taking the settings shipped for {s.algorithm} on {s.data}: {shipped[s.data, s.algorithm]}.")
+    return how.but(algorithm=shipped[s.data, s.algorithm])
 
 def _model(s, dls, path):
     "The model to be unlearned: from its file, or trained and kept there"
@@ -110,7 +115,7 @@ def _model(s, dls, path):
 
 def _keep(learn, path, **facts): write_shard(path, {k: v.detach().cpu().contiguous() for k,v in learn.model.state_dict().items()}, **facts)
 
-# %% ../nbs/60_cli.ipynb #5ddbb8be
+# %% ../nbs/60_cli.ipynb #cf5fc0c0
 def run(
     s:Settings,    # What to do
     out,           # The folder of the run
@@ -123,7 +128,8 @@ def run(
     split = _split(s, dls)
     how = _budget(s, how)
     how.stages(Ranking.from_scores(split, np.zeros(len(split)))) # refuses what groups and steps do not allow
-    if _claim(out, s)['done'] and (out/'report.html').exists(): return out/'report.html'
+    request = fingerprint(split.dls) if _top(s.forget) else split.key
+    if _claim(out, s, request).get('done') and all((out/f).exists() for f in _kept): return out/'report.html'
     print('1/5 The model')
     learn = _model(s, split.dls, out/'model.safetensors')
     print(f'2/5 Who is at risk: {s.ranker}')
@@ -141,14 +147,14 @@ def run(
     table = evaluate(new, s.oracles, out/'oracles')
     table.to_parquet(out/'table.parquet')
     print('5/5 The report')
-    facts = dict(settings=s.to_dict(), how=how.to_dict(), recipe=learn.recipe.to_dict(), ranker=ranking.name, before=new.unlearning.before,
+    facts = dict(settings=s.to_dict(), request=request, how=how.to_dict(), recipe=learn.recipe.to_dict(), ranker=ranking.name, before=new.unlearning.before,
                  command=command, folder=os.getcwd(), versions=versions(), done=False)
     _write(out/'run.json', facts)
     page = write_report(out)
     _write(out/'run.json', dict(facts, done=True))
     return page
 
-# %% ../nbs/60_cli.ipynb #8aaf0956
+# %% ../nbs/60_cli.ipynb #c74a370f
 class _Parser(argparse.ArgumentParser):
     "Errors in one sentence"
     def error(self, message): raise Refused(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
@@ -158,7 +164,7 @@ _examples = """examples:
   rsu run --data fashion_mnist --n 5000 --forget class:3 --algorithm neggradplus --groups 1 --out runs/ankle
   rsu run --data mypackage.data:loaders --forget erase.csv --ranker confidence --out runs/request-17"""
 
-# %% ../nbs/60_cli.ipynb #c74a370f
+# %% ../nbs/60_cli.ipynb #90761b6e
 def parser() -> argparse.ArgumentParser:
     "The command line of rsu"
     p = _Parser(prog='rsu', description='Machine unlearning in forgettability sequence.')

@@ -8,7 +8,7 @@ __all__ = ['Samples', 'Order', 'shuffled', 'lone', 'IndexLoader', 'loaders', 'di
            'predict', 'predict_train', 'targets', 'fingerprint', 'ForgetSplit']
 
 # %% ../nbs/01_data.ipynb #b9578f94
-import copy, hashlib, os, warnings
+import copy, hashlib, os
 from itertools import groupby
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -252,7 +252,8 @@ def predict(
     modes,device = {m: m.training for m in model.modules()}, next(model.parameters()).device
     model.eval()
     try:
-        res = [(model(*b[:-1]).float().cpu(), b[-1].flatten().cpu()) for b in (to_device(b, device) for b in dl)]
+        plain = lambda t: t.as_subclass(torch.Tensor).cpu()
+        res = [(plain(model(*b[:-1]).float()), plain(b[-1]).flatten()) for b in (to_device(b, device) for b in dl)]
     finally:
         for m,was in modes.items(): m.training = was
     return tuple(torch.cat(o) for o in zip(*res))
@@ -265,7 +266,7 @@ def predict_train(model, dls, at=None):
 def targets(dls) -> np.ndarray:
     "The label at every position of the training set, (N,); one pass over it where it is not held as tensors. Refuses NaN"
     ds = dls.train_ds
-    if isinstance(ds, TensorDataset): return ds.tensors[-1].cpu().numpy()
+    if isinstance(ds, Samples): return ds.tensors[-1].cpu().numpy()
     if not hasattr(dls, '_targets'):
         res = []
         for b in subset(dls.train, np.arange(len(ds)), bs=512):
@@ -302,8 +303,9 @@ def _read_csv(path):
     if not Path(path).exists(): raise Refused(f"There is no file '{path}': give the path of a CSV file with a column 'id'.")
     try: df = pd.read_csv(path)
     except pd.errors.EmptyDataError: df = pd.DataFrame({'id': []})
+    except (ValueError, OSError) as e: raise Refused(f"'{path}' cannot be read as CSV ({str(e).strip()}): give a file with a column 'id'.") from None
     if 'id' in df.columns: return df['id'].to_numpy()
-    if df.shape[1] == 1: return df.iloc[:,0].to_numpy()
+    if df.shape[1] == 1 and not _is_number(df.columns[0]): return df.iloc[:,0].to_numpy()
     raise Refused(f"'{path}' has no column 'id' (it has {', '.join(map(str, df.columns))}): name the column of ids 'id'.")
 
 def _is_number(s):
@@ -312,7 +314,7 @@ def _is_number(s):
 
 def _random(what, pool, seed):
     "Positions, of those in `pool`, for 'random:60' or 'random:0.05'"
-    if not _is_number(what) or float(what) < 0: raise Refused(f"'random:{what}' is not understood: give a number of samples (random:60) or a fraction (random:0.05).")
+    if not _is_number(what) or not (0 < float(what) < 1 or float(what).is_integer() and float(what) >= 0): raise Refused(f"'random:{what}' is not understood: give a number of samples (random:60) or a fraction (random:0.05).")
     n = round(float(what)*len(pool)) if 0 < float(what) < 1 else int(float(what))
     if n > len(pool): raise Refused(f"'random:{what}' asks for {n} of {len(pool)} training samples: ask for fewer.")
     return np.random.default_rng(seed).choice(pool, n, replace=False)
@@ -321,7 +323,7 @@ def _class(what, dls):
     "Positions for 'class:3' or 'class:Sneaker'"
     vocab = [str(o) for o in getattr(dls.train, 'vocab', None) or sorted(set(targets(dls).tolist()))]
     if what in vocab: what = vocab.index(what)
-    elif _is_number(what) and int(float(what)) in range(len(vocab)): what = int(float(what))
+    elif what.isdecimal() and int(what) < len(vocab): what = int(what)
     else: raise Refused(f"There is no class '{what}': the classes are {', '.join(vocab)}.")
     return np.flatnonzero(targets(dls) == what)
 

@@ -6,7 +6,7 @@
 __all__ = ['tow', 'residual_attack', 'null_se']
 
 # %% ../nbs/40_metrics.ipynb #ba8b03cc
-import numpy as np, torch
+import torch
 from rsu.attack import auc, lira, tpr_at_fpr
 
 # %% ../nbs/40_metrics.ipynb #79fafdaf
@@ -19,7 +19,7 @@ def tow(
     for k in ('forget','retain','test'): res = res * (1 - abs(unlearned[k] - oracle[k]))
     return res
 
-# %% ../nbs/40_metrics.ipynb #889eafa7
+# %% ../nbs/40_metrics.ipynb #9ecc1c30
 def residual_attack(
     phi_forget:torch.Tensor,     # Margins of the model on the forgotten samples (n,)
     phi_test:torch.Tensor,       # and on the test samples (m,)

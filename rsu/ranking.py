@@ -7,9 +7,9 @@ __all__ = ['Ranking', 'Ranker', 'Random', 'Confidence', 'LiRA']
 
 # %% ../nbs/22_ranking.ipynb #a103b146
 import copy
-import numpy as np, pandas as pd, torch
-from rsu.value import Refused, Value
-from rsu.data import ForgetSplit, fingerprint, predict_train, targets
+import numpy as np, pandas as pd
+from rsu.value import Refused
+from rsu.data import ForgetSplit, predict_train, targets
 from rsu.attack import lira, margin
 
 # %% ../nbs/22_ranking.ipynb #74403b7b

@@ -17,12 +17,13 @@ from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combined_cos
 from fastai.learner import Learner, defaults
+from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import no_random
 from fastcore.foundation import L
 from rsu.value import Refused, Value, choose, known
-from rsu.data import positions, predict, subset, subset_dls, with_train
+from rsu.data import positions, subset, subset_dls, with_train
 
 # %% ../nbs/02_recipe.ipynb #39d817c4
 def _conv(c_in, c_out, *after, stride=1): return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), *after]
@@ -161,7 +162,8 @@ class Recipe(Value):
 
     def learner(self, dls, seed:int|None=None) -> Learner:
         "A fastai `Learner` that carries this recipe and is not trained yet"
-        learn = Learner(dls, self.build(dls, seed), opt_func=optimiser(self.opt, self.mom, self.wd), lr=self.lr, metrics=accuracy)
+        loss = getattr(dls.train_ds, 'loss_func', None) or CrossEntropyLossFlat()
+        learn = Learner(dls, self.build(dls, seed), loss, opt_func=optimiser(self.opt, self.mom, self.wd), lr=self.lr, metrics=accuracy)
         learn.recipe = self
         return learn
 

@@ -6,7 +6,7 @@
 __all__ = ['halves', 'write_shard', 'read_shard', 'ReferenceBank']
 
 # %% ../nbs/21_reference.ipynb #520e933d
-import hashlib, json, os, shutil
+import hashlib, json, os
 from pathlib import Path
 import numpy as np, torch
 from fastprogress.fastprogress import progress_bar
@@ -101,8 +101,12 @@ def _claim(path, made):
     note = path/'bank.json'
     try: path.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise Refused(f"The folder '{path}' cannot be made ({e.strerror}): name one that can be written.") from None
-    if not note.exists(): note.write_text(json.dumps(made))
-    has = json.loads(note.read_text())
+    if not note.exists():
+        part = note.with_suffix(f'.{os.getpid()}.part')
+        part.write_text(json.dumps(made))
+        os.replace(part, note)
+    try: has = json.loads(note.read_text())
+    except ValueError: raise Refused(f"'{note}' is not a bank's note: delete the folder, or give another path.") from None
     other = [k for k in made if has.get(k) != made[k]]
     if other: raise Refused(f"'{path}' holds references of another {' and '.join(other)}: give another path, or delete it.")
 

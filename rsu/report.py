@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 import numpy as np, pandas as pd
+from fastai.data.core import DataLoaders
 from rsu.value import Refused, Value, choose
 from rsu.data import ForgetSplit, breast_cancer, cifar10, cifar100, digits, fashion_mnist, svhn
 from rsu.ranking import Ranking
@@ -48,11 +49,14 @@ def load_data(
 ): # fastai `DataLoaders`
     "The data of a run: a data set of the package, or a function of yours that is named `package.module:function`"
     if ':' not in s.data: return choose('data set', s.data, datasets)(n=s.n, seed=s.seed)
+    if s.n is not None: raise Refused(f"n={s.n} cannot be applied to your own data: let '{s.data}' return as many samples as you want.")
     module,_,name = s.data.partition(':')
     if os.getcwd() not in sys.path: sys.path.insert(0, os.getcwd())
-    try: f = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as e: raise Refused(f"The function '{s.data}' cannot be imported ({e}): name it as package.module:function, importable from here.") from None
-    return f()
+    try: res = getattr(importlib.import_module(module), name)()
+    except Refused: raise
+    except Exception as e: raise Refused(f"'{s.data}' could not be called ({type(e).__name__}: {e}): name a function that can be imported from here and takes no arguments, as package.module:function.") from None
+    if not isinstance(res, DataLoaders): raise Refused(f"'{s.data}' returned a {type(res).__name__}: it must return fastai DataLoaders.")
+    return res
 
 # %% ../nbs/51_report.ipynb #a92c78fa
 @contextmanager
@@ -142,14 +146,15 @@ def write_report(
 ) -> Path: # The page
     "Fill the template with a run, execute it, and keep `report.ipynb` and `report.html` in the folder"
     import nbformat
-    from jupyter_client import AsyncKernelManager
     from nbclient import NotebookClient
     from nbconvert import HTMLExporter
     path = Path(path)
     nb = nbformat.reads((files('rsu')/'templates'/'report.ipynb').read_text(), as_version=4)
     with TemporaryDirectory() as d: # sockets in a folder of our own, and no open port, where the system has them
-        kernel = AsyncKernelManager(kernel_name='python3', transport='ipc' if os.name == 'posix' else 'tcp', connection_file=f'{d}/kernel.json')
-        NotebookClient(nb, kernel, timeout=600, resources={'metadata': {'path': str(path)}}).execute()
+        client = NotebookClient(nb, kernel_name='python3', timeout=600, resources={'metadata': {'path': str(path)}})
+        kernel = client.create_kernel_manager()
+        if os.name == 'posix': kernel.transport,kernel.connection_file = 'ipc',f'{d}/kernel.json'
+        client.execute()
     nbformat.write(nb, path/'report.ipynb')
     shown = HTMLExporter(template_name='basic', exclude_input=True, exclude_output_prompt=True)
     (path/'report.html').write_text(_page.format(title='Unlearning report', body=shown.from_notebook_node(nb)[0]))

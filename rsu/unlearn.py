@@ -11,6 +11,7 @@ import copy
 from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
+from torch import nn
 from fastcore.basics import GetAttr, patch
 from fastcore.foundation import L
 from fastai.callback.channelslast import ChannelsLast
@@ -174,6 +175,19 @@ def before_fit(self:Algorithm):
 def before_train(self:Algorithm): self.learn.dls.train.epoch = self.epoch
 
 @patch
+def _still(self:Algorithm, x, still):
+    "Batch statistics of one sample do not exist: while a batch of one passes, batch normalisation uses its running ones"
+    if len(x) == 1:
+        for m in self.model.modules():
+            if isinstance(m, nn.modules.batchnorm._BatchNorm): m.train(not still)
+
+@patch
+def before_batch(self:Algorithm): self._still(self.xb[0], True)
+
+@patch
+def after_batch(self:Algorithm): self._still(self.xb[0], False)
+
+@patch
 def _term(self:Algorithm, t, logits, xb, y, at):
     "The value of one term on one batch"
     if t.target == 'teacher':
@@ -197,7 +211,11 @@ def objective(self:Algorithm, pred, *yb):
     loss,device = 0.,pred.device
     for i,(role,(at,b)) in enumerate(self.learn.dls.train.now.items()):
         *xb,y = (*self.xb, *yb) if i == 0 else _plain(b, device)
-        loss = loss + self._role(role, pred if i == 0 else self.model(*xb).float(), xb, y, at)
+        if i > 0:
+            self._still(xb[0], True)
+            pred = self.model(*xb).float()
+            self._still(xb[0], False)
+        loss = loss + self._role(role, pred, xb, y, at)
     return loss
 
 @patch
@@ -358,7 +376,7 @@ class Retrain(Algorithm):
         made = make(recipe.but(**said) if said else recipe, split.dls, stage.retain, seed, cbs)
         learn.model = made.model
 
-# %% ../nbs/10_unlearn.ipynb #246c1b16
+# %% ../nbs/10_unlearn.ipynb #4cac35cf
 def algorithms() -> dict:
     "The base algorithms by name, those of your own classes included"
     every,todo = {},[Algorithm]
