@@ -36,7 +36,7 @@ demo: $(ENV)
 # One thread a process: several processes of several threads each wait for one another.
 test: check
 	flags=$$($(GPU)); OMP_NUM_THREADS=1 nbdev_test --n_workers $$(nproc) --timing --flags "$$flags"
-	python -m pytest tests -q
+	OMP_NUM_THREADS=1 python -m pytest tests -q -n $$(nproc) --dist loadfile
 
 test-gpu: $(ENV)
 	flags=$$($(GPU)); test -n "$$flags" || { echo 'No CUDA device here: nothing was tested.' >&2; exit 1; }

@@ -22,8 +22,8 @@ from rsu.report import Settings, datasets, load_data, versions, write_report
 
 # %% ../nbs/60_cli.ipynb #b74a4348
 def recipe_for(
-    s:Settings,
-    dls # The data of the run
+    s:Settings, # Of the run
+    dls         # The data of the run
 ) -> Recipe:
     "The recipe by which `rsu run` makes the model to be unlearned"
     x = dls.one_batch()[0]
@@ -90,7 +90,7 @@ def _write(path, facts):
 
 # %% ../nbs/60_cli.ipynb #c3b5123f
 shipped = {('digits','scrub'): SCRUB(lr=.001),
-           ('fashion_mnist','scrub'): SCRUB(lr=.003, alpha=.5, gamma=1., bs=32, bs_forget=64)}
+           ('fashion_mnist','scrub'): SCRUB(lr=.02, alpha=.5, gamma=1., msteps=1, bs=16, bs_forget=64)}
 
 # %% ../nbs/60_cli.ipynb #5ddbb8be
 def _budget(s, how):
@@ -193,7 +193,10 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument('--out', required=True, metavar='FOLDER', help='folder of the run; the same command again takes up what is there')
     return p
 
-def main(argv=None):
+# %% ../nbs/60_cli.ipynb #98d4bfd1
+def main(
+    argv=None # Arguments, a list of strings; the shell's where not given
+):
     "Entry point of `rsu` and `python -m rsu`"
     argv = sys.argv[1:] if argv is None else argv
     try:

@@ -34,14 +34,20 @@ class Samples(TensorDataset):
         self.vocab = list(range(int(y.max())+1)) if vocab is None else list(vocab)
         self.frame,self.loss_func,self.c = frame,CrossEntropyLossFlat(),len(self.vocab)
 
-    def to(self, device):
+    def to(self,
+        device # A `torch.device`, or its name
+    ):
         "The same samples on `device`"
         return Samples(*(t.to(device) for t in self.tensors), vocab=self.vocab, frame=self.frame)
 
 # %% ../nbs/01_data.ipynb #6d85a131
 class Order:
     "The positions that a loader draws, as given, or shuffled anew by `seed` at every pass"
-    def __init__(self, positions, seed:int|None=None, bs:int|None=None):
+    def __init__(self,
+        positions,          # Positions in a data set, (n,)
+        seed:int|None=None, # Shuffles anew at every pass; without it the order is kept
+        bs:int|None=None    # Batch size, by which a shuffled pass leaves out a last batch of one sample
+    ):
         self.positions,self.seed,self.bs,self.k = np.asarray(positions, dtype=np.int64),seed,bs,0
 
     def __call__(self) -> list:
@@ -50,18 +56,31 @@ class Order:
         self.k += 1
         return (res[:-1] if lone(len(res), self.bs) else res).tolist()
 
-def shuffled(positions, *seed:int) -> np.ndarray:
+# %% ../nbs/01_data.ipynb #2477ef42
+def shuffled(
+    positions,   # Positions, (n,)
+    *seed:int    # One or several non-negative numbers
+) -> np.ndarray: # The same positions, (n,)
     "`positions` in an order that `seed` (one or several non-negative numbers) determines"
     return np.random.default_rng(seed).permutation(positions)
 
-def lone(n:int, bs:int|None) -> bool:
+def lone(
+    n:int,      # Samples
+    bs:int|None # Batch size; None where there are no batches
+) -> bool:
     "Would the last of `n` samples make a batch of its own? Batch statistics of one sample do not exist"
     return bs is not None and n > bs and n % bs == 1
 
-# %% ../nbs/01_data.ipynb #11a8850d
+# %% ../nbs/01_data.ipynb #0f6c3436
 class IndexLoader(TfmdDL):
     "A fastai loader over `Samples` (or any `TensorDataset`) in which a batch is one indexing of resident tensors"
-    def __init__(self, dataset, bs=64, shuffle=False, num_workers=0, **kwargs):
+    def __init__(self,
+        dataset,       # `Samples`, or any `TensorDataset`
+        bs=64,         # Batch size
+        shuffle=False, # Draw in a new order at every pass
+        num_workers=0, # Not used, for there is nothing to fetch; fastai passes it on
+        **kwargs       # Whatever else fastai's `TfmdDL` takes
+    ):
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
 
     def __iter__(self):
@@ -73,21 +92,25 @@ class IndexLoader(TfmdDL):
     @property
     def n_inp(self): return len(self.dataset.tensors)-1
 
-    def show_batch(self, b=None, max_n=9, **kwargs):
+    def show_batch(self,
+        b=None,   # A batch, inputs (n, ...) and labels (n,); the next one where not given
+        max_n=9,  # How many of its samples at most
+        **kwargs  # For fastai's `show_images`, where they are pictures
+    ):            # None, or the table (a row a sample)
         "Show the first `max_n` samples: pictures, or a table where there are none"
         x,y = (self.one_batch() if b is None else b)[:2]
         names = [self.vocab[i] for i in y[:max_n].tolist()]
         if x.dim() == 4: show_images(x[:max_n].cpu(), nrows=-(-max_n//9), titles=names, **kwargs)
         else: return pd.DataFrame(x[:max_n].cpu().numpy(), index=names)
 
-# %% ../nbs/01_data.ipynb #d9406a3d
+# %% ../nbs/01_data.ipynb #61e4d028
 def _settle(ds, device):
     "`ds` on `device` where it fits into half of what is free there, otherwise as it is"
     if torch.device(device).type != 'cuda': return ds
     room = torch.cuda.mem_get_info(device)[0] / 2
     return ds.to(device) if sum(t.nbytes for t in ds.tensors) < room else ds
 
-# %% ../nbs/01_data.ipynb #61e4d028
+# %% ../nbs/01_data.ipynb #f149ac17
 def loaders(
     train:Samples, # The training set; its positions name the samples from here on
     valid:Samples, # For tuning, scores and early stopping
@@ -100,7 +123,7 @@ def loaders(
     dls = [IndexLoader(_settle(ds, device), bs=bs, shuffle=i==0, device=device) for i,ds in enumerate([train,valid,test])]
     return DataLoaders(*dls, device=device)
 
-# %% ../nbs/01_data.ipynb #62385dd1
+# %% ../nbs/01_data.ipynb #81f55fc3
 def _stratified(y, n, seed):
     "`n` of the positions of `y`, each class in proportion, sorted; and the rest"
     from sklearn.model_selection import train_test_split
@@ -117,10 +140,10 @@ def _three(x, y, test_x, test_y, vocab, n, seed, bs, device):
         train = train[_stratified(y[train], n, seed)[0]]
     return loaders(Samples(x[train], y[train], vocab), Samples(x[valid], y[valid], vocab), Samples(test_x, test_y, vocab), bs, device)
 
-# %% ../nbs/01_data.ipynb #81f55fc3
+# %% ../nbs/01_data.ipynb #7aee2c78
 @known
 def digits(
-    n:int=None,  # Size of a stratified part of the training set; all 1,294 where not given
+    n:int=None,  # Size of a stratified part of the training set; all 1,295 where not given
     seed:int=0,  # Chooses the validation samples and the part
     bs:int=64,   # Batch size
     device=None  # Where batches go
@@ -132,7 +155,7 @@ def digits(
     x,y = torch.tensor(x, dtype=torch.float32).view(-1,1,8,8)/16, torch.tensor(y)
     return _three(x[train], y[train], x[test], y[test], range(10), n, seed, bs, device)
 
-# %% ../nbs/01_data.ipynb #c125a1e2
+# %% ../nbs/01_data.ipynb #faf5d217
 def _torchvision(name, root, **split):
     "A torchvision data set from `root`, downloaded where it is absent"
     import torchvision
@@ -154,33 +177,63 @@ def _images(name, train, test, n, seed, root, bs, device, vocab=None):
     train,test = _torchvision(name, root, **train), _torchvision(name, root, **test)
     return _three(*_tensors(train), *_tensors(test), getattr(train, 'classes', vocab), n, seed, bs, device)
 
-# %% ../nbs/01_data.ipynb #faf5d217
+# %% ../nbs/01_data.ipynb #23e0e1a8
 _train,_test = dict(train=True),dict(train=False)
 
 @known
-def fashion_mnist(n:int=None, seed:int=0, root=None, bs:int=64, device=None) -> DataLoaders:
-    "Fashion-MNIST (Xiao et al. 2017): 54,000 + 6,000 + 10,000 grey images of clothes, 28 x 28, 10 classes; arguments as `digits`, and its folder"
+def fashion_mnist(
+    n:int=None,  # Size of a stratified part of the training set; all 54,000 where not given
+    seed:int=0,  # Chooses the validation samples and the part
+    root=None,   # Folder of the data; `RSU_DATA`, or else 'data', where not given
+    bs:int=64,   # Batch size
+    device=None  # Where batches go; the accelerator if there is one
+) -> DataLoaders:
+    "Fashion-MNIST (Xiao et al. 2017): 54,000 + 6,000 + 10,000 grey images of clothes, 28 x 28, 10 classes"
     return _images('FashionMNIST', _train, _test, n, seed, root, bs, device)
 
 @known
-def cifar10(n:int=None, seed:int=0, root=None, bs:int=64, device=None) -> DataLoaders:
-    "CIFAR-10 (Krizhevsky 2009): 45,000 + 5,000 + 10,000 colour images, 32 x 32, 10 classes; arguments as `digits`, and its folder"
+def cifar10(
+    n:int=None,  # Size of a stratified part of the training set; all 45,000 where not given
+    seed:int=0,  # Chooses the validation samples and the part
+    root=None,   # Folder of the data; `RSU_DATA`, or else 'data', where not given
+    bs:int=64,   # Batch size
+    device=None  # Where batches go; the accelerator if there is one
+) -> DataLoaders:
+    "CIFAR-10 (Krizhevsky 2009): 45,000 + 5,000 + 10,000 colour images, 32 x 32, 10 classes"
     return _images('CIFAR10', _train, _test, n, seed, root, bs, device)
 
+# %% ../nbs/01_data.ipynb #bb72bad0
 @known
-def cifar100(n:int=None, seed:int=0, root=None, bs:int=64, device=None) -> DataLoaders:
-    "CIFAR-100 (Krizhevsky 2009): 45,000 + 5,000 + 10,000 colour images, 32 x 32, 100 classes; arguments as `digits`, and its folder"
+def cifar100(
+    n:int=None,  # Size of a stratified part of the training set; all 45,000 where not given
+    seed:int=0,  # Chooses the validation samples and the part
+    root=None,   # Folder of the data; `RSU_DATA`, or else 'data', where not given
+    bs:int=64,   # Batch size
+    device=None  # Where batches go; the accelerator if there is one
+) -> DataLoaders:
+    "CIFAR-100 (Krizhevsky 2009): 45,000 + 5,000 + 10,000 colour images, 32 x 32, 100 classes"
     return _images('CIFAR100', _train, _test, n, seed, root, bs, device)
 
 @known
-def svhn(n:int=None, seed:int=0, root=None, bs:int=64, device=None) -> DataLoaders:
-    "Street View House Numbers (Netzer et al. 2011): 65,932 + 7,325 + 26,032 colour images, 32 x 32, 10 classes; arguments as `digits`, and its folder"
+def svhn(
+    n:int=None,  # Size of a stratified part of the training set; all 65,932 where not given
+    seed:int=0,  # Chooses the validation samples and the part
+    root=None,   # Folder of the data; `RSU_DATA`, or else 'data', where not given
+    bs:int=64,   # Batch size
+    device=None  # Where batches go; the accelerator if there is one
+) -> DataLoaders:
+    "Street View House Numbers (Netzer et al. 2011): 65,932 + 7,325 + 26,032 colour images, 32 x 32, 10 classes"
     return _images('SVHN', dict(split='train'), dict(split='test'), n, seed, root, bs, device, vocab=range(10))
 
-# %% ../nbs/01_data.ipynb #ecde61df
+# %% ../nbs/01_data.ipynb #32ade186
 @known
-def breast_cancer(n:int=None, seed:int=0, bs:int=64, device=None) -> DataLoaders:
-    "Wisconsin breast cancer (scikit-learn's): 30 continuous columns, 2 classes; arguments as `digits`"
+def breast_cancer(
+    n:int=None,  # Size of a stratified part of the training set; all 411 where not given
+    seed:int=0,  # Chooses the validation samples and the part
+    bs:int=64,   # Batch size
+    device=None  # Where batches go; the accelerator if there is one
+) -> DataLoaders:
+    "Wisconsin breast cancer (scikit-learn's): 30 continuous columns, 2 classes"
     from sklearn.datasets import load_breast_cancer
     d = load_breast_cancer()
     test,train = _stratified(d.target, len(d.target)//5, 0)
@@ -188,7 +241,7 @@ def breast_cancer(n:int=None, seed:int=0, bs:int=64, device=None) -> DataLoaders
     x,y = torch.tensor((d.data-mean)/std, dtype=torch.float32), torch.tensor(d.target)
     return _three(x[train], y[train], x[test], y[test], d.target_names, n, seed, bs, device)
 
-# %% ../nbs/01_data.ipynb #d91a6224
+# %% ../nbs/01_data.ipynb #b051768a
 def plant(
     dls,       # Three loaders over `Samples`
     n:int,     # How many labels to make wrong
@@ -201,19 +254,24 @@ def plant(
     train = Samples(ds.tensors[0], y, ds.vocab, ds.frame)
     return loaders(train, dls.valid_ds, dls.loaders[2].dataset, dls.train.bs, dls.device), at
 
-# %% ../nbs/01_data.ipynb #bc37d8d6
-def as_fastai(dl):
+# %% ../nbs/01_data.ipynb #d8056528
+def as_fastai(
+    dl # A loader, fastai's or PyTorch's
+):     # A fastai loader
     "`dl` as a fastai loader: PyTorch's are wrapped, and those over plain tensors are indexed on the device"
     if isinstance(dl, DataLoader): return dl
     if isinstance(dl.dataset, TensorDataset) and dl.collate_fn is torch.utils.data.default_collate:
         return IndexLoader(dl.dataset, bs=dl.batch_size, device=default_device())
     return DataLoader(dl.dataset, bs=dl.batch_size, num_workers=dl.num_workers, create_batch=dl.collate_fn, device=default_device())
 
-def positions(dl) -> np.ndarray:
+def positions(
+    dl           # A loader, fastai's or PyTorch's
+) -> np.ndarray: # Positions in its data set, (n,) int64, as they are before any shuffle
     "The positions that a loader draws from: all of its data set, or what `subset` left of it"
     order = as_fastai(dl).get_idxs
     return order.positions if isinstance(order, Order) else np.arange(len(dl.dataset))
 
+# %% ../nbs/01_data.ipynb #90dc8568
 def subset(
     dl,                 # A loader, fastai's or PyTorch's
     positions,          # Positions in its data set, (n,)
@@ -227,22 +285,33 @@ def subset(
     n = len(order.positions)
     return dl.new(bs=bs, shuffle=False, drop_last=False, get_idxs=order, n=n - (seed is not None and lone(n, bs)))
 
-def batches(dl, plan):
+def batches(
+    dl,  # A loader, fastai's or PyTorch's
+    plan # Position arrays, one a batch
+):       # The batches, as the loader collates them
     "Batch after batch of `dl`, each of exactly the positions that `plan` (a list of position arrays) lists for it"
     for size,run in groupby(plan, len): yield from subset(dl, np.concatenate(list(run)), bs=size)
 
-# %% ../nbs/01_data.ipynb #c0ac7263
-def with_train(dls, train):
+# %% ../nbs/01_data.ipynb #fe800aba
+def with_train(
+    dls,  # `DataLoaders`
+    train # The training loader to put in place
+):        # New `DataLoaders`
     "`dls` with another training loader; its other loaders and its settings are shared"
     res = copy.copy(dls)
     res.loaders = [train, *dls.loaders[1:]]
     return res
 
-def subset_dls(dls, positions, bs:int|None=None, seed:int=0):
+def subset_dls(
+    dls,              # `DataLoaders`
+    positions,        # Positions in the training set, (n,)
+    bs:int|None=None, # Batch size; the training loader's own where not given
+    seed:int=0        # Shuffles anew at every pass
+):                    # New `DataLoaders`
     "`dls` whose training loader draws only these positions, shuffled by `seed`"
     return with_train(dls, subset(dls.train, positions, bs, seed))
 
-# %% ../nbs/01_data.ipynb #fee02fab
+# %% ../nbs/01_data.ipynb #3745b83f
 @torch.no_grad()
 def predict(
     model, # A network
@@ -258,12 +327,18 @@ def predict(
         for m,was in modes.items(): m.training = was
     return tuple(torch.cat(o) for o in zip(*res))
 
-def predict_train(model, dls, at=None):
+def predict_train(
+    model,  # A network
+    dls,    # `DataLoaders`
+    at=None # Positions in the training set, (n,); all of it where not given
+):          # Logits (n, C) float32 and labels (n,), both on the CPU
     "`predict` for positions `at` of the training set (all of it where not given), in their order"
     return predict(model, subset(dls.train, np.arange(len(dls.train_ds)) if at is None else at, bs=512))
 
-# %% ../nbs/01_data.ipynb #3745b83f
-def targets(dls) -> np.ndarray:
+# %% ../nbs/01_data.ipynb #982e1c71
+def targets(
+    dls          # `DataLoaders`
+) -> np.ndarray: # (N,) int64
     "The label at every position of the training set, (N,); one pass over it where it is not held as tensors. Refuses NaN"
     ds = dls.train_ds
     if isinstance(ds, Samples): return ds.tensors[-1].cpu().numpy()
@@ -275,7 +350,10 @@ def targets(dls) -> np.ndarray:
         dls._targets = torch.cat(res).numpy()
     return dls._targets
 
-def fingerprint(dls) -> str:
+# %% ../nbs/01_data.ipynb #8cc1dab9
+def fingerprint(
+    dls # `DataLoaders`
+) -> str:
     "Twelve hexadecimal digits that tell training sets apart: positions and labels, all bytes of resident tensors, the first batch of others"
     h = hashlib.sha256(positions(dls.train).tobytes() + np.ascontiguousarray(targets(dls)).tobytes())
     ds = dls.train_ds
@@ -283,7 +361,7 @@ def fingerprint(dls) -> str:
     for t in seen: h.update(np.ascontiguousarray(t.cpu().numpy()).tobytes())
     return h.hexdigest()[:12]
 
-# %% ../nbs/01_data.ipynb #982e1c71
+# %% ../nbs/01_data.ipynb #d645b2e9
 def _column(dls, by):
     "The values by which samples are asked for: an array of one value a sample, or a column of the training set's frame"
     if not isinstance(by, str): values = np.asarray(by)
@@ -327,7 +405,7 @@ def _class(what, dls):
     else: raise Refused(f"There is no class '{what}': the classes are {', '.join(vocab)}.")
     return np.flatnonzero(targets(dls) == what)
 
-# %% ../nbs/01_data.ipynb #8cc1dab9
+# %% ../nbs/01_data.ipynb #c0525bfb
 def _ask(dls, forget, by, seed):
     "The positions that `forget` asks for, in whichever of its forms"
     N,pool = len(dls.train_ds), positions(dls.train)
@@ -352,7 +430,7 @@ def _ask(dls, forget, by, seed):
         raise Refused(f"Positions are whole numbers, not {forget.dtype}: to ask by a column's values give by= its name.")
     return forget
 
-# %% ../nbs/01_data.ipynb #85608a5a
+# %% ../nbs/01_data.ipynb #846d649d
 def _checked(forget, N, pool):
     "Sorted positions; `Refused` where they are none, twice, out of range, or all there are"
     forget = np.sort(forget.astype(np.int64))
@@ -379,7 +457,7 @@ def _with_test(dls, test, seed):
     res.loaders = [as_fastai(dls.loaders[0]), valid, test]
     return res
 
-# %% ../nbs/01_data.ipynb #8963ced1
+# %% ../nbs/01_data.ipynb #6182ba81
 class ForgetSplit:
     "An erasure request: which training samples must be forgotten, and the loaders that go with them"
     def __init__(self,

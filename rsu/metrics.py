@@ -33,6 +33,10 @@ def residual_attack(
     members,others = scores[:len(phi_forget)], scores[len(phi_forget):]
     return dict(auc=auc(members, others), auc_se=null_se(len(members), len(others)), tpr=tpr_at_fpr(members, others, fpr))
 
-def null_se(n:int, m:int) -> float:
+# %% ../nbs/40_metrics.ipynb #9164cf45
+def null_se(
+    n:int, # Members
+    m:int  # Samples that were never seen
+) -> float:
     r"Standard error of an AUC of `n` against `m` samples that do not differ: $\sqrt{(n+m+1)/(12nm)}$ (Mann and Whitney 1947)"
     return ((n+m+1)/(12*n*m))**.5

@@ -34,7 +34,9 @@ class Ranking(ForgetSplit):
         "The positions to forget, riskiest first; ties by position"
         return self.forget[np.argsort(-self.scores, kind='stable')]
 
-    def top(self, k:int=10) -> np.ndarray:
+    def top(self,
+        k:int=10     # How many
+    ) -> np.ndarray: # Positions in the training set, (k,)
         "The positions of the `k` riskiest samples, riskiest first"
         return self.order[:k]
 
@@ -50,14 +52,20 @@ class Ranker:
     "Base of the rankers: a subclass says `score`, and declares what it needs and costs"
     needs,cost = '',''
 
-    def score(self, learn, at:np.ndarray) -> np.ndarray:
+    def score(self,
+        learn,        # The trained learner; it is only read
+        at:np.ndarray # Positions in its training set, (n,)
+    ) -> np.ndarray:  # Scores, (n,) float, in the order of `at`
         "One score for each of the positions `at` of `learn`'s training set, higher = riskier"
         raise NotImplementedError
 
     @property
     def name(self) -> str: return type(self).__name__.lower()
 
-    def rank(self, learn, split:ForgetSplit) -> Ranking:
+    def rank(self,
+        learn,            # The trained learner; it is only read
+        split:ForgetSplit # What must be forgotten
+    ) -> Ranking:
         "The samples to forget with their scores; reads `learn` and changes nothing"
         return Ranking.from_scores(split, self.score(learn, split.forget), self.name)
 
@@ -65,7 +73,9 @@ class Ranker:
 class Random(Ranker):
     "A score by chance: the control of every ranker"
     needs,cost = 'nothing','nothing'
-    def __init__(self, seed:int=0): self.seed = seed
+    def __init__(self,
+        seed:int=0 # Of the scores
+    ): self.seed = seed
     def score(self, learn, at): return np.random.default_rng(self.seed).random(len(targets(learn.dls)))[at]
 
 # %% ../nbs/22_ranking.ipynb #dd785a75
@@ -78,7 +88,10 @@ class Confidence(Ranker):
 class LiRA(Ranker):
     "The log likelihood ratio of membership under the bank's references (Carlini et al., S&P 2022)"
     needs = 'a reference bank'
-    def __init__(self, bank, online:bool=True): self.bank,self.online = bank,online
+    def __init__(self,
+        bank,            # A `ReferenceBank` of the learner's training set
+        online:bool=True # Compare in worlds with out worlds; otherwise the one-sided tail of out
+    ): self.bank,self.online = bank,online
     @property
     def name(self): return f"lira {'online' if self.online else 'offline'}, {len(self.bank)} references"
     @property

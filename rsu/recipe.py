@@ -21,6 +21,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import no_random
+from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.value import Refused, Value, choose, known
 from rsu.data import positions, subset, subset_dls, with_train
@@ -94,9 +95,12 @@ def derived(*seed:int) -> int:
 class StepSeed(Callback):
     "Seed PyTorch's generators before every training step by `seed` and the step's number"
     order,run_valid = -50,False
-    def __init__(self, seed:int): self.seed = seed
+    def __init__(self,
+        seed:int # Non-negative
+    ): self.seed = seed
     def before_batch(self): torch.manual_seed(derived(self.seed, self.train_iter))
 
+# %% ../nbs/02_recipe.ipynb #324ceb85
 class Meter(Callback):
     "Count optimiser steps and seconds spent training (validation left out)"
     order = 90
@@ -108,7 +112,7 @@ class Meter(Callback):
     def after_step(self): self.steps += 1
     def after_train(self): self.seconds += self._now() - self.began
 
-# %% ../nbs/02_recipe.ipynb #77988ce3
+# %% ../nbs/02_recipe.ipynb #b38e0528
 @contextmanager
 def borrowed(
     learn:Learner,     # The learner to be fitted
@@ -132,7 +136,7 @@ def borrowed(
 
 def _silent(*args, **kwargs): pass
 
-# %% ../nbs/02_recipe.ipynb #01878cbf
+# %% ../nbs/02_recipe.ipynb #c28a1e28
 class Recipe(Value):
     "How a model is made from nothing"
     network:object           # A function that makes the network
@@ -151,38 +155,56 @@ class Recipe(Value):
         choose('optimiser', self.opt, _opts); choose('schedule', self.schedule, _schedules)
         if self.n_epoch < 1 or self.bs < 2 or not self.lr > 0: raise Refused(f"n_epoch={self.n_epoch}, bs={self.bs}, lr={self.lr} cannot train: epochs are 1 or more, batches 2 or more, rates above 0.")
 
-    def build(self, dls, seed:int|None=None) -> nn.Module:
-        "A network for the data, its weights drawn by `seed` (the recipe's where not given)"
-        given = dict(self.args or {})
-        asks = inspect.signature(self.network).parameters
-        if 'c_in' in asks: given.setdefault('c_in', dls.one_batch()[0].shape[1])
-        if 'c_out' in asks: given.setdefault('c_out', n_classes(dls))
-        with no_random(self.seed if seed is None else seed): net = self.network(**given)
-        return net.to(dls.device, memory_format=torch.channels_last) # convolutions run twice as fast so, on a CPU too
+# %% ../nbs/02_recipe.ipynb #d133e574
+@patch
+def build(self:Recipe,
+    dls,               # `DataLoaders`
+    seed:int|None=None # Of the initial weights; the recipe's where not given
+) -> nn.Module:        # On the device of the loaders
+    "A network for the data, its weights drawn by `seed` (the recipe's where not given)"
+    given = dict(self.args or {})
+    asks = inspect.signature(self.network).parameters
+    if 'c_in' in asks: given.setdefault('c_in', dls.one_batch()[0].shape[1])
+    if 'c_out' in asks: given.setdefault('c_out', n_classes(dls))
+    with no_random(self.seed if seed is None else seed): net = self.network(**given)
+    return net.to(dls.device, memory_format=torch.channels_last) # convolutions run twice as fast so, on a CPU too
 
-    def learner(self, dls, seed:int|None=None) -> Learner:
-        "A fastai `Learner` that carries this recipe and is not trained yet"
-        loss = getattr(dls.train_ds, 'loss_func', None) or CrossEntropyLossFlat()
-        learn = Learner(dls, self.build(dls, seed), loss, opt_func=optimiser(self.opt, self.mom, self.wd), lr=self.lr, metrics=accuracy)
-        learn.recipe = self
-        return learn
+@patch
+def learner(self:Recipe,
+    dls,               # `DataLoaders`
+    seed:int|None=None # Of the initial weights; the recipe's where not given
+) -> Learner:
+    "A fastai `Learner` that carries this recipe and is not trained yet"
+    loss = getattr(dls.train_ds, 'loss_func', None) or CrossEntropyLossFlat()
+    learn = Learner(dls, self.build(dls, seed), loss, opt_func=optimiser(self.opt, self.mom, self.wd), lr=self.lr, metrics=accuracy)
+    learn.recipe = self
+    return learn
 
-    def fit(self, dls, seed:int|None=None, quiet:bool=False, cbs=None) -> Learner:
-        "A fastai `Learner`, trained on `dls`, that carries this recipe; `seed` may be another than the recipe's"
-        seed = self.seed if seed is None else seed
-        learn,train = self.learner(dls, seed), subset(dls.train, positions(dls.train), self.bs, seed)
-        schedule = ParamScheduler(_schedules[self.schedule](self.lr))
-        with no_random(seed), borrowed(learn, train, quiet):
-            learn.fit(self.n_epoch, self.lr, cbs=[schedule, StepSeed(seed), *L(cbs)])
-        return learn
+# %% ../nbs/02_recipe.ipynb #af435653
+@patch
+def fit(self:Recipe,
+    dls,                # `DataLoaders`
+    seed:int|None=None, # Initial weights, order of the batches and all other chance; the recipe's where not given
+    quiet:bool=False,   # Neither progress bar nor validation after each epoch
+    cbs=None            # Further fastai callbacks for the fit
+) -> Learner:
+    "A fastai `Learner`, trained on `dls`, that carries this recipe; `seed` may be another than the recipe's"
+    seed = self.seed if seed is None else seed
+    learn,train = self.learner(dls, seed), subset(dls.train, positions(dls.train), self.bs, seed)
+    schedule = ParamScheduler(_schedules[self.schedule](self.lr))
+    with no_random(seed), borrowed(learn, train, quiet):
+        learn.fit(self.n_epoch, self.lr, cbs=[schedule, StepSeed(seed), *L(cbs)])
+    return learn
 
-# %% ../nbs/02_recipe.ipynb #c28a1e28
-def n_classes(dls) -> int:
+# %% ../nbs/02_recipe.ipynb #234d7f93
+def n_classes(
+    dls # `DataLoaders`
+) -> int:
     "The number of classes, from the data's vocabulary or its largest label"
     c = getattr(dls.train, 'c', None) or getattr(dls, 'c', None)
     return int(c) if c else int(torch.cat([b[-1].flatten() for b in dls.train]).max())+1
 
-# %% ../nbs/02_recipe.ipynb #1013a451
+# %% ../nbs/02_recipe.ipynb #c9d7fe4e
 @contextmanager
 def everywhere(
     cbs # fastai callbacks
@@ -193,7 +215,7 @@ def everywhere(
     try: yield
     finally: defaults.callbacks = before
 
-# %% ../nbs/02_recipe.ipynb #1ecc7153
+# %% ../nbs/02_recipe.ipynb #cf13d181
 def recipe_of(
     learn:Learner, # A trained learner
     recipe=None    # A `Recipe` or a function `train(dls) -> Learner`, where the learner carries none

@@ -47,7 +47,10 @@ def write_shard(
     save_file(tensors, part, metadata={'checksum': _checksum(tensors), **{k: str(v) for k,v in facts.items()}})
     os.replace(part, path)
 
-def read_shard(path:Path) -> tuple: # Tensors by name, facts by name (strings)
+# %% ../nbs/21_reference.ipynb #fb6b55ea
+def read_shard(
+    path:Path # The file
+) -> tuple:   # Tensors by name, facts by name (strings)
     "Read a shard back; `Refused` where it is damaged"
     try:
         with safe_open(path, 'pt') as f: tensors,facts = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
@@ -55,10 +58,15 @@ def read_shard(path:Path) -> tuple: # Tensors by name, facts by name (strings)
     if facts.pop('checksum', None) != _checksum(tensors): raise Refused(f"'{path}' is damaged, its checksum differs: delete it and it is made again.")
     return tensors,facts
 
-# %% ../nbs/21_reference.ipynb #65073444
+# %% ../nbs/21_reference.ipynb #c77d7bff
 class ReferenceBank:
     "Models on random halves: memberships (K, N), logits (K, N, C) on the training set, labels (N,)"
-    def __init__(self, members, logits, y, path=None):
+    def __init__(self,
+        members,  # Which reference was trained on which sample, (K, N) bool
+        logits,   # What each says of each training sample, (K, N, C) float16
+        y,        # Labels, (N,) int64
+        path=None # The folder that keeps it, where there is one
+    ):
         self.members,self.logits,self.y,self.path = members,logits,y,path
 
     @property
@@ -93,7 +101,7 @@ class ReferenceBank:
         logits = torch.stack([read_shard(_shard(path, k))[0]['logits'] for k in range(n)])
         return cls(torch.as_tensor(members), logits, torch.as_tensor(targets(dls)), path)
 
-# %% ../nbs/21_reference.ipynb #c77d7bff
+# %% ../nbs/21_reference.ipynb #c40b8f2d
 def _shard(path, k): return path/f'reference-{k:04}.safetensors'
 
 def _claim(path, made):

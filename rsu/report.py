@@ -45,8 +45,8 @@ class Settings(Value):
 datasets = dict(digits=digits, fashion_mnist=fashion_mnist, cifar10=cifar10, cifar100=cifar100, svhn=svhn, breast_cancer=breast_cancer)
 
 def load_data(
-    s:Settings
-): # fastai `DataLoaders`
+    s:Settings # Of the run: its data, size and seed count
+):             # fastai `DataLoaders`
     "The data of a run: a data set of the package, or a function of yours that is named `package.module:function`"
     if ':' not in s.data: return choose('data set', s.data, datasets)(n=s.n, seed=s.seed)
     if s.n is not None: raise Refused(f"n={s.n} cannot be applied to your own data: let '{s.data}' return as many samples as you want.")
@@ -87,14 +87,18 @@ def versions() -> dict:
     return {'python': platform.python_version(), **{k: version(k) for k in ('rsu','torch','torchvision','fastai','scikit-learn')}}
 
 # %% ../nbs/51_report.ipynb #e67204dc
-def asked(run) -> str:
+def asked(
+    run # What `load_run` returned
+) -> str:
     "What was asked of a run, as Markdown"
     s,split = run.settings, run.ranking
     share = len(split)/split.N
     return (f"To forget **{len(split)} of {split.N:,} training samples** ({share:.1%}) of `{s.data}`, chosen by `{s.forget}`. "
             f"They were ranked by **{split.name}** and forgotten by `{run.unlearning.how!r}`. All chance comes from seed {s.seed}.")
 
-def repeat(run) -> str:
+def repeat(
+    run # What `load_run` returned
+) -> str:
     "The command that repeats a run, and the versions it ran with, as Markdown"
     rows = '\n'.join(f'| {k} | {v} |' for k,v in run.facts['versions'].items())
     return f"```\n{run.facts['command']}\n```\n\n| | version |\n|---|---|\n{rows}"

@@ -48,11 +48,16 @@ class SeqUnlearn(Value):
         if not isinstance(self.algorithm, Algorithm): raise Refused(f"algorithm={self.algorithm!r} is no algorithm: give an instance such as SCRUB().")
         choose('order', self.order, _orders); choose('pending policy', self.pending, ['held out','retain'])
 
-    def given(self, n_epoch=None, lr=None):
+    def given(self,
+        n_epoch=None, # Epochs of every stage; as they are where not given
+        lr=None       # Learning rate; as it is where not given
+    ):                # A sequence
         "The sequence with these epochs and this learning rate in every stage, where they are given"
         return self.but(algorithm=self.algorithm.given(n_epoch, lr))
 
-    def stages(self, ranking) -> list:
+    def stages(self,
+        ranking # A `Ranking`
+    ) -> list:  # `Stage`s, in the order in which they are carried out
         "What is to be done, stage after stage"
         groups = risk_groups(ranking, self.groups)
         names = _orders[self.order](list(groups), self.seed)

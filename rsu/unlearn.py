@@ -86,7 +86,7 @@ class Stage(NamedTuple):
     name:str             # Of the group
     forget:np.ndarray    # Positions forgotten in this stage
     retain:np.ndarray    # Positions trained on as retained
-    algorithm:'Algorithm'
+    algorithm:'Algorithm' # Forgets them
     steps:list           # Gradient steps in each epoch
 
 # %% ../nbs/10_unlearn.ipynb #2c15852e
@@ -110,11 +110,15 @@ class Algorithm(Value, Callback):
     @property
     def name(self): return type(self).__name__.lower()
 
-    def passes(self, epoch:int) -> tuple:
+    def passes(self,
+        epoch:int # From 0
+    ) -> tuple:   # Tuples of roles: 'forget', 'retain' or 'mixed'
         "The passes of an epoch (from 0): each a tuple of roles that are fed side by side"
         raise NotImplementedError
 
-    def terms(self, epoch:int) -> tuple:
+    def terms(self,
+        epoch:int # From 0
+    ) -> tuple:   # `Term`s, whose weighted sum is minimised
         "The `Term`s of an epoch"
         raise NotImplementedError
 
@@ -151,17 +155,23 @@ def budget(self:Algorithm,
     n = _sizes(n_forget, n_retain)
     return [sum(self._natural(e, n)) for e in range(self.n_epoch)]
 
+# %% ../nbs/10_unlearn.ipynb #76a39d5b
 @patch
-def given(self:Algorithm, n_epoch=None, lr=None):
+def given(self:Algorithm,
+    n_epoch=None, # Epochs; as they are where not given
+    lr=None       # Learning rate; as it is where not given
+):                # An algorithm of the same class
     "The algorithm with these epochs and this learning rate, where they are given"
     return self.but(**{k: v for k,v in dict(n_epoch=n_epoch, lr=lr).items() if v is not None})
 
 @patch
-def stages(self:Algorithm, split:ForgetSplit) -> list:
+def stages(self:Algorithm,
+    split:ForgetSplit # What must be forgotten
+) -> list:            # `Stage`s, in the order in which they are carried out
     "What is to be done: a single stage, in which all samples are forgotten"
     return [Stage('all', split.forget, split.retain, self, self.budget(len(split.forget), len(split.retain)))]
 
-# %% ../nbs/10_unlearn.ipynb #226c1a95
+# %% ../nbs/10_unlearn.ipynb #3be19873
 def _plain(b, device): return tuple(o.as_subclass(torch.Tensor) for o in to_device(tuple(b), device))
 
 @patch
@@ -187,6 +197,7 @@ def before_batch(self:Algorithm): self._still(self.xb[0], True)
 @patch
 def after_batch(self:Algorithm): self._still(self.xb[0], False)
 
+# %% ../nbs/10_unlearn.ipynb #a9de04be
 @patch
 def _term(self:Algorithm, t, logits, xb, y, at):
     "The value of one term on one batch"
@@ -204,8 +215,12 @@ def _role(self:Algorithm, role, logits, xb, y, at):
     parts = [(r, np.flatnonzero(m)) for r,m in (('forget', is_forget), ('retain', ~is_forget)) if m.any()]
     return sum(len(i)/len(at) * self._role(r, logits[i], [x[i] for x in xb], y[i], at[i]) for r,i in parts)
 
+# %% ../nbs/10_unlearn.ipynb #305bb93e
 @patch
-def objective(self:Algorithm, pred, *yb):
+def objective(self:Algorithm,
+    pred:torch.Tensor, # Logits (n, C) of the batch that the `Learner` sees
+    *yb                # Its labels, (n,)
+):                     # A scalar
     "The loss function of the fit: the sum of the terms over the roles in flight; in validation the learner's own"
     if not self.training: return self.own_loss(pred, *yb)
     loss,device = 0.,pred.device
@@ -218,8 +233,16 @@ def objective(self:Algorithm, pred, *yb):
         loss = loss + self._role(role, pred, xb, y, at)
     return loss
 
+# %% ../nbs/10_unlearn.ipynb #cd00c735
 @patch
-def forget(self:Algorithm, learn, split, stage, seed, cbs=None, quiet=False):
+def forget(self:Algorithm,
+    learn,      # The learner whose weights change
+    split,      # What must be forgotten, in all stages; the loaders are its own
+    stage,      # The `Stage` to carry out
+    seed,       # Order of the batches, random labels and all other chance
+    cbs=None,   # Further fastai callbacks for the fit
+    quiet=False # Neither progress bar nor validation after each epoch
+):
     "Fit `learn` for one stage; only its weights are other afterwards"
     roles = dict(forget=stage.forget, retain=stage.retain, mixed=np.union1d(stage.forget, stage.retain))
     feed = Feed(split.dls.train, roles, {r: self._bs(r) for r in roles}, self._plan(stage), seed)
@@ -227,7 +250,7 @@ def forget(self:Algorithm, learn, split, stage, seed, cbs=None, quiet=False):
     with no_random(seed), borrowed(learn, feed, quiet, loss_func=self.objective, opt_func=optimiser(self.opt, self.mom, self.wd), opt=None):
         learn.fit(self.n_epoch, self.lr, cbs=[self, StepSeed(seed), *L(cbs)])
 
-# %% ../nbs/10_unlearn.ipynb #a9de04be
+# %% ../nbs/10_unlearn.ipynb #38a9e982
 def _twin(learn, dls):
     "A learner with a copy of the weights and with callbacks of its own: fastai's default ones, and those that set the precision"
     new = copy.copy(learn)
@@ -238,12 +261,12 @@ def _twin(learn, dls):
     new.add_cbs(defaults.callbacks)
     return new.add_cbs([cb for cb in precision if type(cb) not in map(type, new.cbs)])
 
-# %% ../nbs/10_unlearn.ipynb #305bb93e
+# %% ../nbs/10_unlearn.ipynb #5c81fd7d
 def levels(
-    model,            # A network
-    split:ForgetSplit,
-    groups:dict={}    # Positions of each group, by name
-) -> dict:            # Accuracy in [0, 1], by name
+    model,             # A network
+    split:ForgetSplit, # What must be forgotten, and the loaders
+    groups:dict={}     # Positions of each group, by name
+) -> dict:             # Accuracy in [0, 1], by name
     "Accuracy on forget, on every group, on retain, valid and test"
     logits,y = predict_train(model, split.dls)
     right = (logits.argmax(1) == y).double().numpy()
@@ -274,7 +297,7 @@ class Unlearning:
         return float(self.stages.seconds.sum())
     def __repr__(self): return f"{self.how} forgot {len(self.split)} samples in {len(self.stages)} stages, {self.steps} steps, {self.seconds:.1f} s (seed {self.seed})"
 
-# %% ../nbs/10_unlearn.ipynb #cd00c735
+# %% ../nbs/10_unlearn.ipynb #ecc5d54b
 def unlearn(
     learn:Learner,          # A trained learner; it stays as it is
     split:ForgetSplit,      # What must be forgotten
@@ -302,13 +325,13 @@ def unlearn(
 
 Learner.unlearn = unlearn
 
-# %% ../nbs/10_unlearn.ipynb #38a9e982
+# %% ../nbs/10_unlearn.ipynb #01f287ad
 class FineTune(Algorithm):
     "Descent on the retained samples alone"
     def passes(self, epoch): return (('retain',),)
     def terms(self, epoch): return (Term('retain'),)
 
-# %% ../nbs/10_unlearn.ipynb #5d03e2e5
+# %% ../nbs/10_unlearn.ipynb #a1d177c0
 class NegGradPlus(Algorithm):
     "Descent on retain with ascent on forget (Kurmanji et al., NeurIPS 2023, section 4)"
     alpha:float=0.95 # Weight of the retained batch
@@ -320,7 +343,7 @@ class NegGradPlus(Algorithm):
     def passes(self, epoch): return (('retain','forget'),)
     def terms(self, epoch): return (Term('retain', weight=self.alpha), Term('forget', weight=-(1-self.alpha)))
 
-# %% ../nbs/10_unlearn.ipynb #e98839ce
+# %% ../nbs/10_unlearn.ipynb #7116132a
 class RandomLabel(Algorithm):
     "Cross-entropy with random labels on forget and true ones on retain (Golatkar et al. 2020; Graves et al. 2021)"
     exclude_true:bool=True # Draw among the wrong labels only
@@ -331,14 +354,16 @@ class RandomLabel(Algorithm):
     def passes(self, epoch): return (('mixed',),) if self.joint else (('forget',),('retain',))
     def terms(self, epoch): return (Term('forget','random'), Term('retain'))
 
-    def labels(self, at):
+    def labels(self,
+        at # Positions, (n,), all of them to be forgotten
+    ):     # Labels, (n,) int64
         "The random labels (n,) of positions `at`, drawn by the run's own seed"
         forget = self.learn.dls.train.roles['forget']
         rng = np.random.default_rng((self.seed, self.epoch if self.redraw == 'epoch' else 0))
         draw = rng.integers(0, self.c - self.exclude_true, len(forget))
         return (draw + (self.exclude_true & (draw >= self.true[forget])))[np.searchsorted(forget, at)]
 
-# %% ../nbs/10_unlearn.ipynb #7363e6ba
+# %% ../nbs/10_unlearn.ipynb #8e9533fc
 class SCRUB(Algorithm):
     "Disobey the teacher on forget, obey it on retain (Kurmanji et al., NeurIPS 2023, algorithm 1; without rewind)"
     alpha:float=0.001 # Weight of the teacher's divergence on retain
@@ -356,7 +381,7 @@ class SCRUB(Algorithm):
         return Term('forget','teacher', -1., self.T), Term('retain', weight=self.gamma), Term('retain','teacher', self.alpha, self.T)
     def before_epoch(self): self.learn.opt.set_hypers(lr=self.lr * .1**sum(self.epoch+1 >= e for e in (4,6,10)))
 
-# %% ../nbs/10_unlearn.ipynb #52334877
+# %% ../nbs/10_unlearn.ipynb #e3338b91
 class Retrain(Algorithm):
     "Train from nothing on the retained samples, by the learner's own recipe; what is given here replaces the recipe's"
     _: KW_ONLY
@@ -376,10 +401,9 @@ class Retrain(Algorithm):
         made = make(recipe.but(**said) if said else recipe, split.dls, stage.retain, seed, cbs)
         learn.model = made.model
 
-# %% ../nbs/10_unlearn.ipynb #4cac35cf
+# %% ../nbs/10_unlearn.ipynb #f574b2ce
 def algorithms() -> dict:
     "The base algorithms by name, those of your own classes included"
-    every,todo = {},[Algorithm]
-    while todo:
-        for cls in todo.pop().__subclasses__(): every[cls.__name__.lower()] = cls; todo.append(cls)
-    return every
+    every = Algorithm.__subclasses__()
+    for cls in every: every += cls.__subclasses__()
+    return {cls.__name__.lower(): cls for cls in every if cls.__name__[0] != '_'}

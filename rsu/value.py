@@ -33,7 +33,9 @@ _kinds, _functions = {}, {}
 def _name(f): return f"{f.__module__}.{f.__qualname__}"
 
 # %% ../nbs/00_value.ipynb #ea23860e
-def known(f):
+def known(
+    f # A function that its module and qualified name identify
+):    # The same function
     "Let JSON name the function `f`; a decorator"
     _functions[_name(f)] = f
     return f
@@ -96,7 +98,9 @@ class Value:
         return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text:str):
+    def from_json(cls,
+        text:str # JSON of a value of this class, or of one derived from it
+    ):
         "The value that `to_json` wrote"
         res = _decode(json.loads(text))
         if not isinstance(res, cls): raise Refused(f"This JSON holds a {type(res).__name__}, not a {cls.__name__}.")
