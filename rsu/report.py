@@ -132,7 +132,7 @@ def _order(new, one):
     noise,d = np.hypot(new.tow_sd, one.tow_sd), new.tow - one.tow
     figures = f"(tug of war {new.tow:.3f} against {one.tow:.3f}, spread between oracles {noise:.3f}; AUC {new.auc:.3f} against {one.auc:.3f})"
     said = 'comes out like' if abs(d) <= noise else 'is nearer to retraining than' if d > 0 else 'is farther from retraining than'
-    return f"**Order.** The sequence {said} one shot with as many steps {figures}."
+    return f"**Order.** The sequence {said} one shot with as many steps and the same settings {figures}."
 
 # %% ../nbs/51_report.ipynb #f644550a
 _page = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
