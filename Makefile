@@ -26,6 +26,9 @@ export UV_SYSTEM_CERTS := true
 # uv leaves compiling to the first import. Where Python is told to write nothing, each import would compile torch anew.
 unexport PYTHONDONTWRITEBYTECODE
 
+# One thread a process: the tests run several at once, which would wait for one another, and small networks gain nothing.
+export OMP_NUM_THREADS ?= 1
+
 # The flag of the cells that need a GPU, where there is one.
 GPU := python -c "import torch; print('cuda' * torch.cuda.is_available())"
 
@@ -33,10 +36,9 @@ demo: $(ENV)
 	rsu run --data digits --forget random:60 --ranker lira --references 16 --algorithm scrub --groups 3 \
 	    --order descending --seed 0 --out runs/demo
 
-# One thread a process: several processes of several threads each wait for one another.
 test: check
-	flags=$$($(GPU)); OMP_NUM_THREADS=1 nbdev_test --n_workers $$(nproc) --timing --flags "$$flags"
-	OMP_NUM_THREADS=1 python -m pytest tests -q -n $$(nproc) --dist loadfile
+	flags=$$($(GPU)); nbdev_test --n_workers $$(nproc) --timing --flags "$$flags"
+	python -m pytest tests -q -n $$(nproc) --dist loadfile
 
 test-gpu: $(ENV)
 	flags=$$($(GPU)); test -n "$$flags" || { echo 'No CUDA device here: nothing was tested.' >&2; exit 1; }
