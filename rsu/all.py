@@ -10,6 +10,7 @@ from importlib import import_module
 from .value import *
 from .data import *
 from .recipe import *
+from .ensemble import *
 from .unlearn import *
 from .attack import *
 from .reference import *
@@ -20,5 +21,5 @@ from .evaluate import *
 from .plot import *
 
 # %% ../nbs/61_all.ipynb #bab22499
-_pages = 'value data recipe unlearn attack reference ranking sequence metrics evaluate plot'.split()
+_pages = 'value data recipe ensemble unlearn attack reference ranking sequence metrics evaluate plot'.split()
 __all__ = sorted({name for page in _pages for name in import_module(f'rsu.{page}').__all__})
