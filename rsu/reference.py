@@ -6,35 +6,40 @@
 __all__ = ['halves', 'write_shard', 'read_shard', 'ReferenceBank']
 
 # %% ../nbs/21_reference.ipynb #520e933d
-import hashlib, json, os
+import copy, hashlib, inspect, json, os, shutil, time
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-import numpy as np, torch
+import numpy as np, pandas as pd, torch
+from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from rsu import __version__
 from rsu.value import Refused
-from rsu.data import fingerprint, positions, predict_train, targets
-from rsu.recipe import derived, make, recipe_of
-from rsu.attack import margin
+from rsu.data import fingerprint, positions, predict, predict_train, subset, targets
+from rsu.recipe import derived, recipe_of
+from rsu.ensemble import Trainer, _one_thread
+from rsu.attack import margin, privacy_risk
 
-# %% ../nbs/21_reference.ipynb #aafc15e7
+# %% ../nbs/21_reference.ipynb #2cad104e
 def halves(
     n:int,   # References
     N:int,   # Training samples
     seed:int # Of the draw
 ) -> np.ndarray: # Memberships (n, N) bool
     "Which reference is trained on which sample: pairs of complementary random halves"
-    res = np.zeros((n, N), dtype=bool)
-    for k in range(n):
-        half = np.random.default_rng((seed, k//2)).permutation(N)
-        res[k, half[:N//2] if k%2 == 0 else half[N//2:]] = True
+    return np.stack([_half_world(k, N, seed) for k in range(n)])
+
+def _half_world(k, N, seed):
+    res,half = np.zeros(N, dtype=bool), np.random.default_rng((seed, k//2)).permutation(N)
+    res[half[:N//2] if k%2 == 0 else half[N//2:]] = True
     return res
 
-# %% ../nbs/21_reference.ipynb #3e14822b
+# %% ../nbs/21_reference.ipynb #fb6b55ea
 def _checksum(tensors): return hashlib.sha256(b''.join(tensors[k].contiguous().numpy().tobytes() for k in sorted(tensors))).hexdigest()
 
-# %% ../nbs/21_reference.ipynb #b04f0920
+# %% ../nbs/21_reference.ipynb #626c1ded
 def write_shard(
     path:Path,    # The file
     tensors:dict, # CPU tensors by name
@@ -44,65 +49,140 @@ def write_shard(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    save_file(tensors, part, metadata={'checksum': _checksum(tensors), **{k: str(v) for k,v in facts.items()}})
+    facts = {k: str(v) for k,v in sorted(facts.items())}
+    save_file(tensors, part, metadata={'facts': json.dumps(dict(facts, checksum=_checksum(tensors)))}) # one string: safetensors shuffles several
     os.replace(part, path)
 
-# %% ../nbs/21_reference.ipynb #fb6b55ea
+# %% ../nbs/21_reference.ipynb #abf27149
 def read_shard(
     path:Path # The file
 ) -> tuple:   # Tensors by name, facts by name (strings)
     "Read a shard back; `Refused` where it is damaged"
     try:
-        with safe_open(path, 'pt') as f: tensors,facts = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    except (SafetensorError, OSError) as e: raise Refused(f"'{path}' cannot be read ({e}): delete it and it is made again.") from None
+        with safe_open(path, 'pt') as f: tensors,facts = {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {}).get('facts', '{}'))
+    except (SafetensorError, OSError, ValueError) as e: raise Refused(f"'{path}' cannot be read ({e}): delete it and it is made again.") from None
     if facts.pop('checksum', None) != _checksum(tensors): raise Refused(f"'{path}' is damaged, its checksum differs: delete it and it is made again.")
     return tensors,facts
 
-# %% ../nbs/21_reference.ipynb #c77d7bff
+# %% ../nbs/21_reference.ipynb #bd495e5b
+def _bits(which): return torch.as_tensor(np.packbits(np.asarray(which)))
+
+def _unbits(packed, n): return torch.as_tensor(np.unpackbits(packed.numpy(), count=n).astype(bool))
+
+_most = torch.finfo(torch.float16).max
+
+def _half(t): return t.clamp(-_most, _most).half() # a margin beyond is as good as that one
+
+def _told(logits, y, keep=False):
+    "What is kept of a reference's logits (N, C)"
+    res = dict(correct=_bits(logits.argmax(1) == y), phi=_half(margin(logits, y)))
+    return dict(res, logits=_half(logits)) if keep else res
+
+# %% ../nbs/21_reference.ipynb #d07d8ad4
 class ReferenceBank:
-    "Models on random halves: memberships (K, N), logits (K, N, C) on the training set, labels (N,)"
+    "What K models, each trained on a random half of the training set, say of every sample"
     def __init__(self,
-        members,  # Which reference was trained on which sample, (K, N) bool
-        logits,   # What each says of each training sample, (K, N, C) float16
-        y,        # Labels, (N,) int64
-        path=None # The folder that keeps it, where there is one
+        shards,    # For each reference its file, or its tensors
+        y=None,    # Labels (N,) int64; where not given, a ranker takes those of its learner
+        path=None, # The folder that keeps it, where there is one
+        seed:int=0 # By which it was made
     ):
-        self.members,self.logits,self.y,self.path = members,logits,y,path
+        self.shards,self.y,self.path,self.seed = list(shards),y if y is None else torch.as_tensor(y),path,seed
+
+    def _read(self, name):
+        "One kind of tensor, shard after shard"
+        for o in self.shards:
+            o = o if isinstance(o, dict) else read_shard(o)[0]
+            if name not in o: raise Refused(_absent[name])
+            yield o
+
+    def _bool(self, name): return torch.stack([_unbits(o[name], o['phi' if 'phi' in o else 'logits'].shape[0]) for o in self._read(name)])
+    def _float(self, name): return torch.stack([o[name] for o in self._read(name)]).float()
 
     @property
+    def members(self) -> torch.Tensor:
+        "Which reference was trained on which sample, (K, N) bool"
+        return self._bool('members')
+    @property
+    def correct(self) -> torch.Tensor:
+        "Which samples each reference reads rightly, (K, N) bool"
+        return self._bool('correct')
+    @property
     def phi(self) -> torch.Tensor:
-        "Margins of all references on all training samples, (K, N)"
-        return margin(self.logits.float(), self.y)
+        "Margins on the training samples, (K, N) float32, in nats"
+        return self._float('phi')
+    @property
+    def phi_valid(self) -> torch.Tensor:
+        "Margins on the validation set, which no reference was trained on, (K, M) float32, in nats"
+        return self._float('phi_valid')
+    @property
+    def logits(self) -> torch.Tensor:
+        "Logits on the training samples, (K, N, C) float32, of a bank that keeps them"
+        return self._float('logits')
 
-    def __len__(self): return len(self.members)
-    def __repr__(self): return f"ReferenceBank: {len(self)} references x {len(self.y)} samples" + (f" in {self.path}" if self.path else "")
+    def __len__(self): return len(self.shards)
+    def __repr__(self): return f"ReferenceBank: {len(self)} references x {'unlabelled' if self.y is None else len(self.y)} samples" + (f" in {self.path}" if self.path else "")
 
-    @classmethod
-    def fit(cls,
-        learn,           # The learner whose training set and recipe are used
-        n:int=16,        # References; an even number, so that every sample is in half of them
-        path=None,       # Folder of the bank; one below `learn.path`/'bank' that its making names, where not given
-        seed:int=0,      # Of the halves and the models
-        recipe=None,     # A `Recipe` or function, where the learner carries none
-        quiet:bool=False # No progress bar
-    ):
-        "Train what is not there yet of a bank of `n` references, and open it"
-        if n < 2 or n % 2: raise Refused(f"n={n} references cannot come in pairs of halves: give an even number, 2 or more.")
-        dls,recipe = learn.dls,recipe_of(learn, recipe)
-        made = dict(data=fingerprint(dls), recipe=getattr(recipe, 'key', getattr(recipe, '__qualname__', 'function')), seed=seed, rsu=__version__)
-        path = Path(path or Path(learn.path)/'bank'/'-'.join(map(str, made.values())))
-        _claim(path, made)
-        members,at = np.zeros((n, len(dls.train_ds)), dtype=bool), positions(dls.train)
-        members[:,at] = halves(n, len(at), seed)
-        todo = [k for k in range(n) if not _whole(_shard(path, k))]
-        for k in progress_bar(todo, display=not quiet and bool(todo)):
-            one = make(recipe, dls, np.flatnonzero(members[k]), derived(seed, k))
-            write_shard(_shard(path, k), dict(logits=predict_train(one.model, dls)[0].half()), model_seed=derived(seed, k))
-        logits = torch.stack([read_shard(_shard(path, k))[0]['logits'] for k in range(n)])
-        return cls(torch.as_tensor(members), logits, torch.as_tensor(targets(dls)), path)
+# %% ../nbs/21_reference.ipynb #eae0769e
+_labels = "This bank has no labels: give y= where it is made, or rank with it, a ranker takes the labels of its learner."
+_absent = dict(phi=_labels, correct=_labels, phi_valid="This bank has no margins on validation samples: make it with logits_valid= and y_valid=.",
+               logits="This bank keeps margins and no logits: fit it with logits=True.", members="This bank has no memberships.")
 
-# %% ../nbs/21_reference.ipynb #c40b8f2d
-def _shard(path, k): return path/f'reference-{k:04}.safetensors'
+# %% ../nbs/21_reference.ipynb #fb7d7d58
+@patch(cls_method=True)
+def from_arrays(cls:ReferenceBank,
+    members,           # Which reference was trained on which sample, (K, N) bool
+    logits,            # What each says of each sample: logits or log-probabilities (K, N, C)
+    y=None,            # Labels (N,); where not given, a ranker takes those of its learner
+    logits_valid=None, # Logits on samples that no reference saw (K, M, C): the population of `RMIA`
+    y_valid=None       # and their labels (M,)
+):                     # A `ReferenceBank` in memory
+    "A bank of references that were trained elsewhere"
+    members,logits = torch.as_tensor(np.asarray(members)), torch.as_tensor(np.asarray(logits)).float()
+    if members.dtype != torch.bool or logits.dim() != 3 or members.shape != logits.shape[:2]:
+        raise Refused(f"Memberships {tuple(members.shape)} of {members.dtype} and logits {tuple(logits.shape)} do not fit: give (K, N) of bool and (K, N, C).")
+    bank = cls([dict(members=_bits(m), logits=o) for m,o in zip(members, logits)])
+    if y is not None: bank = bank.labelled(y)
+    if logits_valid is not None:
+        for o,v in zip(bank.shards, torch.as_tensor(np.asarray(logits_valid)).float()): o['phi_valid'] = _half(margin(v, torch.as_tensor(np.asarray(y_valid))))
+    return bank
+
+@patch
+def labelled(self:ReferenceBank,
+    y # Labels (N,)
+):    # A `ReferenceBank`
+    "This bank with labels; its own where it has them, and then they must be the same"
+    y = torch.as_tensor(np.asarray(y)).long()
+    n = self.shards[0]['logits'].shape[0] if self.y is None else len(self.y)
+    if len(y) != n: raise Refused(f"The bank speaks of {n} training samples and the learner has {len(y)}: fit the bank to this learner.")
+    if self.y is not None:
+        if not torch.equal(self.y, y): raise Refused(f"{int((self.y != y).sum())} of {n} labels of the bank differ from the learner's: it was made from other data, or in another order.")
+        return self
+    return ReferenceBank([dict(o, phi=_half(margin(o['logits'], y)), correct=_bits(o['logits'].argmax(1) == y)) for o in self.shards], y)
+
+# %% ../nbs/21_reference.ipynb #f071ce71
+@patch
+def at(self:ReferenceBank,
+    positions # Positions in the training set, (n,)
+):            # A `ReferenceBank` of these samples alone, in memory
+    "The bank's columns for some samples, read a shard at a time"
+    positions = np.asarray(positions)
+    def cut(o):
+        bits = {k: _bits(_unbits(o[k], len(self.y))[positions]) for k in ('members','correct')}
+        return {**o, **bits, **{k: o[k][positions] for k in ('phi','logits') if k in o}}
+    return ReferenceBank([cut(o) for o in self._read('phi')], self.y[positions])
+
+# %% ../nbs/21_reference.ipynb #9870f02b
+def _file(path, seed, k): return path/f'reference-{seed}-{k:04}.safetensors'
+
+def _made_from(dls, recipe): return dict(data=fingerprint(dls), recipe=_recipe_key(recipe), rsu=__version__)
+
+def _recipe_key(recipe):
+    "What tells recipes apart: a value's key, a function's name and source"
+    if hasattr(recipe, 'key'): return recipe.key
+    try: source = inspect.getsource(recipe)
+    except (OSError, TypeError): source = ''
+    return f"{getattr(recipe, '__name__', 'function').strip('<>')}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 def _claim(path, made):
     "Note in the folder what the bank is made from; `Refused` where it is another bank's"
@@ -113,13 +193,225 @@ def _claim(path, made):
         part = note.with_suffix(f'.{os.getpid()}.part')
         part.write_text(json.dumps(made))
         os.replace(part, note)
-    try: has = json.loads(note.read_text())
-    except ValueError: raise Refused(f"'{note}' is not a bank's note: delete the folder, or give another path.") from None
+    has = _note(path)
     other = [k for k in made if has.get(k) != made[k]]
     if other: raise Refused(f"'{path}' holds references of another {' and '.join(other)}: give another path, or delete it.")
 
-def _whole(path):
-    "Is there a sound shard? A damaged one is named, and will be made again"
-    if not path.exists(): return False
-    try: read_shard(path); return True
-    except Refused as e: print(str(e).split(':')[0] + ': it is trained again.'); return False
+def _note(path):
+    try: return json.loads((path/'bank.json').read_text())
+    except FileNotFoundError: raise Refused(f"There is no bank in '{path}': name the folder in which one was fitted.") from None
+    except ValueError: raise Refused(f"'{path/'bank.json'}' is not a bank's note: delete the folder, or give another path.") from None
+
+def _state(file, logits=False):
+    "'whole', 'damaged' or 'missing'; a shard without the logits that are wanted counts as missing"
+    if not file.exists(): return 'missing'
+    try: return 'whole' if 'logits' in read_shard(file)[0] or not logits else 'missing'
+    except Refused: return 'damaged'
+
+# %% ../nbs/21_reference.ipynb #ad5674b0
+@contextmanager
+def _held(files, logits, wait=False):
+    "Those of the files that are missing and that no other process has in hand; they are ours inside the block"
+    with ExitStack() as locks:
+        mine = []
+        for f in files:
+            try: locks.enter_context(FileLock(f'{f}.lock').acquire(timeout=-1 if wait else 0)); mine.append(f)
+            except Timeout: pass
+        mine = [f for f in mine if _state(f, logits) != 'whole']
+        yield mine
+        for f in mine: Path(f'{f}.lock').unlink(missing_ok=True) # whoever gets it now finds the file whole
+
+# %% ../nbs/21_reference.ipynb #50799b52
+class _Work:
+    "Trains references by their numbers; can be sent to another process"
+    def __init__(self, recipe, dls, seed, logits, compile):
+        self.recipe,self.dls,self.seed,self.logits,self.compile = recipe,copy.copy(dls),seed,logits,compile
+        self.dls.loaders = dls.loaders[:2] # no reference ever sees the test samples
+
+    def __getstate__(self): return {k: v for k,v in self.__dict__.items() if k != 'trainer'}
+
+    def member(self, k):
+        pool,res = positions(self.dls.train), np.zeros(len(self.dls.train_ds), dtype=bool)
+        res[pool] = _half_world(k, len(pool), self.seed)
+        return res
+
+    def __call__(self, ks):
+        "Pairs of a number and the tensors that are kept of that reference"
+        if not hasattr(self, 'trainer'): self.trainer = Trainer(self.recipe, self.dls, self.compile)
+        members = [self.member(k) for k in ks]
+        with _one_thread(self.dls.device):
+            return [(ks[i], self.told(net, members[i])) for i,net in self.trainer([np.flatnonzero(m) for m in members], [derived(self.seed, k) for k in ks])]
+
+    def told(self, net, member):
+        res = dict(members=_bits(member), **_told(*predict_train(net, self.dls), self.logits))
+        if len(self.dls.loaders) < 2: return res
+        valid = self.dls.loaders[1]
+        return dict(res, phi_valid=_half(margin(*predict(net, subset(valid, np.arange(len(valid.dataset)), bs=512)))))
+
+# %% ../nbs/21_reference.ipynb #1997ff00
+def _finished(jobs, pause=.02):
+    "Jobs as they are done, whichever kind of executor has them"
+    jobs = list(jobs)
+    while jobs:
+        done = [o for o in jobs if o.done()]
+        yield from done
+        jobs = [o for o in jobs if o not in done]
+        if not done: time.sleep(pause)
+
+def _spread(work, chunks, executor):
+    "The results of `work` on `chunks`, as they come; without an executor here, or by all cores where that is worth their start"
+    began = time.perf_counter()
+    if executor is None and chunks:
+        yield from work(chunks[0])
+        chunks = chunks[1:]
+        if (time.perf_counter()-began)*len(chunks) > _worth and torch.device(work.dls.device).type == 'cpu': executor = _cores(work)
+        if executor is None: return (yield from (o for ks in chunks for o in work(ks)))
+    jobs = [executor.submit(work, ks) for ks in chunks]
+    try:
+        for job in _finished(jobs): yield from job.result()
+    finally:
+        for job in jobs: job.cancel()
+
+_worth = 20 # seconds of work that processes of their own, which take some seconds to start, are worth
+
+def _cores(work):
+    "A process for every core of this machine; None where there is one core, or where the work cannot be sent"
+    import cloudpickle, loky
+    if loky.cpu_count() < 2: return None
+    try: cloudpickle.dumps(work)
+    except Exception: return None
+    return loky.get_reusable_executor(max_workers=loky.cpu_count(), timeout=60)
+
+# %% ../nbs/21_reference.ipynb #30164560
+@patch(cls_method=True)
+def fit(cls:ReferenceBank,
+    learn,              # The learner whose training set and recipe are used
+    n:int=16,           # References; an even number, so that every sample is in half of them
+    path=None,          # Folder of the bank; one below `learn.path`/'bank' that its making names, where not given
+    seed:int=0,         # Of the halves and the models
+    recipe=None,        # A `Recipe` or function, where the learner carries none
+    logits:bool=False,  # Keep all logits beside the margins
+    executor=None,      # Where models are trained: any executor of `concurrent.futures`, or what has its `submit`; the cores of this machine where not given
+    compile:bool=False, # Let `torch.compile` make the kernels: on a GPU, and slower to begin
+    quiet:bool=False    # No progress bar
+):                      # A `ReferenceBank`
+    "Train what is not there yet of a bank of `n` references, and open it"
+    if n < 2 or n % 2: raise Refused(f"n={n} references cannot come in pairs of halves: give an even number, 2 or more.")
+    dls,recipe = learn.dls,recipe_of(learn, recipe)
+    made = _made_from(dls, recipe)
+    path = Path(path or Path(learn.path)/'bank'/'-'.join(made.values()))
+    _claim(path, made)
+    files = {_file(path, seed, k): k for k in range(n)}
+    states = {f: _state(f, logits) for f in files}
+    for f in files:
+        if states[f] == 'damaged': print(f"'{f}' is damaged: it is trained again.")
+    missing = [f for f in files if states[f] != 'whole']
+    bar = progress_bar(range(len(missing)), display=not quiet and bool(missing))
+    y = torch.as_tensor(targets(dls))
+    if not (path/'labels.safetensors').exists(): write_shard(path/'labels.safetensors', dict(y=y.int()))
+    _fill(_Work(recipe, dls, seed, logits, compile), files, missing, executor, iter(bar))
+    return cls(list(files), y, path, seed)
+
+# %% ../nbs/21_reference.ipynb #987b6468
+_wave = 256 # files that are locked at once
+
+def _fill(work, files, missing, executor, bar):
+    "Train the missing files: first what nobody has in hand, then, one by one, what somebody had and did not finish"
+    size = Trainer(work.recipe, work.dls).k
+    spread = executor is not None or size == 1
+    for wait,wave in [(False, _wave if spread else size), (True, 1)]:
+        todo = [f for f in missing if not wait or _state(f, work.logits) != 'whole']
+        for some in (todo[i:i+wave] for i in range(0, len(todo), wave)):
+            with _held(some, work.logits, wait) as mine:
+                for f in mine: _sweep(f)
+                names = {files[f]: f for f in mine}
+                chunks = [list(names)[i:i+size] for i in range(0, len(names), size)]
+                for k,tensors in _spread(work, chunks, executor):
+                    write_shard(names[k], tensors, seed=work.seed, reference=k, device=work.dls.device)
+                    next(bar, None)
+    next(bar, None)
+
+def _sweep(file):
+    "Take away what a killed process left half written"
+    for o in file.parent.glob(f'{file.name}.*.part'): o.unlink(missing_ok=True)
+
+# %% ../nbs/21_reference.ipynb #65060c69
+@patch(cls_method=True)
+def open(cls:ReferenceBank,
+    path # Folder of the bank
+):       # A `ReferenceBank` of all references there, of whatever seed
+    "The bank in a folder, as it is; a damaged shard is named and left out"
+    path = Path(path)
+    _note(path)
+    files = sorted(path.glob('reference-*.safetensors'))
+    for f in files:
+        if _state(f) == 'damaged': print(f"'{f}' is damaged and left out: fit the bank again to mend it.")
+    files = [f for f in files if _state(f) == 'whole']
+    if not files: raise Refused(f"There is no reference in '{path}': fit the bank first.")
+    y = read_shard(path/'labels.safetensors')[0]['y'].long()
+    return cls(files, y, path, int(read_shard(files[0])[1]['seed']))
+
+@patch
+def extend(self:ReferenceBank,
+    learn,    # The learner that the bank was fitted to
+    n:int,    # References there shall be, by the bank's seed
+    **kwargs  # What else `fit` takes
+):            # A `ReferenceBank`
+    "Train further references, beside those that are there"
+    if self.path is None: raise Refused("This bank has no folder to grow in: fit one with path=.")
+    return ReferenceBank.fit(learn, n, self.path, self.seed, **kwargs)
+
+@patch
+def merge(self:ReferenceBank,
+    *others,  # Banks of the same training set
+    path=None # A folder for all of them; they stay where they are where not given
+):            # A `ReferenceBank`
+    "One bank of the references of several"
+    banks = [self, *others]
+    for o in others:
+        if (self.y is None) != (o.y is None) or self.y is not None and not torch.equal(self.y, o.y): raise Refused("These banks have different labels: only banks of one training set can be merged.")
+    notes = [_note(o.path) for o in banks if o.path]
+    if any(o != notes[0] for o in notes): raise Refused("These banks were made from different data, recipes or versions: only banks of one making can be merged.")
+    shards = [o for b in banks for o in b.shards]
+    names = [o.name for o in shards if not isinstance(o, dict)]
+    if len(set(names)) < len(names): raise Refused("The same reference is in two of these banks: fit one of them with another seed.")
+    if path is None: return ReferenceBank(shards, self.y, seed=self.seed)
+    if len(names) < len(shards): raise Refused("A bank in memory has no files to copy: merge it without path=.")
+    _claim(Path(path), notes[0])
+    for o in [*shards, self.path/'labels.safetensors']: _copy(o, Path(path)/o.name)
+    return ReferenceBank([Path(path)/o.name for o in shards], self.y, Path(path), self.seed)
+
+# %% ../nbs/21_reference.ipynb #8ec684cb
+def _copy(file, to):
+    part = to.with_name(f'{to.name}.{os.getpid()}.part')
+    shutil.copyfile(file, part)
+    os.replace(part, to)
+
+# %% ../nbs/21_reference.ipynb #84ec89a1
+@patch
+def stability(self:ReferenceBank,
+    score=None,    # Function of margins (K, N) and memberships (K, N) that gives scores (N,); `privacy_risk` where not given
+    draws:int=20,  # Divisions of the bank for each number of references
+    seed:int=0     # Of the divisions
+) -> pd.DataFrame: # Columns n, again (mean rank correlation with n others), again_sd, whole (with all references), whole_sd, extrapolated
+    "How far would the ranking of n references be from that of n others? For n from 2 up to four times the bank's"
+    score = score or (lambda phi, members: privacy_risk(phi, members, 'global'))
+    phi,members,K = self.phi,self.members,len(self)
+    if K < 4: raise Refused(f"A bank of {K} references cannot be divided: give 4 or more.")
+    everything,rng = score(phi, members),np.random.default_rng(seed)
+    pairs = np.arange(K//2*2).reshape(-1, 2) # the halves of a pair stay together: no sample without an in and an out world
+    rows = []
+    for n in (2**i for i in range(1, int(np.log2(K))+1) if 2**i <= K//2):
+        parts = [rng.permutation(pairs)[:n].reshape(2, n) for _ in range(draws)]
+        scores = [[score(phi[at], members[at]) for at in part] for part in parts]
+        rows.append(_spread_of(n, [_rank_correlation(*o) for o in scores], [_rank_correlation(o, everything) for pair in scores for o in pair]))
+    last = rows[-1]
+    for m in (2,4,8): rows.append(dict(n=last['n']*m, again=m*last['again']/(1+(m-1)*last['again']), extrapolated=True))
+    return pd.DataFrame(rows)
+
+def _spread_of(n, again, whole): return dict(n=n, again=np.mean(again), again_sd=np.std(again), whole=np.mean(whole), whole_sd=np.std(whole), extrapolated=False)
+
+def _rank_correlation(a, b):
+    from scipy.stats import spearmanr
+    ok = torch.isfinite(a) & torch.isfinite(b)
+    return float(spearmanr(a[ok], b[ok]).statistic)
