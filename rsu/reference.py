@@ -6,7 +6,7 @@
 __all__ = ['halves', 'write_shard', 'read_shard', 'ReferenceBank']
 
 # %% ../nbs/21_reference.ipynb #520e933d
-import copy, hashlib, inspect, json, os, shutil, time
+import copy, hashlib, inspect, json, os, shutil, threading, time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -213,13 +213,14 @@ def _state(file, logits=False):
 def _held(files, logits, wait=False):
     "Those of the files that are missing and that no other process has in hand; they are ours inside the block"
     with ExitStack() as locks:
-        mine = []
+        held = []
         for f in files:
-            try: locks.enter_context(FileLock(f'{f}.lock').acquire(timeout=-1 if wait else 0)); mine.append(f)
+            try: locks.enter_context(FileLock(f'{f}.lock').acquire(timeout=-1 if wait else 0)); held.append(f)
             except Timeout: pass
-        mine = [f for f in mine if _state(f, logits) != 'whole']
-        yield mine
-        for f in mine: Path(f'{f}.lock').unlink(missing_ok=True) # whoever gets it now finds the file whole
+        try: yield [f for f in held if _state(f, logits) != 'whole']
+        finally:
+            for f in held:
+                if f.exists(): Path(f'{f}.lock').unlink(missing_ok=True) # whoever takes the lock now finds the file whole
 
 # %% ../nbs/21_reference.ipynb #50799b52
 class _Work:
@@ -280,7 +281,14 @@ def _cores(work):
     if loky.cpu_count() < 2: return None
     try: cloudpickle.dumps(work)
     except Exception: return None
-    return loky.get_reusable_executor(max_workers=loky.cpu_count(), timeout=60)
+    return loky.get_reusable_executor(max_workers=loky.cpu_count(), timeout=60, initializer=_leave_with, initargs=(os.getpid(),))
+
+def _leave_with(parent):
+    "Let this process end when the one that started it is gone, killed perhaps"
+    def watch():
+        while os.getppid() == parent: time.sleep(1)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 # %% ../nbs/21_reference.ipynb #30164560
 @patch(cls_method=True)

@@ -28,7 +28,7 @@ def complete(files):
 def test_killed_at_every_stage(whole, tmp_path):
     # one run, killed four times: each start takes up what the last one left
     out = tmp_path/'out'
-    moments = [lambda: (out/'model.safetensors').exists(), lambda: (out/'bank'/'reference-0000.safetensors').exists(),
+    moments = [lambda: (out/'model.safetensors').exists(), lambda: (out/'bank'/'reference-0-0000.safetensors').exists(),
                lambda: (out/'oracles'/'oracle-0000.safetensors').exists(), lambda: (out/'table.parquet').exists() and 'how' in json.loads((out/'run.json').read_text())]
     before = {}
     for i, seen in enumerate(moments):
@@ -37,10 +37,10 @@ def test_killed_at_every_stage(whole, tmp_path):
         assert not (out/'report.html').exists() and json.loads((out/'run.json').read_text())['done'] is False
         before = complete(files)
         # what is left of files that were being written when the process died, this one's and an earlier one's
-        for name in ('run.part', f'model.safetensors.{i}.part', f'bank/reference-0003.safetensors.{i}.part', f'oracles/oracle-0001.safetensors.{i}.part'):
+        for name in ('run.part', f'model.safetensors.{i}.part', f'bank/reference-0-0003.safetensors.{i}.part', f'oracles/oracle-0001.safetensors.{i}.part'):
             (out/name).parent.mkdir(exist_ok=True)
             (out/name).write_bytes(b'half a file')
-    assert len(before) == 1 + 4 + 2
+    assert len(before) == 1 + (4+1) + 2  # the model, the references and their labels, the oracles
     run = start(tmp_path)
     said = run.communicate(timeout=120)[0]
     assert run.returncode == 0, said
@@ -70,7 +70,7 @@ def empty(path): path.write_bytes(b'')
 @pytest.mark.parametrize('damage', [halve, flip, empty])
 def test_damaged_shards_are_named_and_made_again(damage, unfinished, whole, capsys):
     out, again = unfinished
-    bad = ['bank/reference-0001.safetensors', 'oracles/oracle-0000.safetensors']
+    bad = ['bank/reference-0-0001.safetensors', 'oracles/oracle-0000.safetensors']
     for k in bad: damage(out/k)
     before = complete(state(out))
     assert again() == 0
