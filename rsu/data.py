@@ -12,11 +12,12 @@ import copy, hashlib, os
 from itertools import groupby
 from pathlib import Path
 import numpy as np, pandas as pd, torch
+from fastcore.basics import patch
 from torch.utils.data import TensorDataset
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from fastai.losses import CrossEntropyLossFlat
-from fastai.torch_core import default_device, show_images, to_device
+from fastai.torch_core import default_device, show_image, subplots, to_device
 from rsu.value import Refused, known
 
 # %% ../nbs/01_data.ipynb #6954253f
@@ -95,13 +96,15 @@ class IndexLoader(TfmdDL):
     def show_batch(self,
         b=None,   # A batch, inputs (n, ...) and labels (n,); the next one where not given
         max_n=9,  # How many of its samples at most
-        **kwargs  # For fastai's `show_images`, where they are pictures
+        **kwargs  # For fastai's `subplots`, where they are pictures
     ):            # None, or the table (a row a sample)
-        "Show the first `max_n` samples: pictures, or a table where there are none"
+        "Show the first `max_n` samples: pictures, grey ones in grey, or a table where there are none"
         x,y = (self.one_batch() if b is None else b)[:2]
-        names = [self.vocab[i] for i in y[:max_n].tolist()]
-        if x.dim() == 4: show_images(x[:max_n].cpu(), nrows=-(-max_n//9), titles=names, **kwargs)
-        else: return pd.DataFrame(x[:max_n].cpu().numpy(), index=names)
+        x,names = x[:max_n].cpu(), [self.vocab[i] for i in y[:max_n].tolist()]
+        if x.dim() != 4: return pd.DataFrame(x.numpy(), index=names)
+        axs = subplots(-(-len(x)//9), min(len(x), 9), **{'imsize': 1.2, **kwargs})[1]
+        for ax in axs.flat: ax.axis('off')
+        for ax,o,name in zip(axs.flat, x, names): show_image(o, ax=ax, title=name, cmap='gray_r')
 
 # %% ../nbs/01_data.ipynb #61e4d028
 def _settle(ds, device):
@@ -500,3 +503,46 @@ class ForgetSplit:
     def __repr__(self):
         n = [len(self.forget), len(self.retain), len(positions(self.valid)), len(positions(self.test))]
         return "{}: forget {}, retain {}, valid {}, test {} samples".format(type(self).__name__, *n)
+
+# %% ../nbs/01_data.ipynb #7c093b94
+def _unit(x):
+    "Rows of `x`, flattened, centred and scaled to length one (zero where a row is constant)"
+    x = x.flatten(1).float()
+    c = x - x.mean(1, keepdim=True)
+    length = c.norm(dim=1, keepdim=True)
+    return torch.where(length > 1e-5*x.norm(dim=1, keepdim=True), c/length, torch.zeros_like(c))
+
+# %% ../nbs/01_data.ipynb #7cb9578f
+def _blocks(dls, at, features):
+    "Rows (n, d) for the positions `at`, block by block: inputs from the training loader, or given features"
+    if features is not None: yield from (features[torch.as_tensor(i)] for i in np.array_split(at, -(-len(at)//2048)))
+    else:
+        for b in subset(dls.train, at, bs=2048): yield torch.cat([o.as_subclass(torch.Tensor).flatten(1).float() for o in b[:-1]], 1)
+
+def _features(features, N):
+    "`features` as a tensor (N, d); `Refused` where they cannot be the training set's"
+    features = torch.as_tensor(features).detach()
+    if features.dim() < 2 or len(features) != N: raise Refused(f"features= has the shape {tuple(features.shape)} for {N} training samples: give one row a sample, (N, d).")
+    if not torch.isfinite(features).all(): raise Refused("features= holds NaN or infinite values: give a number for every sample.")
+    return features
+
+# %% ../nbs/01_data.ipynb #7ca7fa10
+@patch
+def near_duplicates(self:ForgetSplit,
+    features=None,      # What to compare instead of the inputs, (N, d): a model's penultimate features, say
+    at_least:float=.995 # The least correlation that counts as a copy; the default is for pictures compared by pixels
+) -> pd.DataFrame:      # A row a pair: forget, retain (positions), similarity (correlation), forget_label, retain_label
+    "The copies of forget samples that would stay in retain, most similar first; shifted, mirrored or cropped copies need `features`"
+    if features is not None: features = _features(features, self.N)
+    mine = torch.cat([_unit(o) for o in _blocks(self.dls, self.forget, features)])
+    if mine.shape[1] < 3: raise Refused(f"Samples of {mine.shape[1]} numbers always correlate by -1, 0 or 1: give features= of 3 columns or more.")
+    found,start = [],0
+    for o in _blocks(self.dls, self.retain, features):
+        r = mine @ _unit(o).T
+        i,j = (r >= at_least).nonzero(as_tuple=True)
+        found.append([t.cpu().numpy() for t in (i, j+start, r[i,j].clamp(max=1))])
+        start += len(o)
+    i,j,r = map(np.concatenate, zip(*found))
+    df = pd.DataFrame(dict(forget=self.forget[i], retain=self.retain[j], similarity=r))
+    df = df.assign(forget_label=self.y[df.forget], retain_label=self.y[df.retain])
+    return df.sort_values(['similarity','forget','retain'], ascending=[False,True,True], ignore_index=True)

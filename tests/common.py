@@ -1,8 +1,8 @@
-"What several files of tests share: the command, from a shell and in this process, and what a run left in its folder."
-import hashlib, subprocess, sys
+"What several files of tests share: the command, from a shell and in this process, what a run left in its folder, and a browser."
+import hashlib, os, shutil, subprocess, sys
 from pathlib import Path
 
-import pandas as pd
+import pandas as pd, pytest
 from rsu.cli import main
 from rsu.reference import read_shard
 
@@ -37,3 +37,12 @@ def assert_same(a, b):
     for k in tables: pd.testing.assert_frame_equal(tables[k], tables_b[k], check_exact=True)
     assert weights.keys() == weights_b.keys()
     for k in weights: assert weights[k].numpy().tobytes() == weights_b[k].numpy().tobytes(), k
+
+chromium = os.environ.get('CHROMIUM') or shutil.which('chromium')
+in_browser = pytest.mark.skipif(not chromium, reason='no Chromium here: install it, or name it in CHROMIUM')
+
+def open_browser(playwright):
+    "Chromium, without a window and without calls of its own to its makers."
+    return playwright.chromium.launch(executable_path=chromium, args=[
+        '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+        '--disable-component-update', '--disable-sync'])

@@ -1,15 +1,14 @@
 "The command, as a user gives it: what it leaves, what it prints, and that the same command gives the same numbers."
-import os, re, shutil, sys
+import os, re, sys
 
 import nbformat, numpy as np, pandas as pd, pytest, torch
-from common import assert_same, rsu, shell, small, state
+from common import assert_same, in_browser, open_browser, rsu, shell, small, state
 from rsu.data import digits
 from rsu.recipe import small_cnn
 from rsu.reference import read_shard
 
 documented = {'run.json', 'ranking.parquet', 'stages.parquet', 'table.parquet', 'model.safetensors', 'unlearned.safetensors',
               'bank', 'oracles', 'report.ipynb', 'report.html'}
-chromium = os.environ.get('CHROMIUM') or shutil.which('chromium')
 
 def test_leaves_the_documented_files(whole):
     assert {p.name for p in whole.out.iterdir()} == documented
@@ -115,13 +114,11 @@ def test_the_notebook_ran_without_an_error(whole):
     assert outputs and all(c.execution_count for c in cells if c.cell_type == 'code')
     assert [o for o in outputs if o.output_type == 'error' or o.get('name') == 'stderr'] == []
 
-@pytest.mark.skipif(not chromium, reason='no Chromium here: install it, or name it in CHROMIUM')
+@in_browser
 def test_the_page_in_a_browser(whole):
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=[
-            '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-            '--disable-component-update', '--disable-sync'])
+        browser = open_browser(p)
         tab = browser.new_page()
         asked, complaints = [], []
         tab.on('request', lambda r: asked.append(r.url))

@@ -1,5 +1,5 @@
 "The documentation, as a reader's browser sees it."
-import os, shutil, subprocess, sys
+import subprocess, sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -7,10 +7,9 @@ from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from common import in_browser, open_browser
 
 root = Path(__file__).parent.parent
-chromium = os.environ.get('CHROMIUM') or shutil.which('chromium')
-in_browser = pytest.mark.skipif(not chromium, reason='no Chromium here: install it, or name it in CHROMIUM')
 
 @pytest.fixture(scope='module')
 def docs():
@@ -31,9 +30,7 @@ def pages(docs):
     Thread(target=server.serve_forever, daemon=True).start()
     home = f'http://127.0.0.1:{server.server_port}/'
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=[
-            '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-            '--disable-component-update', '--disable-sync'])
+        browser = open_browser(p)
         tab = browser.new_page()
         asked, complaints = [], []
         tab.on('request', lambda r: asked.append(r.url))
