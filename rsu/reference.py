@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from rsu import __version__
 from rsu.value import Refused
-from rsu.data import fingerprint, positions, predict_train, targets
+from rsu.data import fingerprint, positions, predict, predict_train, targets
 from rsu.recipe import derived, make, recipe_of
 from rsu.attack import margin
 
@@ -65,9 +65,15 @@ class ReferenceBank:
         members,  # Which reference was trained on which sample, (K, N) bool
         logits,   # What each says of each training sample, (K, N, C) float16
         y,        # Labels, (N,) int64
-        path=None # The folder that keeps it, where there is one
+        path=None, # The folder that keeps it, where there is one
+        phi_valid=None # Margins of each on the validation samples, (K, M)
     ):
-        self.members,self.logits,self.y,self.path = members,logits,y,path
+        self.members,self.logits,self.y,self.path,self.phi_valid = members,logits,y,path,phi_valid
+
+    @property
+    def correct(self) -> torch.Tensor:
+        "Was each reference right on each training sample, (K, N) bool"
+        return self.logits.argmax(-1) == self.y
 
     @property
     def phi(self) -> torch.Tensor:
@@ -97,9 +103,10 @@ class ReferenceBank:
         todo = [k for k in range(n) if not _whole(_shard(path, k))]
         for k in progress_bar(todo, display=not quiet and bool(todo)):
             one = make(recipe, dls, np.flatnonzero(members[k]), derived(seed, k))
-            write_shard(_shard(path, k), dict(logits=predict_train(one.model, dls)[0].half()), model_seed=derived(seed, k))
-        logits = torch.stack([read_shard(_shard(path, k))[0]['logits'] for k in range(n)])
-        return cls(torch.as_tensor(members), logits, torch.as_tensor(targets(dls)), path)
+            write_shard(_shard(path, k), dict(logits=predict_train(one.model, dls)[0].half(), phi_valid=margin(*predict(one.model, dls.valid))), model_seed=derived(seed, k))
+        shards = [read_shard(_shard(path, k))[0] for k in range(n)]
+        logits,phi_valid = (torch.stack([o[name] for o in shards]) for name in ('logits','phi_valid'))
+        return cls(torch.as_tensor(members), logits, torch.as_tensor(targets(dls)), path, phi_valid)
 
 # %% ../nbs/21_reference.ipynb #c40b8f2d
 def _shard(path, k): return path/f'reference-{k:04}.safetensors'
