@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['UnlearnProbe']
 
-# %% ../nbs/42_compare.ipynb #084f2efc
+# %% ../nbs/42_compare.ipynb #f5c39fee
 import numpy as np
 from rsu.data import ForgetSplit, predict_train
 from rsu.attack import margin
 from rsu.ranking import Ranker
 from rsu.unlearn import Algorithm, NegGradPlus, unlearn
 
-# %% ../nbs/42_compare.ipynb #a5e937f2
+# %% ../nbs/42_compare.ipynb #041abb51
 class UnlearnProbe(Ranker):
     "How much of its margin a sample keeps in a short unlearning of all samples asked about: higher = harder to forget"
     needs,trainings,cost,source = 'the trained model, all training samples','< 1','a short unlearning','control: the difficulty itself, measured'
