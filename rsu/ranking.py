@@ -305,9 +305,11 @@ class _Recorded(Ranker):
         record:Record # Of the learner's training
     ): self.record = record
 
-    def _check(self, learn):
+    def _at(self, learn, at):
+        "Positions `at` as an index, where the record is of this learner's data"
         n,N = self.record.phi.shape[1], len(learn.dls.train_ds)
         if n != N: raise Refused(f"The record speaks of {n} training samples and the learner has {N}: record this learner's own training.")
+        return torch.as_tensor(np.array(at))
 
 # %% ../nbs/22_ranking.ipynb #c23511ce
 class LearningSpeed(_Recorded):
@@ -321,7 +323,7 @@ class LearningSpeed(_Recorded):
     def name(self): return f'learningspeed, {self.by}'
 
     def score(self, learn, at):
-        self._check(learn)
+        at = self._at(learn, at)
         each = self.record.phi.sigmoid() if self.by == 'confidence' else self.record.correct.float()
         return 1 - each[:,at].mean(0).numpy()
 
@@ -330,7 +332,7 @@ class ForgettingEvents(_Recorded):
     "How often a sample turned from right to wrong between epochs; the number of epochs where it was never right"
     source = 'Toneva et al. 2019'
     def score(self, learn, at):
-        self._check(learn)
+        at = self._at(learn, at)
         right = self.record.correct[:,at]
         events = (right[:-1] & ~right[1:]).sum(0)
         return torch.where(right.any(0), events, len(right)).double().numpy()
@@ -345,7 +347,7 @@ class EL2N(_Recorded):
     ): self.record,self.epoch = record,epoch
 
     def score(self, learn, at):
-        self._check(learn)
+        at = self._at(learn, at)
         E = len(self.record.rows)
         epoch = max(1, round(E/10)) if self.epoch is None else self.epoch
         if not 1 <= epoch <= E: raise Refused(f"epoch={epoch} is not in the record: give a number from 1 to {E}.")
@@ -356,7 +358,7 @@ class LossTraceIQR(_Recorded):
     "The distance between the quartiles of a sample's losses over the epochs"
     source = 'LT-IQR of Pollock et al. 2024'
     def score(self, learn, at):
-        self._check(learn)
+        at = self._at(learn, at)
         low,high = nn.functional.softplus(-self.record.phi[:,at].double()).quantile(torch.tensor([.25,.75], dtype=torch.float64), dim=0)
         return (high-low).numpy()
 
@@ -398,8 +400,10 @@ class _Banked(Ranker):
     @property
     def name(self): return f'{super().name}, {len(self.bank)} references'
 
-    def _check(self, learn):
+    def _at(self, learn, at):
+        "Positions `at` as an index, where the bank is of this learner's data"
         if len(self.bank.y) != len(learn.dls.train_ds): raise Refused(f"The bank speaks of {len(self.bank.y)} training samples and the learner has {len(learn.dls.train_ds)}: fit the bank to this learner.")
+        return torch.as_tensor(np.array(at))
 
     def _refs(self, at): return self.bank.phi[:,at], self.bank.members[:,at]
 
@@ -420,16 +424,18 @@ class LiRA(_Banked):
     def name(self): return f"lira {'online' if self.online else 'offline'}, {len(self.bank)} references"
 
     def score(self, learn, at):
-        self._check(learn)
-        return lira(_phi(learn, at), *self._refs(at), self.online, self._variance).numpy()
+        at = self._at(learn, at)
+        phi = torch.full((len(self.bank.y),), torch.nan)
+        phi[at] = _phi(learn, at)
+        return lira(phi, self.bank.phi, self.bank.members, self.online, self._variance)[at].numpy()
 
 # %% ../nbs/22_ranking.ipynb #783cd130
 class PrivacyRisk(_Banked):
     "How far a sample's in and out worlds lie apart, whatever this one model says of it"
     source = 'd of signal detection, on the worlds of Carlini et al. 2022'
     def score(self, learn, at):
-        self._check(learn)
-        return privacy_risk(*self._refs(at), self._variance).numpy()
+        at = self._at(learn, at)
+        return privacy_risk(self.bank.phi, self.bank.members, self._variance)[at].numpy()
 
 # %% ../nbs/22_ranking.ipynb #3133cea9
 class RMIA(_Banked):
@@ -442,7 +448,7 @@ class RMIA(_Banked):
     ): self.bank,self.a,self.gamma = bank,a,gamma
 
     def score(self, learn, at):
-        self._check(learn)
+        at = self._at(learn, at)
         phi,population = _phi(learn, at), margin(*predict(learn.model, learn.dls.valid))
         if len(population) != self.bank.phi_valid.shape[1]: raise Refused(f"The bank speaks of {self.bank.phi_valid.shape[1]} validation samples and the learner has {len(population)}: fit the bank to this learner.")
         refs,members = self._refs(at)
@@ -454,7 +460,7 @@ class AttackR(_Banked):
     "The share of references without the sample whose loss on it is higher than the model's"
     source = 'Attack R of Ye et al. 2022'
     def score(self, learn, at):
-        self._check(learn)
+        at = self._at(learn, at)
         return attack_r(_phi(learn, at), *self._refs(at)).numpy()
 
 # %% ../nbs/22_ranking.ipynb #a08a8a38
@@ -469,6 +475,6 @@ class Memorization(_Banked):
     def name(self): return f'memorization, {self.by}, {len(self.bank)} references'
 
     def score(self, learn, at):
-        self._check(learn)
+        at = self._at(learn, at)
         each = self.bank.phi.sigmoid() if self.by == 'probability' else self.bank.correct
         return memorization(each[:,at], self.bank.members[:,at]).numpy()
