@@ -18,8 +18,9 @@ from .ranking import *
 from .sequence import *
 from .metrics import *
 from .evaluate import *
+from .compare import *
 from .plot import *
 
 # %% ../nbs/61_all.ipynb #bab22499
-_pages = 'value data recipe ensemble unlearn attack reference ranking sequence metrics evaluate plot'.split()
+_pages = 'value data recipe ensemble unlearn attack reference ranking sequence metrics evaluate compare plot'.split()
 __all__ = sorted({name for page in _pages for name in import_module(f'rsu.{page}').__all__})

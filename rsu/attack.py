@@ -118,7 +118,7 @@ def memorization(
     correct:torch.Tensor, # Was each reference right (K, N) bool; or its probability of the true class, in [0, 1]
     members:torch.Tensor  # Which reference was trained on which sample (K, N) bool
 ) -> torch.Tensor:        # (N,) float64 in [-1, 1]; NaN where a sample has no reference of a kind
-    "Right answers of models with the sample minus those without it (Feldman, STOC 2020, equation 1; Feldman & Zhang 2020)"
+    "Right answers of models with the sample minus those without it (Feldman, STOC 2020; estimated as by Feldman & Zhang, NeurIPS 2020)"
     correct,members = torch.as_tensor(correct).double(), torch.as_tensor(members).bool()
     return _mean_over(correct, members) - _mean_over(correct, ~members)
 
@@ -126,7 +126,7 @@ def memorization(
 def entropy(
     probs:torch.Tensor # Probabilities (..., C)
 ) -> torch.Tensor:     # (...,), in nats; between 0 and log C
-    r"Shannon's entropy, with $0\log 0=0$; a signal of membership in Salem et al., NDSS 2019, section V"
+    r"Shannon's entropy, with $0\log 0=0$; a signal of membership in Salem et al., NDSS 2019"
     return torch.special.entr(torch.as_tensor(probs)).sum(-1)
 
 # %% ../nbs/20_attack.ipynb #77b690fe
@@ -134,7 +134,7 @@ def modified_entropy(
     probs:torch.Tensor, # Probabilities (..., C)
     labels:torch.Tensor # True classes (...,)
 ) -> torch.Tensor:      # (...,) float64, in nats; 0 where the true class has probability 1
-    "The entropy that knows the true class (Song & Mittal, USENIX Security 2021, equation 8)"
+    "The entropy that knows the true class (Song & Mittal, USENIX Security 2021, section 3)"
     probs = torch.as_tensor(probs).double()
     true = torch.zeros_like(probs, dtype=torch.bool).scatter(-1, torch.as_tensor(labels).long()[..., None], True)
     wrong = torch.where(true, 1-probs, probs)

@@ -1,0 +1,220 @@
+"What must hold for the statistics of attacks and for rankings, whatever the scores; and rankers on models and loaders of another kind."
+import copy
+
+import numpy as np, pytest, torch
+from hypothesis import HealthCheck, given, settings, strategies as st
+from scipy import stats
+from torch import nn
+from fastai.learner import Learner
+from rsu.attack import attack_p, attack_r, entropy, lira, margin, memorization, modified_entropy, privacy_risk, rmia
+from rsu.data import ForgetSplit, Samples, breast_cancer, digits, loaders
+from rsu.ranking import (AttackR, Confidence, Curvature, EL2N, Entanglement, Entropy, ForgettingEvents, GradNorm, HoldoutRetrain, LearningSpeed, LiRA,
+                         LossTraceIQR, Memorization, ModifiedEntropy, PrivacyRisk, Random, Ranker, Ranking, Record, RMIA, ranker_table)
+from rsu.recipe import Recipe, mlp, small_cnn
+from rsu.reference import ReferenceBank
+from rsu.value import Refused
+
+settings.register_profile('ranking', max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('ranking')
+
+seeds = st.integers(0, 2**32-1)
+sizes = st.tuples(st.integers(2, 9), st.integers(1, 20)) # references and samples
+
+def worlds(seed, K, N):
+    "Margins of a model and of references, some of them beyond any finite one, and who saw what"
+    r = np.random.default_rng(seed)
+    phi, refs = r.normal(0, 5, N), r.normal(0, 5, (K,N))
+    refs[r.random((K,N)) < .1] = np.inf
+    refs[r.random((K,N)) < .1] = -np.inf
+    return phi, refs, r.random((K,N)) < .5
+
+statistics = dict(
+    online=lira,
+    offline=lambda phi, refs, m: lira(phi, refs, m, online=False),
+    pooled=lambda phi, refs, m: lira(phi, refs, m, variance='global'),
+    risk=lambda phi, refs, m: privacy_risk(refs, m),
+    attack_r=attack_r,
+    memorization=lambda phi, refs, m: memorization(torch.as_tensor(refs).sigmoid(), m))
+
+@pytest.mark.parametrize('f', statistics.values(), ids=statistics.keys())
+@given(seeds, sizes)
+def test_the_order_of_references_and_of_samples_does_not_matter(f, seed, size):
+    phi, refs, m = worlds(seed, *size)
+    want, r = f(phi, refs, m), np.random.default_rng(seed)
+    k, i = r.permutation(size[0]), r.permutation(size[1])
+    torch.testing.assert_close(f(phi, refs[k], m[k]), want, equal_nan=True)
+    torch.testing.assert_close(f(phi[i], refs[:,i], m[:,i]), want[i], equal_nan=True)
+
+@pytest.mark.parametrize('f', statistics.values(), ids=statistics.keys())
+@given(seeds, sizes)
+def test_nan_where_a_kind_is_missing_and_nowhere_else(f, seed, size):
+    phi, refs, m = worlds(seed, *size)
+    none, all_ = ~m.any(0), m.all(0)
+    lacking = all_ if f in (statistics['offline'], attack_r) else none | all_
+    assert torch.isnan(f(phi, refs, m)).numpy().tolist() == lacking.tolist()
+
+@given(seeds, st.integers(1, 30), st.integers(1, 30), st.integers(1, 6), st.floats(0, 1), st.floats(.1, 4))
+def test_rmia_is_the_count_over_all_pairs(seed, N, M, K, a, gamma):
+    r = np.random.default_rng(seed)
+    # few values, so that there are ties and exact zeros and ones
+    p, refs, q, q_refs = (r.integers(0, 5, o)/4 for o in (N, (K,N), M, (K,M)))
+    tiny = np.finfo(float).tiny
+    x = (p+tiny) / (((1+a)*refs.mean(0) + (1-a))/2 + tiny)
+    z = (q+tiny) / (((1+a)*q_refs.mean(0) + (1-a))/2 + tiny)
+    got = rmia(p, refs, np.zeros((K,N), bool), q, q_refs, a, gamma).numpy()
+    np.testing.assert_allclose(got, (x[:,None] > gamma*z).mean(1))
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.lists(st.integers(0, 4), min_size=1, max_size=30))
+def test_attack_p_is_the_count_over_all_pairs(loss, pop):
+    np.testing.assert_allclose(attack_p(loss, pop).numpy(), (np.array(pop)[None] > np.array(loss)[:,None]).mean(1))
+
+@given(seeds, st.integers(2, 6))
+def test_one_hot_probabilities_give_finite_figures(seed, C):
+    r = np.random.default_rng(seed)
+    p, y = torch.eye(C)[r.integers(0, C, 10)], torch.as_tensor(r.integers(0, C, 10))
+    right = p.argmax(1) == y
+    phi = margin(p.log(), y)
+    assert (phi[right] > 103).all() and (phi[~right] < -103).all() and phi.isfinite().all()
+    assert (entropy(p) == 0).all() and (modified_entropy(p, y)[right] == 0).all()
+    assert modified_entropy(p, y).isfinite().all() and (modified_entropy(p, y)[~right] > 100).all()
+
+# Rankings
+
+dls = loaders(*[Samples(torch.arange(40.)[:,None], torch.arange(40) % 2)]*3, bs=8, device='cpu')
+
+def ranking(scores, name='one'): return Ranking.from_scores(ForgetSplit(dls, np.arange(len(scores))), scores, name)
+
+@st.composite
+def pairs(draw):
+    n = draw(st.integers(5, 30))
+    some = st.lists(st.integers(-3, 3), min_size=n, max_size=n)
+    return draw(some), draw(some)
+
+@given(pairs())
+def test_agreement_is_scipys_and_symmetric_but_for_the_top_fifth(ab):
+    a, b = map(ranking, ab)
+    one, two = a.agreement(b, n_boot=1), b.agreement(a, n_boot=1)
+    if len(set(ab[0])) > 1 and len(set(ab[1])) > 1: assert abs(one.value['spearman'] - stats.spearmanr(*ab)[0]) < 1e-9
+    np.testing.assert_allclose(one.value.iloc[:2], two.value.iloc[:2], equal_nan=True)
+    k = max(1, len(a)//10)
+    assert abs(one.value['top-k overlap'] - len(np.intersect1d(a.top(k), b.top(k)))/k) < 1e-9
+    top = np.isin(a.forget, a.top(max(2, len(a)//5)))
+    x, y = np.array(ab[0])[top], np.array(ab[1])[top]
+    if len(set(x)) > 1 and len(set(y)) > 1: assert abs(one.value['spearman in the top fifth'] - stats.spearmanr(x, y)[0]) < 1e-9
+
+@given(pairs(), st.floats(.1, 9))
+def test_only_the_order_of_scores_counts(ab, scale):
+    a, b = map(ranking, ab)
+    other = ranking(np.exp(np.array(ab[0])*scale/9))
+    assert a.agreement(b, n_boot=20).equals(other.agreement(b, n_boot=20))
+    assert (a.order == other.order).all()
+
+@given(pairs())
+def test_combining_keeps_what_all_agree_on(ab):
+    a, b = map(ranking, ab)
+    both = Ranking.combine([a, b])
+    assert (Ranking.combine([b, a]).scores == both.scores).all()
+    assert (Ranking.combine([a]).order == a.order).all()
+    over = (a.scores[:,None] > a.scores) & (b.scores[:,None] > b.scores)
+    assert (both.scores[:,None] > both.scores)[over].all()
+
+@given(pairs())
+def test_ties_stand_by_position(ab):
+    a = ranking(ab[0])
+    assert a.order.tolist() == sorted(a.forget.tolist(), key=lambda i: (-a.scores[i], i))
+
+def test_the_interval_has_the_truth_in_it_as_often_as_it_says():
+    rho, inside, r = .6, 0, np.random.default_rng(0)
+    many = loaders(*[Samples(torch.zeros(200, 1), torch.arange(200) % 2)]*3, bs=8, device='cpu')
+    split = ForgetSplit(many, np.arange(199))
+    truth = 6/np.pi*np.arcsin(rho/2) # Spearman's correlation of two normals
+    for s in range(100):
+        x = r.normal(size=199)
+        a, b = (Ranking.from_scores(split, o) for o in (x, rho*x + (1-rho**2)**.5*r.normal(size=199)))
+        low, high = a.agreement(b, n_boot=200, seed=s).loc['spearman', ['low','high']]
+        inside += low < truth < high
+    assert 88 <= inside <= 99
+
+def test_refusals():
+    a = ranking([1,2,3])
+    for f in (lambda: a.agreement(ranking([1,2])), lambda: a.agreement(a, k=4), lambda: a.agreement(a, n_boot=0), lambda: Ranking.combine([]),
+              lambda: Ranking.combine([a, ranking([1,2])])):
+        with pytest.raises(Refused): f()
+
+# Rankers on other models
+
+def model_rankers(): return [Confidence(), Entropy(), ModifiedEntropy(), GradNorm(), Curvature(), Entanglement(), HoldoutRetrain(n_epoch=1)]
+
+@pytest.fixture(scope='module')
+def table():
+    record = Record()
+    learn = Recipe(mlp, n_epoch=3, args=dict(c_out=2)).fit(breast_cancer(), quiet=True, cbs=record)
+    return learn, record
+
+@pytest.fixture(scope='module')
+def bank(table, tmp_path_factory): return ReferenceBank.fit(table[0], n=4, path=tmp_path_factory.mktemp('bank'), quiet=True)
+
+def all_rankers(table, bank):
+    learn, record = table
+    return [*model_rankers(), *(o(record) for o in (LearningSpeed, ForgettingEvents, EL2N, LossTraceIQR)),
+            *(o(bank) for o in (LiRA, PrivacyRisk, RMIA, AttackR, Memorization)), Random()]
+
+def test_every_ranker_on_a_table_leaves_the_learner_as_it_was(table, bank):
+    learn, at = table[0], np.array([400, 3, 17, 5])
+    learn.model.train()
+    learn.model[0].eval()
+    state, modes = copy.deepcopy(learn.model.state_dict()), [m.training for m in learn.model.modules()]
+    own, chance = learn.__dict__.copy(), (torch.get_rng_state(), np.random.get_state()[1].copy())
+    everyone = all_rankers(table, bank)
+    assert {type(r).__name__ for r in everyone} >= set(ranker_table().index) - {'UnlearnProbe'}
+    for r in everyone:
+        scores = r.score(learn, at)
+        assert scores.shape == (4,) and np.isfinite(scores).all(), r.name
+        # each score belongs to its position, in whatever order and company they are asked for
+        np.testing.assert_allclose(r.score(learn, at[::-1]), scores[::-1], rtol=1e-3, atol=1e-6, err_msg=r.name)
+        np.testing.assert_allclose(r.score(learn, at[:1]), scores[:1], rtol=1e-3, atol=1e-6, err_msg=r.name)
+        for k, v in learn.model.state_dict().items(): assert torch.equal(v, state[k]), r.name
+        assert [m.training for m in learn.model.modules()] == modes and all(p.grad is None or not p.grad.any() for p in learn.model.parameters()), r.name
+        assert learn.__dict__.keys() == own.keys() and all(learn.__dict__[k] is v for k, v in own.items()), r.name
+        assert torch.equal(torch.get_rng_state(), chance[0]) and (np.random.get_state()[1] == chance[1]).all(), r.name
+
+class TwoInputs(nn.Module):
+    "As fastai's tabular models: whole numbers and floats"
+    def __init__(self):
+        super().__init__()
+        self.emb, self.head = nn.Embedding(5, 3), nn.Sequential(nn.Linear(5, 4), nn.ReLU(inplace=True), nn.Dropout(.5), nn.Linear(4, 2))
+    def forward(self, cat, cont): return self.head(torch.cat([self.emb(cat[:,0]), cont], 1))
+
+def test_two_inputs_of_which_one_is_whole_numbers():
+    from fastai.data.core import DataLoaders
+    from torch.utils.data import TensorDataset
+    from rsu.data import IndexLoader
+    def part(n): return TensorDataset(torch.arange(n)[:,None] % 5, torch.randn(n, 2), torch.arange(n) % 2)
+    two = DataLoaders(*(IndexLoader(part(30), bs=8, device=torch.device('cpu')) for _ in range(3)))
+    learn = Learner(two, TwoInputs(), nn.CrossEntropyLoss())
+    for r in model_rankers():
+        if isinstance(r, Curvature):
+            with pytest.raises(Refused, match='whole numbers'): r.score(learn, np.arange(4))
+        else: assert np.isfinite(r.score(learn, np.arange(4))).all(), r.name
+
+def test_features_need_a_linear_layer():
+    net = nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())
+    learn = Learner(digits(n=40), net)
+    with pytest.raises(Refused, match='no linear layer'): Entanglement().score(learn, np.arange(3))
+    assert np.isfinite(GradNorm().score(learn, np.arange(3))).all()
+
+def test_a_record_does_not_change_the_fit():
+    a, b = (Recipe(small_cnn, n_epoch=2).fit(digits(n=200), quiet=True, cbs=cbs) for cbs in (None, Record()))
+    for p, q in zip(a.model.state_dict().values(), b.model.state_dict().values()): assert torch.equal(p, q)
+
+def test_a_bank_of_another_population_is_refused(table, bank):
+    other = copy.copy(bank)
+    other.phi_valid = bank.phi_valid[:,:-1]
+    with pytest.raises(Refused, match='validation'): RMIA(other).score(table[0], np.arange(3))
+
+def test_own_rankers_are_in_the_table():
+    class Mine(Ranker):
+        "By position"
+        needs, trainings, cost, source = 'nothing', '0', 'nothing', 'here'
+        def score(self, learn, at): return np.asarray(at, dtype=float)
+    assert ranker_table().loc['Mine'].tolist() == ['nothing', '0', 'nothing', 'here']
