@@ -102,7 +102,7 @@ def agreement(self:Ranking,
     _check_same(self, other)
     n,k = len(self), max(1, len(self)//10) if k is None else k
     if not 1 <= k <= n or n_boot < 1: raise Refused(f"k={k}, n_boot={n_boot} cannot be had of {n} samples: k is 1 to {n}, n_boot 1 or more.")
-    rng,block = np.random.default_rng(seed), max(1, 2**22//n) # resamples at a time: their counts and ranks fit the memory
+    rng,block = np.random.default_rng(seed), max(1, 2**17//n) # resamples at a time: what a processor's cache holds
     draws = (rng.multinomial(n, np.full(n, 1/n), size=min(block, n_boot-i)).astype(float) for i in range(0, n_boot, block))
     boot = np.concatenate([_agree(self.scores, other.scores, k, o) for o in draws], axis=1)
     value,(low,high) = _agree(self.scores, other.scores, k, np.ones((1,n)))[:,0], np.quantile(boot, [.025,.975], axis=1)
