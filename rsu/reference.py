@@ -96,7 +96,7 @@ class ReferenceBank:
             if name not in o: raise Refused(_absent[name])
             yield o
 
-    def _bool(self, name): return torch.stack([_unbits(o[name], o['phi' if 'phi' in o else 'logits'].shape[0]) for o in self._read(name)])
+    def _bool(self, name): return torch.stack([_unbits(o[name], _length(o)) for o in self._read(name)])
     def _float(self, name): return torch.stack([o[name] for o in self._read(name)]).float()
 
     @property
@@ -125,23 +125,25 @@ class ReferenceBank:
 
 # %% ../nbs/21_reference.ipynb #eae0769e
 _labels = "This bank has no labels: give y= where it is made, or rank with it, a ranker takes the labels of its learner."
-_absent = dict(phi=_labels, correct=_labels, phi_valid="This bank has no margins on validation samples: make it with logits_valid= and y_valid=.",
+_absent = dict(phi=_labels, correct=f"{_labels[:-1]}; and one that was made of margins does not know which answers were right.", phi_valid="This bank has no margins on validation samples: make it with logits_valid= and y_valid=.",
                logits="This bank keeps margins and no logits: fit it with logits=True.", members="This bank has no memberships.")
+
+def _length(shard): return len(shard['phi'] if 'phi' in shard else shard['logits'])
 
 # %% ../nbs/21_reference.ipynb #fb7d7d58
 @patch(cls_method=True)
 def from_arrays(cls:ReferenceBank,
     members,           # Which reference was trained on which sample, (K, N) bool
-    logits,            # What each says of each sample: logits or log-probabilities (K, N, C)
+    logits,            # What each says of each sample: logits or log-probabilities (K, N, C), or margins (K, N)
     y=None,            # Labels (N,); where not given, a ranker takes those of its learner
     logits_valid=None, # Logits on samples that no reference saw (K, M, C): the population of `RMIA`
     y_valid=None       # and their labels (M,)
 ):                     # A `ReferenceBank` in memory
     "A bank of references that were trained elsewhere"
     members,logits = torch.as_tensor(np.asarray(members)), torch.as_tensor(np.asarray(logits)).float()
-    if members.dtype != torch.bool or logits.dim() != 3 or members.shape != logits.shape[:2]:
-        raise Refused(f"Memberships {tuple(members.shape)} of {members.dtype} and logits {tuple(logits.shape)} do not fit: give (K, N) of bool and (K, N, C).")
-    bank = cls([dict(members=_bits(m), logits=o) for m,o in zip(members, logits)])
+    if members.dtype != torch.bool or logits.dim() not in (2,3) or members.shape != logits.shape[:2]:
+        raise Refused(f"Memberships {tuple(members.shape)} of {members.dtype} and logits {tuple(logits.shape)} do not fit: give (K, N) of bool, and (K, N, C) or margins (K, N).")
+    bank = cls([dict(members=_bits(m), **(dict(logits=o) if o.dim() == 2 else dict(phi=_half(o)))) for m,o in zip(members, logits)])
     if y is not None: bank = bank.labelled(y)
     if logits_valid is not None:
         for o,v in zip(bank.shards, torch.as_tensor(np.asarray(logits_valid)).float()): o['phi_valid'] = _half(margin(v, torch.as_tensor(np.asarray(y_valid))))
@@ -153,12 +155,12 @@ def labelled(self:ReferenceBank,
 ):    # A `ReferenceBank`
     "This bank with labels; its own where it has them, and then they must be the same"
     y = torch.as_tensor(np.asarray(y)).long()
-    n = self.shards[0]['logits'].shape[0] if self.y is None else len(self.y)
+    n = _length(next(self._read('members')))
     if len(y) != n: raise Refused(f"The bank speaks of {n} training samples and the learner has {len(y)}: fit the bank to this learner.")
     if self.y is not None:
         if not torch.equal(self.y, y): raise Refused(f"{int((self.y != y).sum())} of {n} labels of the bank differ from the learner's: it was made from other data, or in another order.")
         return self
-    return ReferenceBank([dict(o, phi=_half(margin(o['logits'], y)), correct=_bits(o['logits'].argmax(1) == y)) for o in self.shards], y)
+    return ReferenceBank([{**o, **(_told(o['logits'], y) if 'logits' in o else {})} for o in self.shards], y)
 
 # %% ../nbs/21_reference.ipynb #f071ce71
 @patch
@@ -168,7 +170,7 @@ def at(self:ReferenceBank,
     "The bank's columns for some samples, read a shard at a time"
     positions = np.asarray(positions)
     def cut(o):
-        bits = {k: _bits(_unbits(o[k], len(self.y))[positions]) for k in ('members','correct')}
+        bits = {k: _bits(_unbits(o[k], len(self.y))[positions]) for k in ('members','correct') if k in o}
         return {**o, **bits, **{k: o[k][positions] for k in ('phi','logits') if k in o}}
     return ReferenceBank([cut(o) for o in self._read('phi')], self.y[positions])
 

@@ -1,5 +1,5 @@
 "The command, as a user gives it: what it leaves, what it prints, and that the same command gives the same numbers."
-import os, re, sys
+import json, os, re, sys
 
 import nbformat, numpy as np, pandas as pd, pytest, torch
 from common import assert_same, in_browser, open_browser, rsu, shell, small, state
@@ -134,3 +134,23 @@ def test_the_page_in_a_browser(whole):
     assert headings[0] == 'Unlearning report' and {'Who was at risk', 'Verdict', 'To repeat it'} < set(headings)
     assert len(drawn) >= 5 and all(drawn)
     assert wide <= 0, 'the page is wider than the window'
+
+@pytest.mark.parametrize('name', ['learningspeed', 'rmia', 'memorization', 'gradnorm', 'holdoutretrain', 'el2n'])
+def test_rankers_by_name(name, here, no_report):
+    assert no_report(*small, '--ranker', name, '--out', 'out') == 0
+    df = pd.read_parquet('out/ranking.parquet')
+    assert len(df) == 12 and np.isfinite(df.score).all() and json.loads((here/'out'/'run.json').read_text())['ranker'].startswith(name)
+
+def test_a_record_of_training_is_kept(whole, here, no_report):
+    # a run that reads a record trains the same model, and takes the record up when it is started again
+    ask = [*small, '--ranker', 'learningspeed', '--out', 'out']
+    assert no_report(*ask) == 0
+    model = read_shard(here/'out'/'model.safetensors')[0]
+    for k, v in read_shard(whole.out/'model.safetensors')[0].items(): assert torch.equal(model[k], v)
+    first, before = pd.read_parquet('out/ranking.parquet'), state(here/'out')
+    for gone in (['table.parquet'], ['table.parquet', 'record.safetensors']):
+        for k in gone: (here/'out'/k).unlink()
+        assert no_report(*ask) == 0
+        pd.testing.assert_frame_equal(pd.read_parquet('out/ranking.parquet'), first)
+    after = state(here/'out')
+    assert after['record.safetensors'][1] == before['record.safetensors'][1]
