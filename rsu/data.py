@@ -324,11 +324,11 @@ def predict(
     modes,device = {m: m.training for m in model.modules()}, next(model.parameters()).device
     model.eval()
     try:
-        plain = lambda t: t.as_subclass(torch.Tensor).cpu()
+        plain = lambda t: t.as_subclass(torch.Tensor)
         res = [(plain(model(*b[:-1]).float()), plain(b[-1]).flatten()) for b in (to_device(b, device) for b in dl)]
     finally:
         for m,was in modes.items(): m.training = was
-    return tuple(torch.cat(o) for o in zip(*res))
+    return tuple(torch.cat(o).cpu() for o in zip(*res)) # one trip from the device, not one a batch
 
 def predict_train(
     model,  # A network

@@ -208,13 +208,13 @@ def plot_cost(
     for x,c in enumerate(costs):
         part = df[df.cost == c]
         at,ys = x+np.linspace(0, .32, len(part)), _spread(part.quality.to_numpy(), span*.055)
-        ax.errorbar(at, part.quality, yerr=[part.quality-part.low, part.high-part.quality], fmt='o', ms=4, lw=1, capsize=2, color=sns.color_palette('colorblind')[x%6])
+        ax.errorbar(at, part.quality, yerr=[part.quality-part.low, part.high-part.quality], fmt='o', ms=4, lw=1, capsize=2, color=sns.color_palette('colorblind')[0])
         for name,px,py,ty in zip(part.index, at, part.quality, ys):
             ax.plot([px, x+.38], [py, ty], color='.75', lw=.6, zorder=0)
             ax.text(x+.39, ty, name, size=7, va='center')
     free,best = df[df.cost == costs[0]].iloc[0], df.iloc[0]
     ax.set(xticks=range(len(costs)), xticklabels=[f'{c:g}' for c in costs], xlim=(-.15, len(costs)), xlabel='cost, in trainings of a model (columns, not to scale)', ylabel=f'{quality} (with its interval)',
-           title=f'{best.name} leads with {best.quality:.2f} for {best.cost:g} trainings; {free.name} has {free.quality:.2f} for {free.cost:g}')
+           title=f'{best.name} leads with {best.quality:.2f} for {best.cost:g} trainings' + ('' if best.name == free.name else f'; {free.name} has {free.quality:.2f} for {free.cost:g}'))
     return ax
 
 # %% ../nbs/50_plot.ipynb #7cd7bef0
