@@ -104,9 +104,10 @@ def _widened(layer, k):
     "The layer that is `k` of `layer` side by side; None where there is no such layer"
     kind,device = type(layer),next((p.device for p in layer.parameters()), None)
     if kind is nn.Sequential:
-        wide = [_widened(o, k) for o in layer]
+        wide = [_widened(o, k) for o in layer] if len(set(layer)) == len(layer) else [None] # a layer used twice has one set of weights
         return None if None in wide else nn.Sequential(*wide)
-    if kind in _by_channel: return layer
+    if kind in _by_channel: return layer if kind is not nn.Flatten or (layer.start_dim,layer.end_dim) == (1,-1) else None
+    if any(not p.requires_grad for p in layer.parameters()): return None # frozen
     if kind is nn.Linear: return _Linears(k, layer.in_features, layer.out_features, layer.bias is not None, device=device)
     if kind in (nn.BatchNorm1d, nn.BatchNorm2d): return kind(k*layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats, device=device)
     if kind is nn.Conv2d and layer.padding_mode == 'zeros':
@@ -124,10 +125,10 @@ class _Members:
         self.recipe,self.dls,self.k,self.precision,self.graphs = recipe,dls,k,precision,{}
         self.x,self.y = dls.train_ds.tensors
         nets = [recipe.build(dls, 0).train() for _ in range(k)]
-        wide = _widened(nets[0], k)
+        wide = _widened(nets[0], k) if self.x.dim() in (2,4) else None
         self.nets = nets if wide is None else [wide.train().to(memory_format=torch.channels_last)]
         self.call = [torch.compile(o) if compile else o for o in self.nets]
-        self.params = [p for o in self.nets for p in o.parameters()]
+        self.params = [p for o in self.nets for p in o.parameters() if p.requires_grad]
         for p in self.params: p.grad = torch.zeros_like(p) # in one place for ever, where recorded steps find it
         self.opt = self._optimiser()
 
@@ -192,12 +193,11 @@ class _Members:
         at = torch.zeros(self.k, n, dtype=torch.int64, device=self.x.device), torch.zeros(self.k, n, 3, dtype=torch.int64, device=self.x.device)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            with torch.cuda.stream(side):
-                for _ in range(3): self._step(*at)
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph): self._step(*at)
+        with torch.cuda.stream(side):
+            for _ in range(3): self._step(*at)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph): self._step(*at)
         self.graphs[n] = graph,at
 
     def step(self, idx, draws, hypers):
@@ -217,9 +217,9 @@ class _Members:
         "The weights of `k` networks, trained on position sets of one size"
         r,device = self.recipe,self.x.device
         plans = [[b for epoch in _batches(r, at, s) for b in epoch] for at,s in zip(ats, seeds)]
-        for n in {len(b) for b in plans[0]}: self.record(n)
-        self.load(seeds)
-        with no_random(seeds[0]):
+        with _turn, no_random(seeds[0]): # fastai's `no_random` holds cuDNN to kernels that give the same bits again
+            for n in {len(b) for b in plans[0]}: self.record(n)
+            self.load(seeds)
             for t,(bs,hypers) in enumerate(zip(zip(*plans), _course(r, len(plans[0])//r.n_epoch))):
                 torch.manual_seed(derived(seeds[0], t))
                 draws = torch.stack([_draws(len(b), s, t) for b,s in zip(bs, seeds)]) if r.augment else torch.zeros(1, dtype=torch.int64)
@@ -233,7 +233,17 @@ def together(
 ) -> int:
     "How many models take their steps together"
     if obstacle(recipe, dls) or torch.device(dls.device).type != 'cuda': return 1
-    return 4 if _widened(recipe.build(dls), 2) is None else 16
+    net,x = recipe.build(dls), dls.train_ds.tensors[0][:2]
+    if _by_chance(net, x): return 1
+    return 4 if x.dim() not in (2,4) or _widened(net, 2) is None else 16
+
+def _by_chance(net, x):
+    "Does the network draw random numbers as it is trained?"
+    state = torch.cuda.get_rng_state if x.is_cuda else torch.get_rng_state
+    with no_random():
+        before = state()
+        net.train()(x)
+        return not torch.equal(before, state())
 
 # %% ../nbs/03_ensemble.ipynb #bfadf227
 class Trainer:
@@ -244,13 +254,14 @@ class Trainer:
         compile:bool=False # Let `torch.compile` make the kernels: on a GPU, and slower to begin
     ):
         self.recipe,self.dls,self.compile,self.k,self.members = recipe,dls,compile,together(recipe, dls),None
+        self.recorded = torch.device(dls.device).type == 'cuda' and not obstacle(recipe, dls)
 
     def __call__(self,
         ats,  # For each model the positions of the training set to train on
         seeds # For each model its seed
     ):        # Pairs of the model's number and its network, in evaluation mode, as they are done
         "Train a model for each pair of positions and seed; a generator"
-        if self.k == 1: yield from ((i, self._one(at, s).eval()) for i,(at,s) in enumerate(zip(ats, seeds)))
+        if not self.recorded: yield from ((i, self._one(at, s).eval()) for i,(at,s) in enumerate(zip(ats, seeds)))
         else:
             for some in _chunks(ats, self.k): yield from zip(some, self._some([ats[i] for i in some], [seeds[i] for i in some]))
 

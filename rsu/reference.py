@@ -19,7 +19,7 @@ from rsu import __version__
 from rsu.value import Refused
 from rsu.data import fingerprint, positions, predict, predict_train, subset, targets
 from rsu.recipe import derived, recipe_of
-from rsu.ensemble import Trainer, _one_thread
+from rsu.ensemble import Trainer, obstacle, _one_thread
 from rsu.attack import margin, privacy_risk
 
 # %% ../nbs/21_reference.ipynb #2cad104e
@@ -238,6 +238,17 @@ class _Work:
         res[pool] = _half_world(k, len(pool), self.seed)
         return res
 
+    def seconds(self, ks):
+        "What training the first of these references will take, from four of its steps; None where only doing it can tell"
+        r = self.recipe
+        if obstacle(r, self.dls) or torch.device(self.dls.device).type != 'cpu': return None
+        at = np.flatnonzero(self.member(ks[0]))
+        some,trainer = at[:4*r.bs], Trainer(r.but(n_epoch=1), self.dls)
+        for _ in range(2): # the first time all is new
+            began = time.perf_counter()
+            next(trainer([some], [0]))
+        return (time.perf_counter()-began)*r.n_epoch*len(at)/max(1, len(some))
+
     def __call__(self, ks):
         "Pairs of a number and the tensors that are kept of that reference"
         if not hasattr(self, 'trainer'): self.trainer = Trainer(self.recipe, self.dls, self.compile)
@@ -263,12 +274,12 @@ def _finished(jobs, pause=.02):
 
 def _spread(work, chunks, executor):
     "The results of `work` on `chunks`, as they come; without an executor here, or by all cores where that is worth their start"
-    began = time.perf_counter()
-    if executor is None and chunks:
+    began,each = time.perf_counter(), work.seconds(chunks[0]) if executor is None and chunks else None
+    if executor is None and chunks and each is None: # nobody can tell: one is trained to see
         yield from work(chunks[0])
-        chunks = chunks[1:]
-        if (time.perf_counter()-began)*len(chunks) > _worth and torch.device(work.dls.device).type == 'cpu': executor = _cores(work)
-        if executor is None: return (yield from (o for ks in chunks for o in work(ks)))
+        chunks,each = chunks[1:], time.perf_counter()-began
+    if executor is None and chunks and each*len(chunks) > _worth and torch.device(work.dls.device).type == 'cpu': executor = _cores(work)
+    if executor is None: return (yield from (o for ks in chunks for o in work(ks)))
     jobs = [executor.submit(work, ks) for ks in chunks]
     try:
         for job in _finished(jobs): yield from job.result()
