@@ -123,6 +123,7 @@ def _draws(n, seed, step):
 
 def _moved(x, draws):
     "Pictures (n, C, H, W), each cut out of its padded self where `draws` (n, 3) says"
+    if x.dim() != 4: raise Refused(f"augment=True moves pictures, and a sample here has the shape {tuple(x.shape[1:])}: leave it out.")
     (n,_,h,w),dev = x.shape, x.device
     rows,cols = torch.arange(h, device=dev), torch.arange(w, device=dev)
     cols = torch.where(draws[:,2:] == 1, w-1-cols, cols) + draws[:,1:2]

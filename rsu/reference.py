@@ -170,9 +170,9 @@ def at(self:ReferenceBank,
     "The bank's columns for some samples, read a shard at a time"
     positions = np.asarray(positions)
     def cut(o):
-        bits = {k: _bits(_unbits(o[k], len(self.y))[positions]) for k in ('members','correct') if k in o}
+        bits = {k: _bits(_unbits(o[k], _length(o))[positions]) for k in ('members','correct') if k in o}
         return {**o, **bits, **{k: o[k][positions] for k in ('phi','logits') if k in o}}
-    return ReferenceBank([cut(o) for o in self._read('phi')], self.y[positions])
+    return ReferenceBank([cut(o) for o in self._read('phi')], None if self.y is None else self.y[positions])
 
 # %% ../nbs/21_reference.ipynb #9870f02b
 def _file(path, seed, k): return path/f'reference-{seed}-{k:04}.safetensors'
