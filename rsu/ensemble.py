@@ -197,7 +197,7 @@ class _Members:
             for _ in range(3): self._step(*at)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph): self._step(*at)
+        with torch.cuda.graph(graph, capture_error_mode='thread_local'): self._step(*at)
         self.graphs[n] = graph,at
 
     def step(self, idx, draws, hypers):
