@@ -118,7 +118,7 @@ def _joined(states): return {key: torch.cat([s[key] for s in states]) if v.dim()
 
 def _parted(state, k): return [{key: (v.chunk(k)[i] if v.dim() else v).clone() for key,v in state.items()} for i in range(k)]
 
-# %% ../nbs/03_ensemble.ipynb #4b449a71
+# %% ../nbs/03_ensemble.ipynb #23626df9
 class _Members:
     "`k` networks of one recipe that take every step together; on a GPU the step is a CUDA graph"
     def __init__(self, recipe, dls, k, precision=torch.bfloat16, compile=False):
@@ -226,7 +226,7 @@ class _Members:
                 self.step(torch.stack(bs).to(device), draws.to(device), hypers)
         return self.states()
 
-# %% ../nbs/03_ensemble.ipynb #d1e1b633
+# %% ../nbs/03_ensemble.ipynb #0e7e8985
 def together(
     recipe, # A `Recipe` or a function `train(dls) -> Learner`
     dls     # `DataLoaders`
@@ -245,7 +245,7 @@ def _by_chance(net, x):
         net.train()(x)
         return not torch.equal(before, state())
 
-# %% ../nbs/03_ensemble.ipynb #bfadf227
+# %% ../nbs/03_ensemble.ipynb #7c58567e
 class Trainer:
     "Makes models from nothing by one recipe, each on its own samples; what it has recorded serves call after call"
     def __init__(self,
@@ -277,7 +277,7 @@ class Trainer:
             net.load_state_dict(state)
             yield net.eval()
 
-# %% ../nbs/03_ensemble.ipynb #0e7e8985
+# %% ../nbs/03_ensemble.ipynb #e74cec22
 def _chunks(ats, k):
     "Numbers of models that are trained on equally many samples, `k` at a time"
     sizes = [len(o) for o in ats]
