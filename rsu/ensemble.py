@@ -119,6 +119,13 @@ def _joined(states): return {key: torch.cat([s[key] for s in states]) if v.dim()
 def _parted(state, k): return [{key: (v.chunk(k)[i] if v.dim() else v).clone() for key,v in state.items()} for i in range(k)]
 
 # %% ../nbs/03_ensemble.ipynb #23626df9
+def _at_work(net, x):
+    "The parameters of a network that take part in what it says; an optimiser leaves the others alone, weight decay included"
+    ps = [p for p in net.parameters() if p.requires_grad]
+    with no_random(): grads = torch.autograd.grad(net(x).sum(), ps, allow_unused=True)
+    return [p for p,g in zip(ps, grads) if g is not None]
+
+# %% ../nbs/03_ensemble.ipynb #3314af96
 class _Members:
     "`k` networks of one recipe that take every step together; on a GPU the step is a CUDA graph"
     def __init__(self, recipe, dls, k, precision=torch.bfloat16, compile=False):
@@ -128,7 +135,7 @@ class _Members:
         wide = _widened(nets[0], k) if self.x.dim() in (2,4) else None
         self.nets = nets if wide is None else [wide.train().to(memory_format=torch.channels_last)]
         self.call = [torch.compile(o) if compile else o for o in self.nets]
-        self.params = [p for o in self.nets for p in o.parameters() if p.requires_grad]
+        self.params = [p for o in self.nets for p in (o.parameters() if wide is not None else _at_work(o, self.x[:2]))]
         for p in self.params: p.grad = torch.zeros_like(p) # in one place for ever, where recorded steps find it
         self.opt = self._optimiser()
 
@@ -226,7 +233,7 @@ class _Members:
                 self.step(torch.stack(bs).to(device), draws.to(device), hypers)
         return self.states()
 
-# %% ../nbs/03_ensemble.ipynb #0e7e8985
+# %% ../nbs/03_ensemble.ipynb #e74cec22
 def together(
     recipe, # A `Recipe` or a function `train(dls) -> Learner`
     dls     # `DataLoaders`
@@ -245,7 +252,7 @@ def _by_chance(net, x):
         net.train()(x)
         return not torch.equal(before, state())
 
-# %% ../nbs/03_ensemble.ipynb #7c58567e
+# %% ../nbs/03_ensemble.ipynb #a2977601
 class Trainer:
     "Makes models from nothing by one recipe, each on its own samples; what it has recorded serves call after call"
     def __init__(self,
@@ -277,7 +284,7 @@ class Trainer:
             net.load_state_dict(state)
             yield net.eval()
 
-# %% ../nbs/03_ensemble.ipynb #e74cec22
+# %% ../nbs/03_ensemble.ipynb #ea692e55
 def _chunks(ats, k):
     "Numbers of models that are trained on equally many samples, `k` at a time"
     sizes = [len(o) for o in ats]
