@@ -207,7 +207,7 @@ def plot_cost(
     span = df.high.max()-df.low.min()
     for x,c in enumerate(costs):
         part = df[df.cost == c]
-        at,ys = x+np.linspace(0, .32, len(part)), _spread(part.quality.to_numpy(), span*.055)
+        at,ys = x+np.linspace(0, .32, len(part)), _spread(part.quality.to_numpy(), span*.075)
         ax.errorbar(at, part.quality, yerr=[part.quality-part.low, part.high-part.quality], fmt='o', ms=4, lw=1, capsize=2, color=sns.color_palette('colorblind')[0])
         for name,px,py,ty in zip(part.index, at, part.quality, ys):
             ax.plot([px, x+.38], [py, ty], color='.75', lw=.6, zorder=0)
