@@ -168,7 +168,7 @@ def at(self:ReferenceBank,
     positions # Positions in the training set, (n,)
 ):            # A `ReferenceBank` of these samples alone, in memory
     "The bank's columns for some samples, read a shard at a time"
-    positions = np.asarray(positions)
+    positions = np.ascontiguousarray(positions)
     def cut(o):
         bits = {k: _bits(_unbits(o[k], _length(o))[positions]) for k in ('members','correct') if k in o}
         return {**o, **bits, **{k: o[k][positions] for k in ('phi','logits') if k in o}}
