@@ -1,0 +1,45 @@
+"A search that is killed and started again finds what it would have found, and none of its runs is made twice."
+import json, shutil, subprocess, time
+
+from common import rsu
+from rsu.tune import settings_for, shipped
+
+ask = '--data digits --n 300 --forget random:12 --algorithm neggradplus --oracles 2 --train-epochs 2 --budget 12 --seed 1000'.split()
+
+def done(out):
+    "Runs that the search's file holds, by their score."
+    text = (out/'search.jsonl').read_text() if (out/'search.jsonl').exists() else ''
+    return sum(json.loads(l).get('values') is not None for l in text.splitlines() if l.endswith('}'))
+
+def found(out):
+    "What was found, but for the clock's part."
+    return [{k: v for k, v in r.items() if k not in ('seconds', 'command')} for r in json.loads((out/'settings.json').read_text())]
+
+def test_killed_and_taken_up(tmp_path):
+    whole = subprocess.run([rsu, 'tune', *ask, '--out', 'whole'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert whole.returncode == 0, whole.stderr
+    # the same model and oracles, and a search that is cut short: once in its runs
+    for name in ('model.safetensors', 'run.json', 'oracles'):
+        copy = shutil.copytree if (tmp_path/'whole'/name).is_dir() else shutil.copy
+        (tmp_path/'cut').mkdir(exist_ok=True)
+        copy(tmp_path/'whole'/name, tmp_path/'cut'/name)
+    run, limit = subprocess.Popen([rsu, 'tune', *ask, '--out', 'cut'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True), time.monotonic()+120
+    while done(tmp_path/'cut') < 3:
+        assert run.poll() is None and time.monotonic() < limit, run.communicate()[0]
+        time.sleep(.002)
+    run.kill()
+    run.communicate()
+    before = done(tmp_path/'cut')
+    assert 3 <= before < 12 and not (tmp_path/'cut'/'settings.json').exists()
+    again = subprocess.run([rsu, 'tune', *ask, '--out', 'cut'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert done(tmp_path/'cut') == 12 and found(tmp_path/'cut') == found(tmp_path/'whole')
+
+def test_the_settings_that_come_with_the_package():
+    df = shipped()
+    df = df[df.command.str.startswith('rsu tune ')]
+    for r in df.itertuples():
+        # each command says what its row says, and a seed that no report uses
+        assert f'--data {r.data} ' in r.command and f'--forget {r.forget} ' in r.command and '--seed 1000' in r.command
+        assert settings_for(r.data, r.network, r.forget, r.settings.name) == r.settings
+        assert r.nothing <= 1 and r.retrained <= 1 and r.runs >= 10
