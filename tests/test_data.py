@@ -18,7 +18,9 @@ from rsu.evaluate import evaluate
 from rsu.ranking import Confidence
 from rsu.recipe import Recipe, small_cnn
 from rsu.sequence import SeqUnlearn
-from rsu.unlearn import SCRUB, NegGradPlus, unlearn
+from rsu.ascent import NegGradPlus
+from rsu.teacher import SCRUB
+from rsu.unlearn import unlearn
 
 data = Path(os.environ.get('RSU_DATA', 'data'))
 fashion = pytest.mark.skipif(not (data/'FashionMNIST'/'raw').is_dir(), reason=f"no Fashion-MNIST in '{data}': name the folder that holds it in RSU_DATA")
@@ -113,7 +115,7 @@ def by_hand(dls):
     return learn
 def by_vision_learner(dls):
     learn = vision_learner(dls, resnet18, pretrained=False, metrics=accuracy)
-    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    with learn.no_bar(), learn.no_logging(): learn.fit(12) # fewer, and the means of BatchNorm are still those of its start
     return learn
 
 @pytest.mark.parametrize('recipe', [cnn, by_hand], ids=['Recipe', 'function'])
@@ -127,7 +129,8 @@ def test_a_sequence_on_files(folder, tmp_path):
     table = goes_through(from_folder(folder), cnn, SeqUnlearn(SCRUB(bs=16), groups=2), tmp_path)
     assert table.steps['one-shot'] == table.steps['unlearned']
 
-def test_a_vision_learner(folder, tmp_path): goes_through(in_colour(folder), by_vision_learner, SCRUB(), tmp_path)
+# small steps: what a few large ones do to a ResNet of 44 pictures is chance, and the guard against lost accuracy ends half of them
+def test_a_vision_learner(folder, tmp_path): goes_through(in_colour(folder), by_vision_learner, SCRUB(lr=1e-6), tmp_path)
 
 def test_loaders_keep_their_own_settings(folder):
     dls = from_folder(folder)
