@@ -37,12 +37,12 @@ demo: $(ENV)
 	    --order descending --seed 0 --out runs/demo
 
 test: check
-	flags=$$($(GPU)); nbdev_test --n_workers $$(nproc) --timing --flags "$$flags"
+	python .ci/notebooks.py $$(nproc) $$($(GPU))
 	python -m pytest tests -q -n $$(nproc) --dist loadfile
 
 test-gpu: $(ENV)
 	flags=$$($(GPU)); test -n "$$flags" || { echo 'No CUDA device here: nothing was tested.' >&2; exit 1; }
-	nbdev_test --n_workers 1 --timing --flags cuda
+	python .ci/notebooks.py 1 cuda
 
 test-wheel: $(ENV)
 	.ci/wheel
@@ -52,7 +52,7 @@ site: $(ENV)
 
 export: $(ENV)
 	nbdev_export
-	mkdir -p rsu/templates && cp nbs/_templates/report.ipynb rsu/templates/
+	mkdir -p rsu/templates && cp nbs/_templates/report.ipynb rsu/templates/ && cp nbs/settings.json rsu/
 	python .ci/readme.py
 
 # nbdev passes over folders that begin with _, so the template is named.

@@ -40,6 +40,7 @@ def exported(fresh):
         a, b = root/'rsu'/f, fresh/'rsu'/f
         if filecmp.cmp(a, b, shallow=False): continue
         if f.startswith('templates/'): yield f'rsu/{f} differs from nbs/_{f}: edit that and run make export'
+        elif f == 'settings.json': yield f'rsu/{f} differs from nbs/{f}: edit that and run make export'
         elif f.endswith('_modidx.py') or f.endswith('__init__.py'): yield f'rsu/{f} is out of date: run make export'
         else: yield module_differs(f'rsu/{f}', a.read_text(encoding='utf-8'), b.read_text(encoding='utf-8'))
 
@@ -84,6 +85,7 @@ def main():
         nbdev_export.__wrapped__()
         (fresh/'rsu/templates').mkdir(exist_ok=True)
         shutil.copy(fresh/'nbs/_templates/report.ipynb', fresh/'rsu/templates')
+        shutil.copy(fresh/'nbs/settings.json', fresh/'rsu')
         problems = [*exported(fresh), *readme(render())]
         for path in (None, 'nbs/_templates/report.ipynb'): nbdev_clean.__wrapped__(path)
         problems += notebooks(fresh)

@@ -6,3 +6,5 @@ __version__ = "0.1.0"
 warnings.filterwarnings('ignore', message='`torch.jit.script` is deprecated', category=FutureWarning)
 # pandas 3 hands out read-only arrays; fastai's tables make tensors of them and only read those.
 warnings.filterwarnings('ignore', message='The given NumPy array is not writable', category=UserWarning)
+# Optuna's progress bar says this of notebooks without ipywidgets; ours is fastprogress's.
+warnings.filterwarnings('ignore', message='IProgress not found')

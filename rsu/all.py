@@ -12,6 +12,14 @@ from .data import *
 from .recipe import *
 from .ensemble import *
 from .unlearn import *
+from .exact import *
+from .descent import *
+from .ascent import *
+from .teacher import *
+from .importance import *
+from .adversary import *
+from .algorithms import *
+from .runs import *
 from .attack import *
 from .reference import *
 from .ranking import *
@@ -19,8 +27,9 @@ from .sequence import *
 from .metrics import *
 from .evaluate import *
 from .compare import *
+from .tune import *
 from .plot import *
 
 # %% ../nbs/61_all.ipynb #bab22499
-_pages = 'value data recipe ensemble unlearn attack reference ranking sequence metrics evaluate compare plot'.split()
+_pages = 'value data recipe ensemble unlearn exact descent ascent teacher importance adversary algorithms runs attack reference ranking sequence metrics evaluate compare tune plot'.split()
 __all__ = sorted({name for page in _pages for name in import_module(f'rsu.{page}').__all__})

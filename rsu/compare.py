@@ -10,7 +10,8 @@ import numpy as np
 from rsu.data import ForgetSplit, predict_train
 from rsu.attack import margin
 from rsu.ranking import Ranker
-from rsu.unlearn import Algorithm, NegGradPlus, unlearn
+from rsu.ascent import NegGradPlus
+from rsu.unlearn import Algorithm, unlearn
 
 # %% ../nbs/42_compare.ipynb #041abb51
 class UnlearnProbe(Ranker):

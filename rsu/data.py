@@ -344,7 +344,7 @@ def targets(
 ) -> np.ndarray: # (N,) int64
     "The label at every position of the training set, (N,); one pass over it where it is not held as tensors. Refuses NaN"
     ds = dls.train_ds
-    if isinstance(ds, Samples): return ds.tensors[-1].cpu().numpy()
+    if isinstance(ds, Samples): return ds.tensors[-1].cpu().numpy().copy()
     if not hasattr(dls, '_targets'):
         res = []
         for b in subset(dls.train, np.arange(len(ds)), bs=512):

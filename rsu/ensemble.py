@@ -25,12 +25,16 @@ def obstacle(
     dls     # `DataLoaders`
 ) -> str:   # '' where there is none
     "Why models must be trained one by one through a `Learner`"
-    dl = dls.train
     if not isinstance(recipe, Recipe): return 'the recipe is a function'
+    return _indirect(dls, getattr(dls.train_ds, 'loss_func', None))
+
+def _indirect(dls, loss):
+    "Why a step is more than a batch of resident tensors and the cross-entropy of its logits; '' where it is not"
+    dl = dls.train
     if not isinstance(dl, IndexLoader) or not isinstance(dl.dataset, TensorDataset) or len(dl.dataset.tensors) != 2: return 'the samples are fetched one by one'
     if dl.dataset.tensors[0].device.type != torch.device(dls.device).type: return 'the samples do not fit on the device'
     if any(len(getattr(dl, k).fs) for k in ('after_item','before_batch','after_batch')): return 'the loader transforms its batches'
-    if not _plain(getattr(dl.dataset, 'loss_func', None)): return 'the loss is not plain cross-entropy'
+    if not _plain(loss): return 'the loss is not plain cross-entropy'
     if any(not _module(cb).startswith('fastai.') for cb in defaults.callbacks): return 'every Learner has callbacks of yours'
     return ''
 

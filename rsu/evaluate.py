@@ -13,7 +13,8 @@ from rsu.value import Refused
 from rsu.data import predict, predict_train
 from rsu.recipe import recipe_of
 from rsu.reference import read_shard, write_shard
-from rsu.unlearn import Retrain, unlearn
+from rsu.unlearn import unlearn
+from rsu.exact import Retrain
 from rsu.attack import margin
 from rsu.metrics import residual_attack, tow
 
@@ -23,13 +24,16 @@ def fit_oracles(
     split,           # What they must never see
     n:int=3,         # Oracles
     path=None,       # A folder that keeps them
-    quiet:bool=False # No progress bar
+    quiet:bool=False, # No progress bar
+    first:int=0      # Seed of the first; the others count on
 ) -> list:           # Learners, each with its `unlearning`
     "Models retrained without the samples to forget"
-    res = [_load(learn, split, s, path) for s in range(n)]
-    for s in progress_bar([i for i,o in enumerate(res) if o is None], display=not quiet and None in res):
-        res[s] = unlearn(learn, split, Retrain(), seed=s, quiet=True)
-        if path: _save(res[s], split, s, path)
+    seeds = range(first, first+n)
+    res = [_load(learn, split, s, path) for s in seeds]
+    todo = [i for i,o in enumerate(res) if o is None]
+    for i in progress_bar(todo) if todo and not quiet else todo:
+        res[i] = unlearn(learn, split, Retrain(), seed=seeds[i], quiet=True)
+        if path: _save(res[i], split, seeds[i], path)
     return res
 
 # %% ../nbs/41_evaluate.ipynb #a63d6581
@@ -44,7 +48,7 @@ def _save(oracle, split, s, path):
 
 class _Stored(Retrain):
     "A retraining that was kept: its weights are read, its cost is the one it had"
-    def forget(self, learn, split, stage, seed, cbs=None, quiet=False):
+    def forget(self, learn, split, stage, seed, cbs=None, quiet=False, until=None):
         learn.model.load_state_dict(self.state)
         cbs[0].steps,cbs[0].seconds = self.cost
     def but(self, **kwargs): return self
@@ -62,15 +66,16 @@ def _load(learn, split, s, path):
 # %% ../nbs/41_evaluate.ipynb #f27e7af1
 def evaluate(
     models,           # An unlearned learner, or a dict of them by name; all from one learner and one split
-    oracles:int=3,    # Retrained models to compare with, 2 or more
+    oracles=3,        # Retrained models to compare with: how many, 2 or more, or the learners themselves
     path=None,        # A folder that keeps the oracles
     quiet:bool=False  # No progress bars
 ) -> pd.DataFrame:    # A row a model; accuracies and rates in [0, 1]
     "Unlearned models against oracles, with the controls: do nothing, one-shot at equal steps, retrain against retrain"
     models = dict(models) if isinstance(models, dict) else {'unlearned': models}
-    rec = _record(models)
-    if oracles < 2: raise Refused(f"oracles={oracles} cannot be held against each other: ask for 2 or more.")
-    refs = fit_oracles(rec.parent, rec.split, oracles, path, quiet)
+    refs = None if isinstance(oracles, int) else list(oracles)
+    rec = _record({**models, **{f'oracle {i}': o for i,o in enumerate(refs or [])}})
+    if (n := oracles if refs is None else len(refs)) < 2: raise Refused(f"oracles={n} cannot be held against each other: ask for 2 or more.")
+    if refs is None: refs = fit_oracles(rec.parent, rec.split, n, path, quiet)
     told = [_tell(o, rec.split) for o in refs]
     rows = {'do nothing': dict(steps=0, seconds=0., **_against(_tell(rec.parent, rec.split), told))}
     for name,new in {**_oneshots(models, quiet), **models}.items():
@@ -98,7 +103,7 @@ def _oneshots(models, quiet):
     return {name(k): unlearn(r.parent, r.split, r.how.algorithm, seed=r.seed, quiet=True) for k,r in seqs.items()}
 
 def _tell(learn, split):
-    "Accuracies of a model, and its margins on forget and test"
+    "Accuracies of a model, and its margins on forget and on test samples"
     logits,y = predict_train(learn.model, split.dls)
     test_logits,test_y = predict(learn.model, split.test)
     right = (logits.argmax(1) == y).double().numpy()

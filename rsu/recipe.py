@@ -8,7 +8,7 @@ __all__ = ['small_cnn', 'cifar_resnet18', 'mlp', 'optimiser', 'TrainOnly', 'deri
 
 # %% ../nbs/02_recipe.ipynb #c2097b74
 import inspect
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from time import perf_counter
 import numpy as np, torch
@@ -17,11 +17,11 @@ from torch import nn
 from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combined_cos
-from fastai.learner import Learner, defaults
+from fastai.learner import AvgSmoothLoss, Learner, Recorder, defaults
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import no_random
+from fastai.torch_core import no_random, to_detach
 from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.value import Refused, Value, choose, known
@@ -66,9 +66,15 @@ def mlp(
     return nn.Sequential(*layer(c_in, hidden), *layer(hidden, hidden), nn.Linear(hidden, c_out))
 
 # %% ../nbs/02_recipe.ipynb #fb420448
-_opts = dict(sgd=lambda mom, wd: dict(opt=torch.optim.SGD, momentum=mom, weight_decay=wd),
-             adam=lambda mom, wd: dict(opt=torch.optim.Adam, betas=(mom, .999), weight_decay=wd),
-             adamw=lambda mom, wd: dict(opt=torch.optim.AdamW, betas=(mom, .999), weight_decay=wd))
+def _fused(kind, params, **kwargs):
+    "PyTorch's optimiser `kind`; where all parameters are on a GPU its update is one kernel"
+    params = list(params)
+    each = [p for o in params for p in (o['params'] if isinstance(o, dict) else [o])]
+    return kind(params, **{'fused': all(p.is_cuda for p in each) or None, **kwargs})
+
+_opts = dict(sgd=lambda mom, wd: dict(opt=partial(_fused, torch.optim.SGD), momentum=mom, weight_decay=wd),
+             adam=lambda mom, wd: dict(opt=partial(_fused, torch.optim.Adam), betas=(mom, .999), weight_decay=wd),
+             adamw=lambda mom, wd: dict(opt=partial(_fused, torch.optim.AdamW), betas=(mom, .999), weight_decay=wd))
 
 _schedules = dict(constant=lambda lr: {'lr': SchedNo(lr, lr)},
                   cosine=lambda lr: {'lr': SchedCos(lr, 0)},
@@ -105,13 +111,15 @@ class StepSeed(Callback):
 class Meter(Callback):
     "Count optimiser steps and seconds spent training (validation left out)"
     order = 90
-    def __init__(self): self.steps,self.seconds = 0,0.
+    def __init__(self): self.steps,self.seconds,self.began = 0,0.,None
     def _now(self):
         if torch.cuda.is_available(): torch.cuda.synchronize()
         return perf_counter()
     def before_train(self): self.began = self._now()
     def after_step(self): self.steps += 1
-    def after_train(self): self.seconds += self._now() - self.began
+    def after_train(self):
+        if self.began is not None: self.seconds,self.began = self.seconds + self._now() - self.began, None
+    after_cancel_epoch = after_cancel_fit = after_train # which is left out when an epoch or the fit is ended from within
 
 # %% ../nbs/02_recipe.ipynb #b38e0528
 _pad = 4 # pixels on each side, as published
@@ -140,6 +148,24 @@ class Augment(Callback):
     def before_batch(self): self.learn.xb = (_moved(self.x, _draws(len(self.x), self.seed, self.train_iter).to(self.x.device)),)
 
 # %% ../nbs/02_recipe.ipynb #d133e574
+class _SmoothLoss(AvgSmoothLoss):
+    "fastai's running loss, left where it is"
+    def accumulate(self, learn):
+        self.count += 1
+        loss = to_detach(learn.loss.mean(), cpu=False)
+        self.val = torch.lerp(loss, self.val.to(loss.device), self.beta)
+
+@contextmanager
+def _unfetched(learn):
+    "Inside the block fastai's `Recorder` does not bring the loss to the host at every batch, which would wait for it"
+    before = [(cb, cb.smooth_loss) for cb in learn.cbs if isinstance(cb, Recorder)]
+    for cb,loss in before: vars(cb)['smooth_loss'] = _SmoothLoss(loss.beta) # fastai warns of a callback's attribute that the learner has, too
+    try: yield
+    finally:
+        for cb,loss in before:
+            vars(cb)['smooth_loss'] = loss
+            if vars(cb).get('losses'): cb.losses = [*torch.stack(cb.losses).cpu()]
+
 @contextmanager
 def borrowed(
     learn:Learner,     # The learner to be fitted
@@ -155,7 +181,8 @@ def borrowed(
     if quiet:
         learn.remove_cbs(ProgressCallback)
         learn.add_cb(TrainOnly())
-    try: yield learn
+    try:
+        with _unfetched(learn) if quiet else nullcontext(): yield learn
     finally:
         for k,v in before.items(): setattr(learn, k, v)
         learn.remove_cbs([cb for cb in learn.cbs if cb not in cbs])
@@ -214,11 +241,13 @@ def fit(self:Recipe,
     dls,                # `DataLoaders`
     seed:int|None=None, # Initial weights, order of the batches and all other chance; the recipe's where not given
     quiet:bool=False,   # Neither progress bar nor validation after each epoch
-    cbs=None            # Further fastai callbacks for the fit
+    cbs=None,           # Further fastai callbacks for the fit
+    start:dict|None=None # Weights to begin with (a state dict), in the place of those that the seed draws
 ) -> Learner:
     "A fastai `Learner`, trained on `dls`, that carries this recipe; `seed` may be another than the recipe's"
     seed = self.seed if seed is None else seed
     learn,train = self.learner(dls, seed), subset(dls.train, positions(dls.train), self.bs, seed)
+    if start is not None: learn.model.load_state_dict(start)
     ours = [ParamScheduler(_schedules[self.schedule](self.lr)), StepSeed(seed), *([Augment(seed)] if self.augment else [])]
     with no_random(seed), borrowed(learn, train, quiet): learn.fit(self.n_epoch, self.lr, cbs=[*ours, *L(cbs)])
     return learn
@@ -228,7 +257,7 @@ def n_classes(
     dls # `DataLoaders`
 ) -> int:
     "The number of classes, from the data's vocabulary or its largest label"
-    c = getattr(dls.train, 'c', None) or getattr(dls, 'c', None)
+    c = next((c for c in (getattr(o, 'c', None) for o in (dls.train, dls)) if isinstance(c, (int, np.integer)) and c), None) # a table may have a column c
     return int(c) if c else int(torch.cat([b[-1].flatten() for b in dls.train]).max())+1
 
 # %% ../nbs/02_recipe.ipynb #5b53952e

@@ -21,6 +21,7 @@ from rsu.data import ForgetSplit, breast_cancer, cifar10, cifar100, digits, fash
 from rsu.ranking import Ranking
 from rsu.sequence import SeqUnlearn
 from rsu.unlearn import Unlearning
+import rsu.algorithms # so that the algorithms that a run names are known
 
 # %% ../nbs/51_report.ipynb #c01556d4
 class Settings(Value):

@@ -31,6 +31,7 @@ def share(
     sizes:list  # Samples of each group, in the order of the stages
 ) -> list:      # For each stage the steps of its epochs
     "Divide the steps of one fit among stages: they sum to the step, each stage has its part by size in every epoch"
+    if not sum(total): return [[] for _ in sizes] # an algorithm that takes no steps
     cut = lambda n, upto: [round(n*o/upto[-1]) for o in upto] # where parts end when n is divided in proportion
     ends = cut(sum(total), np.cumsum(sizes).tolist())
     return [np.diff([0, *cut(n, np.cumsum(total).tolist())]).tolist() for n in np.diff([0, *ends]).tolist()]
@@ -55,16 +56,23 @@ class SeqUnlearn(Value):
         "The sequence with these epochs and this learning rate in every stage, where they are given"
         return self.but(algorithm=self.algorithm.given(n_epoch, lr))
 
+    def ready(self,
+        learn, # The learner that will be changed
+        split  # What must be forgotten
+    ):         # A sequence
+        "The sequence as it will be run on this learner; `Refused` where it cannot be"
+        return self.but(algorithm=self.algorithm.ready(learn, split))
+
     def stages(self,
         ranking # A `Ranking`
     ) -> list:  # `Stage`s, in the order in which they are carried out
         "What is to be done, stage after stage"
         groups = risk_groups(ranking, self.groups)
         names = _orders[self.order](list(groups), self.seed)
-        steps = share(self.algorithm.budget(len(ranking), len(ranking.retain)), [len(groups[k]) for k in names])
+        steps = share(self.algorithm.budget(ranking), [len(groups[k]) for k in names])
         res,kept = [], np.union1d(ranking.retain, ranking.forget) if self.pending == 'retain' else ranking.retain
         for k,n in zip(names, steps):
             kept = np.setdiff1d(kept, groups[k])
             res.append(Stage(k, groups[k], kept, self.algorithm, n))
-            self.algorithm._plan(res[-1])
+            self.algorithm._plan(res[-1], self.algorithm.roles(ranking, groups[k], kept, self.seed))
         return res

@@ -12,7 +12,9 @@ from rsu.recipe import Recipe, cifar_resnet18, derived, mlp, small_cnn
 from rsu.reference import halves
 from rsu.report import Settings
 from rsu.sequence import SeqUnlearn, share
-from rsu.unlearn import SCRUB, Feed, FineTune, NegGradPlus, RandomLabel, Term, _chunks
+from rsu.ascent import NegGradPlus, RandomLabel
+from rsu.teacher import SCRUB
+from rsu.unlearn import Feed, FineTune, Term, _chunks
 from rsu.value import Refused, Value
 
 # The same inputs in every run, so that a test that fails fails again. No deadline: the first example pays for imports.
@@ -85,7 +87,7 @@ def test_stages_partition_the_forget_set(asked, groups, order, pending, seed):
     assert sorted(names) == list(range(1, groups+1))
     if order != 'shuffled': assert names == sorted(names, reverse=order == 'ascending')
     assert [s.name for s in how.stages(ranking)] == [s.name for s in stages]
-    budget = algorithm.budget(len(ranking), len(ranking.retain))
+    budget = algorithm.budget(ranking)
     assert sum(sum(s.steps) for s in stages) == sum(budget)
 
 @given(st.integers(1, 60), seeds, st.integers(2, 9))
@@ -205,7 +207,7 @@ def test_each_pass_over_retain_covers_it_once(asked, bs, bs_forget, seed):
     how = SCRUB(bs=bs, bs_forget=bs_forget, n_epoch=3, msteps=2)
     stage = how.stages(split)[0]
     roles = dict(forget=stage.forget, retain=stage.retain)
-    feed = Feed(split.dls.train, roles, dict(forget=bs_forget, retain=bs), how._plan(stage), seed)
+    feed = Feed(split.dls.train, roles, dict(forget=bs_forget, retain=bs), how._plan(stage, roles), seed)
     seen = {'forget': [], 'retain': []}
     for feed.epoch in range(3):
         epoch = {'forget': [], 'retain': []}
@@ -219,7 +221,7 @@ def test_each_pass_over_retain_covers_it_once(asked, bs, bs_forget, seed):
         for k in seen: seen[k].append(epoch[k])
     # shuffled anew at every pass, and the same again by the same seed
     if len(stage.retain) > 6: assert seen['retain'][0] != seen['retain'][1]
-    feed = Feed(split.dls.train, roles, dict(forget=bs_forget, retain=bs), how._plan(stage), seed)
+    feed = Feed(split.dls.train, roles, dict(forget=bs_forget, retain=bs), how._plan(stage, roles), seed)
     assert [o for _ in feed for at, _ in feed.now.values() for o in at.tolist()] == seen['forget'][0] + seen['retain'][0]
 
 @given(st.lists(seeds, min_size=1, max_size=4))
