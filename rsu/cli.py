@@ -24,17 +24,21 @@ from rsu.tune import settings_for, tune
 from rsu.report import Settings, datasets, load_data, versions, write_report
 
 # %% ../nbs/60_cli.ipynb #b74a4348
+_networks = {f.__name__: f for f in (small_cnn, cifar_resnet18, mlp)}
+
 def recipe_for(
     s:Settings, # Of the run
     dls         # The data of the run
 ) -> Recipe:
     "The recipe by which `rsu run` makes the model to be unlearned"
     x = dls.one_batch()[0]
+    named = {} if s.network is None else dict(network=choose('network', s.network, _networks))
+    if named and (s.network == 'mlp') != (x.dim() == 2): raise Refused(f"The network '{s.network}' does not take samples of shape {tuple(x.shape[1:])}: mlp is for tables, the others for images.")
     big = dict(network=cifar_resnet18, n_epoch=30, lr=.1, schedule='cosine', opt='sgd', bs=256, wd=5e-4, augment=True) # RUM's settings
     small = dict(network=small_cnn if x.dim() == 4 else mlp, n_epoch=15, lr=3e-3)
     if s.data == 'digits': small.update(n_epoch=6, lr=5e-3) # soon known by heart
     given = {} if s.train_epochs is None else dict(n_epoch=s.train_epochs)
-    return Recipe(**{**(big if s.data in ('cifar10','cifar100','svhn') else small), **given}, seed=s.seed)
+    return Recipe(**{**(big if s.data in ('cifar10','cifar100','svhn') else small), **named, **given}, seed=s.seed)
 
 # %% ../nbs/60_cli.ipynb #a058f330
 _kept = ('ranking.parquet','stages.parquet','table.parquet','model.safetensors','unlearned.safetensors','report.ipynb','report.html')
@@ -199,6 +203,7 @@ def search(
     _check(s)
     dls = load_data(s)
     split = _split(s, dls)
+    recipe_for(s, dls) # refuses a network that does not suit
     _claim(out, s.but(algorithm=''), fingerprint(split.dls) if _top(s.forget) else split.key)
     learn,ranker = _model_and_ranker(s, split.dls, out)
     split = _exposed(s, dls, split, learn, ranker)
@@ -242,6 +247,7 @@ def parser() -> argparse.ArgumentParser:
         add(g, 'ranker', f"{', '.join(_rankers)}", metavar='NAME')
         add(g, 'references', 'models of the reference bank, an even number', type=int, metavar='N')
         g = o.add_argument_group('the rest')
+        add(g, 'network', f"{', '.join(_networks)}; one that suits the data where not given", metavar='NAME')
         add(g, 'train_epochs', "epochs of the model's own training", type=int, metavar='N')
         add(g, 'oracles', 'retrained models to compare with', type=int, metavar='N')
         add(g, 'seed', 'of everything', type=int, metavar='N')

@@ -6,7 +6,7 @@
 __all__ = ['halves', 'write_shard', 'read_shard', 'ReferenceBank']
 
 # %% ../nbs/21_reference.ipynb #520e933d
-import copy, hashlib, inspect, json, os, shutil, threading, time
+import copy, hashlib, inspect, json, os, shutil, threading, time, warnings
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -294,6 +294,7 @@ def _cores(work):
     if loky.cpu_count() < 2: return None
     try: cloudpickle.dumps(work)
     except Exception: return None
+    warnings.filterwarnings('ignore', 'A worker', module='loky') # one that has grown is started anew, and its jobs are done
     return loky.get_reusable_executor(max_workers=loky.cpu_count(), timeout=60, initializer=_leave_with, initargs=(os.getpid(),))
 
 def _leave_with(parent):

@@ -38,6 +38,7 @@ class Settings(Value):
     pending:str='held out'     # What happens to groups not yet forgotten
     n_epoch:int|None=None      # Epochs of unlearning
     lr:float|None=None         # Learning rate of unlearning
+    network:str|None=None      # Network by name, where not the one that suits the data
     train_epochs:int|None=None # Epochs of training
     oracles:int=3              # Retrained models to compare with
     seed:int=0                 # Of everything
