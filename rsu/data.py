@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['Samples', 'Order', 'shuffled', 'lone', 'IndexLoader', 'loaders', 'digits', 'fashion_mnist', 'cifar10', 'cifar100',
            'svhn', 'breast_cancer', 'plant', 'as_fastai', 'positions', 'subset', 'batches', 'with_train', 'subset_dls',
-           'predict', 'predict_train', 'targets', 'fingerprint', 'ForgetSplit']
+           'predict', 'predict_train', 'targets', 'fingerprint', 'ForgetSplit', 'write_shard', 'read_shard']
 
 # %% ../nbs/01_data.ipynb #b9578f94
-import copy, hashlib, os
+import copy, hashlib, json, os
 from itertools import groupby
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch.utils.data import TensorDataset
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
@@ -546,3 +548,31 @@ def near_duplicates(self:ForgetSplit,
     df = pd.DataFrame(dict(forget=self.forget[i], retain=self.retain[j], similarity=r))
     df = df.assign(forget_label=self.y[df.forget], retain_label=self.y[df.retain])
     return df.sort_values(['similarity','forget','retain'], ascending=[False,True,True], ignore_index=True)
+
+# %% ../nbs/01_data.ipynb #fb6b55ea
+def _checksum(tensors): return hashlib.sha256(b''.join(tensors[k].contiguous().numpy().tobytes() for k in sorted(tensors))).hexdigest()
+
+# %% ../nbs/01_data.ipynb #626c1ded
+def write_shard(
+    path:Path,    # The file
+    tensors:dict, # CPU tensors by name
+    **facts       # What else to note, as strings or numbers
+):
+    "Write tensors to one safetensors file, whole or not at all, with a checksum"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    facts = {k: str(v) for k,v in sorted(facts.items())}
+    save_file(tensors, part, metadata={'facts': json.dumps(dict(facts, checksum=_checksum(tensors)))}) # one string: safetensors shuffles several
+    os.replace(part, path)
+
+# %% ../nbs/01_data.ipynb #abf27149
+def read_shard(
+    path:Path # The file
+) -> tuple:   # Tensors by name, facts by name (strings)
+    "Read a shard back; `Refused` where it is damaged"
+    try:
+        with safe_open(path, 'pt') as f: tensors,facts = {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {}).get('facts', '{}'))
+    except (SafetensorError, OSError, ValueError) as e: raise Refused(f"'{path}' cannot be read ({e}): delete it and it is made again.") from None
+    if facts.pop('checksum', None) != _checksum(tensors): raise Refused(f"'{path}' is damaged, its checksum differs: delete it and it is made again.")
+    return tensors,facts

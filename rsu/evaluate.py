@@ -12,7 +12,7 @@ from fastprogress.fastprogress import progress_bar
 from rsu.value import Refused
 from rsu.data import predict, predict_train
 from rsu.recipe import recipe_of
-from rsu.reference import read_shard, write_shard
+from rsu.data import read_shard, write_shard
 from rsu.unlearn import unlearn
 from rsu.exact import Retrain
 from rsu.attack import margin
@@ -97,10 +97,10 @@ def _record(models):
     return recs[0]
 
 def _oneshots(models, quiet):
-    "For each sequence its algorithm in one shot: same steps, same seed"
-    seqs = {k: o.unlearning for k,o in models.items() if len(o.unlearning.stages) > 1}
+    "For each sequence of one algorithm that algorithm in one shot: same steps, same seed"
+    seqs = {k: o.unlearning for k,o in models.items() if getattr(o.unlearning.how, 'oneshot', None)}
     name = lambda k: 'one-shot' if len(seqs) == 1 else f'{k}, one-shot'
-    return {name(k): unlearn(r.parent, r.split, r.how.algorithm, seed=r.seed, quiet=True) for k,r in seqs.items()}
+    return {name(k): unlearn(r.parent, r.split, r.how.oneshot, seed=r.seed, quiet=True) for k,r in seqs.items()}
 
 def _tell(learn, split):
     "Accuracies of a model, and its margins on forget and on test samples"

@@ -15,11 +15,13 @@ from scipy.spatial.distance import squareform
 from scipy.stats import norm, sem, t
 from sklearn.isotonic import isotonic_regression
 from sklearn.metrics import roc_curve
+from fastai.learner import Learner
+from fastcore.foundation import L
 from rsu.value import Refused
 from rsu.data import ForgetSplit, predict, predict_train
 from rsu.attack import auc, margin
 from rsu.ranking import Ranking
-from rsu.unlearn import Unlearning
+from rsu.unlearn import Unlearning, levels
 
 # %% ../nbs/50_plot.ipynb #da7f3823
 _style = {**sns.axes_style('ticks'), **sns.plotting_context('notebook', font_scale=.85), 'axes.spines.top': False, 'axes.spines.right': False,
@@ -225,20 +227,35 @@ def _spread(y, gap):
     return isotonic_regression(y+steps, increasing=False) - steps
 
 # %% ../nbs/50_plot.ipynb #5a404650
+def _in_order(names): return sorted(names, key=lambda c: (0, int(c.split()[1])) if c.split()[1].isdecimal() else (1, 0))
+
+def _levels_of(record, oracle):
+    "Mean accuracies of oracles by name"
+    if oracle is None: return {}
+    if not isinstance(oracle, (Learner, list, tuple)): return dict(oracle)
+    return pd.DataFrame([levels(o.model, record.split, record.groups) for o in L(oracle)]).mean().to_dict()
+
 @patch
 @_quiet
 def plot(self:Unlearning,
-    oracle:dict|None=None, # The oracle's accuracies by name, drawn as dotted lines
-    ax=None                # Axes to draw on
+    oracle=None, # Retrained learners (one, or several), whose level on every group is drawn as a dotted line; or accuracies by name
+    ax=None      # Axes to draw on
 ):
     "Accuracy of every group, of retain and test, before the first and after every stage"
     ax = ax or plt.subplots(figsize=(6.5,3.2))[1]
     df = pd.concat([pd.DataFrame([self.before]), self.stages], ignore_index=True)
-    groups = sorted((c for c in df.columns if c.startswith('group ')), key=lambda c: int(c.split()[1])) or ['forget']
-    for c,colour in zip(groups, sns.color_palette('colorblind')): ax.plot(df.index, df[c], 'o-', color=colour, label=c)
+    groups = _in_order([c for c in df.columns if c.startswith('group ')]) or ['forget']
+    told = _levels_of(self, oracle)
+    few = groups if len(groups) <= 8 else [groups[0], groups[-1]] # more names than can be read
+    for c,colour in zip(groups, sns.color_palette('colorblind' if len(groups) <= 8 else 'viridis', len(groups))):
+        ax.plot(df.index, df[c], 'o-', ms=5 if len(groups) <= 8 else 2, color=colour, label=c if c in few else None)
+        if c in told: ax.axhline(told[c], color=colour, ls=':', lw=1)
     for c,line in [('retain','-'),('test','--')]: ax.plot(df.index, df[c], line, color='.5', lw=1.2, label=c)
-    if oracle is not None: ax.axhline(oracle['forget'], color='k', ls=':', lw=1, label='oracle, forget')
-    ax.set(xticks=df.index, xticklabels=['before', *(f'{i+1}: {g if g == "all" else "group " + g}' for i,g in enumerate(self.stages.group))],
+    if told: ax.plot([], [], color='k', ls=':', lw=1, label='oracle')
+    if told and not set(groups) & set(told): ax.axhline(told['forget'], color='k', ls=':', lw=1)
+    at = df.index if len(df) <= 12 else df.index[::len(df)//12+1]
+    names = ['before', *(f'{i+1}: {g if g in ("all","repair") else "group " + g}' for i,g in enumerate(self.stages.group))]
+    ax.set(xticks=at, xticklabels=[names[i] for i in at],
            xlabel='stage: what it forgot', ylabel='accuracy', title=f'{type(self.how).__name__} took forget from {self.before["forget"]:.0%} to {df.forget.iloc[-1]:.0%}')
     ax.legend(bbox_to_anchor=(1.01,1), loc='upper left')
     return ax

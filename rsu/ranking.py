@@ -18,7 +18,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
-from rsu.value import Refused, choose
+from rsu.value import Refused, choose, known
 from rsu.data import ForgetSplit, as_fastai, positions, predict, predict_train, subset, targets
 from rsu.recipe import Meter, StepSeed, borrowed
 from rsu.attack import attack_r, entropy, lira, margin, memorization, modified_entropy, privacy_risk, rmia
@@ -123,6 +123,10 @@ def combine(cls:Ranking,
 class Ranker:
     "Base of the rankers: a subclass says `score`, and declares what it needs, what it costs and who published it"
     needs,trainings,cost,source = '','','',''
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        known(cls) # a sequence that ranks again names its ranker in JSON
 
     def score(self,
         learn,        # The trained learner; it is only read

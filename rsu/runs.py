@@ -80,7 +80,10 @@ def alone(
     if any(isinstance(cb, MixedPrecision) for cb in learn.cbs): return 'the learner is in mixed precision'
     if any(m._forward_hooks or m._forward_pre_hooks for m in learn.model.modules()): return 'the network has hooks'
     if x.tensors[0].dim() not in (2,4) or _widened(copy.deepcopy(learn.model), 2) is None: return 'its layers cannot be laid side by side'
+    if getattr(how, 'rerank', None): return 'what is left is ranked again after each stage'
     for s in how.stages(split):
+        if s.until is not None: return 'a stage ends where a target is reached'
+        if s.carry: return 'what the optimiser remembers is handed on'
         if acts := _done_by(s.algorithm): return f"{type(s.algorithm).__name__} acts by itself: {', '.join(acts)}"
     return ''
 
@@ -249,7 +252,7 @@ def stage(self:_Abreast, learn, splits, stages, seeds):
         for e,steps in enumerate(zip(*plans)):
             for i,ats in enumerate(zip(*steps)):
                 for one,net in zip(ones, self.nets): one.learn = SimpleNamespace(model=net, epoch=e, iter=i, n_iter=len(steps[0]))
-                self.step(_fed(ones, ats, step), [o.lr*o.rate(e+i/len(steps[0])) for o in ones])
+                self.step(_fed(ones, ats, step), [o.lr*o.rate(o._pace(e+i/len(steps[0]))) for o in ones])
                 step += 1
             lost |= {i for i,(o,net) in enumerate(zip(ones, self.nets)) if o._retained(net) < begun[i]/2}
         if self.cuda: torch.cuda.synchronize()
@@ -265,7 +268,7 @@ def _abreast(learn, jobs, hows, k):
     "Pairs of a job's place in the list and its learner, None where it must go alone; `k` places, filled up with jobs nobody asked for"
     full = lambda o: [*o, *[o[-1]]*(k-len(o))]
     splits,seeds,stages = [o.split for o in full(jobs)], [o.seed for o in full(jobs)], [how.stages(o.split) for how,o in zip(full(hows), full(jobs))]
-    groups = [{s.name: s.forget for s in o} if len(o) > 1 else {} for o in stages]
+    groups = [{s.name: s.forget for s in o if len(s.forget)} if len(o) > 1 else {} for o in stages]
     news = [_twin(learn, o.split.retain_dls) for o in jobs]
     before = [levels(new.model, *o) for new,*o in zip(news, splits, groups)]
     members,rows,lost = _Abreast(learn, k),[[] for _ in jobs],set()
@@ -276,7 +279,7 @@ def _abreast(learn, jobs, hows, k):
     for j,(job,new) in enumerate(zip(jobs, news)):
         new.model.load_state_dict(members.nets[j].state_dict())
         new.model.train() # as a quiet fit leaves it
-        new.unlearning = Unlearning(learn, job.split, hows[j], job.seed, before[j], pd.DataFrame(rows[j]))
+        new.unlearning = Unlearning(learn, job.split, hows[j], job.seed, before[j], pd.DataFrame(rows[j]), groups[j])
         yield j,(None if j in lost else new)
 
 # %% ../nbs/18_runs.ipynb #09f2272b

@@ -7,9 +7,10 @@ __all__ = ['Feed', 'Term', 'kl', 'Stage', 'Algorithm', 'frozen', 'evaluating', '
            'FineTune']
 
 # %% ../nbs/10_unlearn.ipynb #74abffc7
-import copy, warnings
+import copy, hashlib, json, warnings
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from dataclasses import KW_ONLY, dataclass, field
 from time import perf_counter
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -22,7 +23,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
 from rsu.value import Refused, Value, choose
-from rsu.data import ForgetSplit, batches, lone, positions, predict, predict_train, shuffled, subset
+from rsu.data import ForgetSplit, batches, lone, positions, predict, predict_train, read_shard, shuffled, subset, write_shard
 from rsu.recipe import Meter, StepSeed, borrowed, derived, n_classes, optimiser
 
 # %% ../nbs/10_unlearn.ipynb #77769ed6
@@ -108,6 +109,9 @@ class Stage(NamedTuple):
     retain:np.ndarray    # Positions trained on as retained
     algorithm:'Algorithm' # Forgets them
     steps:list           # Gradient steps in each epoch
+    part:tuple=(0.,1.)   # Where in the schedule of the learning rate it begins and ends
+    until:object=None    # Accuracy on its samples at which it stops, or 'valid'; the run's own where not given
+    carry:object=None    # A callback that hands what the optimiser remembers from stage to stage
 
 # %% ../nbs/10_unlearn.ipynb #327844d9
 class Algorithm(Value, Callback):
@@ -221,6 +225,24 @@ def stages(self:Algorithm,
     "What is to be done: a single stage, in which all samples are forgotten"
     return [Stage('all', split.forget, split.retain, self, self.budget(split))]
 
+@patch
+def again(self:Algorithm,
+    todo:list, # `Stage`s that are still to come
+    split,     # What must be forgotten
+    learn      # The learner as the stages so far have made it
+) -> list:     # `Stage`s
+    "The stages that are still to come, planned anew where what was done so far has a say in it"
+    return todo
+
+@patch
+def regrouped(self:Algorithm,
+    todo:list,   # `Stage`s
+    split,       # What must be forgotten
+    forgets:list # Positions that each of them forgets
+) -> list:       # `Stage`s
+    "These stages with other samples to forget: a single one has all of them, always"
+    return todo
+
 # %% ../nbs/10_unlearn.ipynb #cd00c735
 def _plain(b, device): return tuple(o.as_subclass(torch.Tensor) for o in to_device(tuple(b), device))
 
@@ -240,7 +262,13 @@ def _still(self:Algorithm, x, still):
 @patch
 def before_batch(self:Algorithm):
     self._still(self.xb[0], True)
-    self.learn.opt.set_hypers(lr=self.lr * self.rate(self.epoch + self.iter/self.n_iter))
+    self.learn.opt.set_hypers(lr=self.lr * self.rate(self._pace(self.epoch + self.iter/self.n_iter)))
+
+@patch
+def _pace(self:Algorithm, epoch):
+    "Epochs done, counted over the part of the schedule that is the stage's"
+    begin,end = self.stage.part
+    return self.n_epoch*begin + (end-begin)*epoch
 
 @patch
 def after_batch(self:Algorithm):
@@ -450,11 +478,13 @@ def _stop_at_target(self:Algorithm):
     raise CancelFitException
 
 def _target(until, split, before):
-    "`until` as an accuracy"
-    if until is None: return None
-    if until == 'valid': return before['valid']
-    if isinstance(until, (Learner, list, tuple)): return float(np.mean([levels(o.model, split)['forget'] for o in L(until)]))
-    if isinstance(until, (int, float)) and 0 <= until <= 1: return float(until)
+    "`until` as a function: the accuracy asked for on the samples at some positions"
+    if until is None: return lambda at: None
+    if until == 'valid': return lambda at: before['valid']
+    if isinstance(until, (Learner, list, tuple)):
+        known = np.mean([_right(o.model, split) for o in L(until)], axis=0)
+        return lambda at: float(known[at].mean())
+    if isinstance(until, (int, float)) and 0 <= until <= 1: return lambda at: float(until)
     raise Refused(f"until={until!r} is no target: give an accuracy from 0 to 1, 'valid', or the oracles (Learners) to be like.")
 
 # %% ../nbs/10_unlearn.ipynb #a1d177c0
@@ -475,14 +505,25 @@ def levels(
     groups:dict={}     # Positions of each group, by name
 ) -> dict:             # Accuracy in [0, 1], by name
     "Accuracy on forget, on every group, on retain, valid and test"
+    return _by_group(_told(model, split), split, groups)
+
+def _right(model, split):
+    "Which training samples the model reads rightly, (N,)"
     logits,y = predict_train(model, split.dls)
-    right = (logits.argmax(1) == y).double().numpy()
-    parts = {'forget': split.forget, **{f'group {k}': at for k,at in groups.items()}, 'retain': split.retain}
-    res = {k: right[at].mean() for k,at in parts.items()}
+    return (logits.argmax(1) == y).numpy()
+
+def _told(model, split):
+    "Which samples to forget are read rightly, (n,), and the accuracy on retain, valid and test"
+    right,res = _right(model, split), {}
     for k in ('valid','test'):
         logits,y = predict(model, getattr(split, k))
         res[k] = (logits.argmax(1) == y).double().mean().item()
-    return res
+    return right[split.forget], dict(retain=right[split.retain].mean(), **res)
+
+def _by_group(told, split, groups):
+    "Accuracy on forget and on every group beside the others"
+    right,others = told
+    return {'forget': right.mean(), **{f'group {k}': right[np.searchsorted(split.forget, at)].mean() for k,at in groups.items()}, **others}
 
 @dataclass(repr=False)
 class Unlearning:
@@ -493,6 +534,7 @@ class Unlearning:
     seed:int              # Of all chance in it
     before:dict           # Accuracies before the first stage
     stages:pd.DataFrame   # A row a stage: group, steps, seconds, how it ended ('done', 'target reached', 'diverged'), and the accuracies after it
+    groups:dict=field(default_factory=dict) # Positions of each group by name, as they were forgotten; empty for a single stage
 
     @property
     def steps(self) -> int:
@@ -519,6 +561,38 @@ def _asked(learn, split, how, n_epoch=None, lr=None):
     _classifies(learn)
     return how.given(n_epoch, lr).ready(learn, split)
 
+# %% ../nbs/10_unlearn.ipynb #e480e0c7
+class _Kept:
+    "What the stages of a run have made so far, in one file that is replaced after each"
+    def __init__(self, path, learn, split, how, seed, target):
+        self.file,self.split,self.how = Path(path)/'stages.safetensors',split,how
+        weights = hashlib.sha256(b''.join(v.detach().cpu().contiguous().numpy().tobytes() for v in learn.model.state_dict().values())).hexdigest()
+        self.made = dict(split=split.key, how=how.key, seed=str(seed), target=str(target), weights=weights)
+
+    def keep(self, todo, done, rows, told, new):
+        "Replace the file"
+        state = {f'model.{k}': v.detach().cpu().contiguous().clone() for k,v in new.model.state_dict().items()}
+        carry = done[-1].carry
+        memory = {f'memory.{i}.{k}': v.cpu().contiguous().clone() for i,o in (carry.state if carry else {}).items() for k,v in o.items() if torch.is_tensor(v)}
+        turn = np.zeros(len(self.split), dtype=np.int32) # of each sample
+        for i,s in enumerate([*done, *todo]): turn[np.searchsorted(self.split.forget, s.forget)] = i
+        facts = dict(self.made, rows=json.dumps(rows), others=json.dumps([o for _,o in told]))
+        write_shard(self.file, dict(state, **memory, turn=torch.as_tensor(turn), right=torch.as_tensor(np.stack([o for o,_ in told]))), **facts)
+
+    def taken_up(self, stages, new):
+        "Put the last whole stage's weights into `new`; what is to do, what is done, and what was told of it"
+        try: tensors,facts = read_shard(self.file)
+        except Refused as e: print(str(e).split(':')[0] + ': the run begins anew.'); return stages,[],[],[_told(new.model, self.split)]
+        if any(facts.get(k) != v for k,v in self.made.items()): raise Refused(f"'{self.file.parent}' keeps the stages of another run (other samples, settings, seed or model): give another folder, or delete it.")
+        part = lambda name: {k.removeprefix(name): v for k,v in tensors.items() if k.startswith(name)}
+        new.model.load_state_dict(part('model.'))
+        rows,others = json.loads(facts['rows']),json.loads(facts['others'])
+        turn = tensors['turn'].numpy()
+        stages = self.how.regrouped(stages, self.split, [self.split.forget[turn == i] for i,s in enumerate(stages) if len(s.forget)])
+        if carry := stages[0].carry:
+            for k,v in part('memory.').items(): carry.state.setdefault(int(k.split('.')[0]), {})[k.split('.')[1]] = v
+        return stages[len(rows):], stages[:len(rows)], rows, list(zip(tensors['right'].numpy(), others))
+
 # %% ../nbs/10_unlearn.ipynb #83918f5c
 def unlearn(
     learn:Learner,          # A trained learner; it stays as it is
@@ -529,20 +603,29 @@ def unlearn(
     seed:int=0,             # Order of the batches, random labels and all other chance
     cbs=None,               # Further fastai callbacks for the fits
     quiet:bool=False,       # Neither progress bar nor validation after each epoch
+    path=None,              # A folder that keeps what the stages made: the same call again, after a kill, goes on behind the last whole stage
     until=None              # Stop when the samples to forget are known no better than this: an accuracy in [0, 1], 'valid' (that of validation, before) or oracles (their mean)
 ) -> Learner:               # A new learner; its `unlearning` tells what was done
     "Make a learner that has forgotten: a copy of `learn`, changed by `how` stage after stage"
     how = _asked(learn, split, how, n_epoch, lr)
-    stages = how.stages(split)
-    groups = {s.name: s.forget for s in stages} if len(stages) > 1 else {}
-    new,rows = _twin(learn, split.retain_dls),[]
-    before = levels(new.model, split, groups)
-    until = _target(until, split, before)
-    for i,s in enumerate(stages):
+    todo,new = how.stages(split), _twin(learn, split.retain_dls)
+    told,done,rows = [_told(new.model, split)],[],[]
+    aim = lambda until: _target(until, split, told[0][1])
+    wanted = aim(until)
+    kept = _Kept(path, learn, split, how, seed, wanted(split.forget)) if path else None
+    if kept and kept.file.exists(): todo,done,rows,told = kept.taken_up(todo, new)
+    while todo:
+        s,*todo = todo
         meter,one = Meter(),s.algorithm.but()
-        one.forget(new, split, s, derived(seed, i), [meter, *L(cbs)], quiet, until)
-        rows.append(dict(stage=i+1, group=s.name, n=len(s.forget), steps=meter.steps, seconds=meter.seconds+one.preparation, ended=one.ended, **levels(new.model, split, groups)))
-    new.unlearning = Unlearning(learn, split, how, seed, before, pd.DataFrame(rows))
+        target = (wanted if s.until is None else aim(s.until))(s.forget) if len(s.forget) else None
+        one.forget(new, split, s, derived(seed, len(done)), [meter, *L(s.carry), *L(cbs)], quiet, target)
+        done.append(s); told.append(_told(new.model, split))
+        rows.append(dict(stage=len(done), group=s.name, n=len(s.forget), steps=meter.steps, seconds=meter.seconds+one.preparation, ended=one.ended))
+        if todo: todo = how.again(todo, split, new)
+        if kept: kept.keep(todo, done, rows, told, new)
+    groups = {s.name: s.forget for s in done if len(s.forget)} if len(done) > 1 else {}
+    before,*after = [_by_group(o, split, groups) for o in told]
+    new.unlearning = Unlearning(learn, split, how, seed, before, pd.DataFrame([{**r, **o} for r,o in zip(rows, after)]), groups)
     return new
 
 Learner.unlearn = unlearn

@@ -1,20 +1,23 @@
 "What must hold for any input, tried on inputs that a machine thinks up."
-import json
+import json, tempfile
 from dataclasses import fields
 
 import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
+from fastai.callback.core import Callback
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
 from scipy import stats
 from rsu.attack import lira
 from rsu.data import ForgetSplit, Order, Samples, loaders, lone, positions, shuffled, subset
-from rsu.ranking import Ranking
+from rsu.ranking import Confidence, Random, Ranking
 from rsu.recipe import Recipe, cifar_resnet18, derived, mlp, small_cnn
 from rsu.reference import halves
 from rsu.report import Settings
-from rsu.sequence import SeqUnlearn, share
+from rsu.sequence import ByClass, Groups, Labelled, NaturalBreaks, OneShot, Quantiles, SeqUnlearn, Singly, Thresholds, share
 from rsu.ascent import NegGradPlus, RandomLabel
 from rsu.teacher import SCRUB
-from rsu.unlearn import Feed, FineTune, Term, _chunks
+from rsu.unlearn import Feed, FineTune, Term, unlearn, _chunks
 from rsu.value import Refused, Value
 
 # The same inputs in every run, so that a test that fails fails again. No deadline: the first example pays for imports.
@@ -59,36 +62,105 @@ def test_share_sums_to_the_step(total, sizes):
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=6))
 def test_share_of_a_single_group_is_all(total): assert share(total, [17]) == [total]
 
-@given(scored(), st.integers(1, 8), st.sampled_from(['descending', 'ascending', 'shuffled']), st.sampled_from(['held out', 'retain']), seeds)
+orders = st.sampled_from(['descending', 'ascending', 'interleaved', 'shuffled', 'given'])
+divisions = st.one_of(st.integers(1, 8), st.builds(Quantiles, st.integers(1, 8)), st.builds(NaturalBreaks, st.integers(1, 4)), st.just(ByClass()), st.just(Singly()),
+                      st.lists(st.integers(-3, 3), min_size=1, max_size=4, unique=True).map(lambda o: Thresholds(tuple(sorted(o, reverse=True)))), st.just('labelled'))
+
+def sequence_of(ranking, groups, order, seed, algorithm, **kwargs):
+    "A sequence on that ranking; labels and an order of one's own are drawn by the seed."
+    rng = np.random.default_rng(seed)
+    if groups == 'labelled': groups = Labelled(rng.choice(['a', 'b', 'c'], len(ranking)).tolist())
+    names = list((Quantiles(groups) if isinstance(groups, int) else groups).divide(ranking))
+    return SeqUnlearn(algorithm, groups, tuple(rng.permutation(names).tolist()) if order == 'given' else order, seed=seed, **kwargs)
+
+@given(scored(), divisions, orders, st.sampled_from(['held out', 'retain']), seeds)
 def test_stages_partition_the_forget_set(asked, groups, order, pending, seed):
     *request, scores = asked
     ranking = Ranking.from_scores(split_of(*request), scores)
     # small batches, so that there are steps enough for every group
     algorithm = FineTune(n_epoch=3, bs=2)
-    how = SeqUnlearn(algorithm, groups, order, pending, seed)
-    try: stages = how.stages(ranking)
+    try:
+        how = sequence_of(ranking, groups, order, seed, algorithm, pending=pending)
+        stages = how.stages(ranking)
     except Refused as e:
-        assert groups > len(ranking) or 'too few' in str(e)
+        assert 'cannot be made of' in str(e) or 'too few' in str(e)
         return
-    assert len(stages) == groups
     assert sorted(np.concatenate([s.forget for s in stages])) == list(ranking.forget)
-    sizes = [len(s.forget) for s in stages]
-    assert max(sizes) - min(sizes) <= 1
+    assert all(len(s.forget) for s in stages) and len({s.name for s in stages}) == len(stages)
     gone, scores = set(), dict(zip(ranking.forget, ranking.scores))
     for s in stages:
         gone |= set(s.forget)
         assert not gone & set(s.retain), 'a forgotten sample is trained on again'
         assert set(ranking.retain) <= set(s.retain)
         assert set(s.retain) - set(ranking.retain) == (set(ranking.forget) - gone if pending == 'retain' else set())
-    # group '1' is the most exposed, whichever order they are forgotten in
-    by_name = {int(s.name): [scores[o] for o in s.forget] for s in stages}
-    for k in range(1, groups): assert min(by_name[k]) >= max(by_name[k+1])
-    names = [int(s.name) for s in stages]
-    assert sorted(names) == list(range(1, groups+1))
-    if order != 'shuffled': assert names == sorted(names, reverse=order == 'ascending')
-    assert [s.name for s in how.stages(ranking)] == [s.name for s in stages]
-    budget = algorithm.budget(ranking)
-    assert sum(sum(s.steps) for s in stages) == sum(budget)
+    # the groups are told most exposed first, and the order is kept to
+    told = list((how.groups if isinstance(how.groups, Groups) else Quantiles(how.groups)).divide(ranking))
+    mean = {s.name: np.mean([scores[o] for o in s.forget]) for s in stages}
+    assert all(mean[a] >= mean[b] - 1e-12 for a, b in zip(told, told[1:]))
+    names = [s.name for s in stages]
+    assert sorted(names) == sorted(told)
+    if order in ('descending', 'ascending'): assert names == (told if order == 'descending' else told[::-1])
+    if order == 'given': assert names == list(how.order)
+    if isinstance(groups, int):
+        sizes = [len(s.forget) for s in stages]
+        assert len(stages) == groups and max(sizes) - min(sizes) <= 1
+    assert [s.name for s in how.stages(ranking)] == names
+    assert sum(sum(s.steps) for s in stages) == sum(algorithm.budget(ranking))
+
+class Watch(Callback):
+    "What each stage was fed"
+    run_valid = False
+    def __init__(self): self.fits = []
+    def before_fit(self): self.fits.append(dict(forget=[], retain=[]))
+    def before_batch(self):
+        for role, (at, _) in self.learn.dls.train.now.items(): self.fits[-1][role] += at.tolist()
+
+class Trip(Callback):
+    "Interrupts a run at its `at`th step"
+    run_valid = False
+    def __init__(self, at): self.at = at
+    def after_batch(self):
+        self.at -= 1
+        if self.at < 0: raise KeyboardInterrupt
+
+def alike(a, b): return all(torch.equal(p, q) for p, q in zip(a.model.state_dict().values(), b.model.state_dict().values()))
+
+def small(N):
+    torch.manual_seed(0)
+    dls = data(N)
+    return Learner(dls, torch.nn.Linear(2, 3), loss_func=CrossEntropyLossFlat()), dls
+
+@settings(max_examples=25)
+@given(scored(), divisions, orders, st.sampled_from(['held out', 'retain']), st.sampled_from([FineTune, NegGradPlus, SCRUB]), st.booleans(), seeds, st.integers(0, 99))
+def test_a_sequence_keeps_its_word(asked, groups, order, pending, algorithm, whole, seed, at):
+    N, *request, scores = asked
+    learn, dls = small(N)
+    ranking = Ranking.from_scores(ForgetSplit(dls, *request), scores)
+    algorithm = algorithm(n_epoch=2, bs=3, lr=1e-5)
+    try:
+        how = sequence_of(ranking, groups, order, seed, algorithm, pending=pending, repair=FineTune(n_epoch=1, bs=8, lr=1e-5), schedule='whole' if whole else 'each stage', optimiser='kept' if whole else 'fresh')
+        how.stages(ranking)
+    except Refused: return
+    watch = Watch()
+    new = unlearn(learn, ranking, how, seed=seed, cbs=watch, quiet=True)
+    # observed on the batches: each sample's turn comes once, and none comes back as retained; the steps are those of one shot
+    done = set()
+    for fit, group in zip(watch.fits, [*new.unlearning.groups.values(), []] if new.unlearning.groups else [ranking.forget]):
+        assert set(fit['forget']) <= set(group) and not set(fit['forget']) & done
+        done |= set(np.asarray(group).tolist())
+        assert not set(fit['retain']) & done
+    assert done == set(ranking.forget.tolist())
+    repair = sum(how.repair.budget(ranking))
+    assert new.unlearning.steps - repair == sum(algorithm.budget(ranking)) == unlearn(learn, ranking, algorithm, quiet=True).unlearning.steps
+    # killed at any step and taken up again; and the same value and seed once more
+    with tempfile.TemporaryDirectory() as d:
+        try: unlearn(learn, ranking, how, seed=seed, cbs=Trip(at % new.unlearning.steps), path=d, quiet=True); assert False
+        except KeyboardInterrupt: pass
+        assert alike(unlearn(learn, ranking, SeqUnlearn.from_json(how.to_json()), seed=seed, path=d, quiet=True), new)
+    # one group, in whatever order and way, is one shot is the algorithm alone
+    bare = unlearn(learn, ranking, algorithm, seed=seed, quiet=True)
+    assert alike(bare, unlearn(learn, ranking, how.but(groups=1, repair=None, order='descending' if order == 'given' else order), seed=seed, quiet=True))
+    assert alike(bare, unlearn(learn, ForgetSplit(dls, *request), OneShot(algorithm), seed=seed, quiet=True))
 
 @given(st.integers(1, 60), seeds, st.integers(2, 9))
 def test_order_is_determined_by_its_seed(n, seed, bs):
@@ -147,7 +219,10 @@ recipes = st.builds(Recipe, st.sampled_from([small_cnn, cifar_resnet18, mlp]), n
                     args=st.none() | st.dictionaries(st.text(min_size=1), number | st.integers() | st.text() | st.booleans()))
 algorithms = st.one_of(st.builds(SCRUB, alpha=number, gamma=number, msteps=st.integers(0, 9), lr=number), st.builds(FineTune, n_epoch=st.integers(1, 9)),
                        st.builds(NegGradPlus, st.floats(0, 1)), st.builds(RandomLabel, st.booleans(), st.sampled_from(['once', 'epoch']), st.booleans()))
-sequences = st.builds(SeqUnlearn, algorithms, st.integers(1, 9), st.sampled_from(['descending', 'ascending', 'shuffled']), seed=seeds)
+targets = st.none() | st.just('valid') | st.floats(0, 1)
+sequences = st.one_of(st.builds(SeqUnlearn, algorithms, divisions.filter(lambda o: o != 'labelled'), st.sampled_from(['descending', 'ascending', 'interleaved', 'shuffled']) | st.permutations(['1', '2', '3']).map(tuple),
+                                st.sampled_from(['held out', 'retain']), seeds, st.none() | st.builds(FineTune, n_epoch=st.integers(1, 9)), st.sampled_from(['each stage', 'whole']), st.sampled_from(['fresh', 'kept']), targets | st.tuples(targets, targets)),
+                      st.builds(SeqUnlearn, st.tuples(st.none(), algorithms, algorithms), rerank=st.sampled_from([None, Confidence, Random])))
 terms = st.builds(Term, st.sampled_from(['forget', 'retain']), weight=number, T=number)
 all_settings = st.builds(Settings, st.text(), st.text(), n=st.none() | st.integers(), lr=st.none() | number)
 
