@@ -16,12 +16,12 @@ from rsu.data import ForgetSplit, fingerprint
 from rsu.recipe import Recipe, cifar_resnet18, mlp, small_cnn
 from rsu.reference import ReferenceBank, read_shard, write_shard
 from rsu.ranking import Ranking, Record, rankers
-from rsu.sequence import SeqUnlearn
-from rsu.unlearn import unlearn
+from rsu.sequence import ByClass, Groups, Labelled, NaturalBreaks, SeqUnlearn, Singly, Thresholds
+from rsu.unlearn import Algorithm, unlearn
 from rsu.algorithms import algorithms
 from rsu.evaluate import evaluate
 from rsu.tune import settings_for, tune
-from rsu.report import Settings, datasets, load_data, versions, write_report
+from rsu.report import Settings, datasets, from_toml, load_data, to_toml, versions, write_report
 
 # %% ../nbs/60_cli.ipynb #b74a4348
 _networks = {f.__name__: f for f in (small_cnn, cifar_resnet18, mlp)}
@@ -54,6 +54,53 @@ def _ranker(name, **makers):
     return _rankers[name](**{k: make() for k,make in makers.items() if k in _asks(name)})
 
 # %% ../nbs/60_cli.ipynb #46115102
+def _algorithm(o, settings=lambda name: None):
+    "The algorithm of that name, with the settings that are known for it; one that is given stays as it is"
+    if isinstance(o, Algorithm): return o
+    return None if o == 'none' else settings(o) or choose('algorithm', o, algorithms())()
+
+def _each(said, f):
+    "What is said once, or for each group, with commas or as a tuple"
+    if said is None: return None
+    parts = [f(o) for o in (said.split(',') if isinstance(said, str) else said if isinstance(said, tuple) else [said])]
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+def _number(o):
+    try: return float(o)
+    except ValueError: raise Refused(f"'{o}' is no number: give one such as 0.9.") from None
+
+def _groups(said, split):
+    "Groups as the command line says them"
+    kind,_,more = str(said).partition(':')
+    if isinstance(said, (int, Groups)): return said
+    if kind.endswith('.csv'): return _labelled(said, split)
+    if kind == 'at': return Thresholds(tuple(map(_number, more.split(','))))
+    if kind == 'breaks' and more.isdecimal(): return NaturalBreaks(int(more))
+    if said in ('class','single'): return ByClass() if said == 'class' else Singly()
+    raise Refused(f"groups={said!r} is not understood: give a number, class, single, breaks:3, at:2,0.5 or groups.csv.")
+
+def _labelled(path, split):
+    "Groups by the column `group` of a file; before the split is known, none"
+    try: df = pd.read_csv(path)
+    except Exception as e: raise Refused(f"'{path}' cannot be read ({getattr(e, 'strerror', None) or e}): give a .csv with the columns id and group.") from None
+    if not {'id','group'} <= set(df): raise Refused(f"'{path}' has the columns {', '.join(map(str, df))}: give id and group.")
+    if split is None: return 1
+    if sorted(df.id) != split.forget.tolist(): raise Refused(f"The ids in '{path}' are not those of the samples to forget: name each of these once.")
+    return Labelled(df.sort_values('id').group.astype(str).tolist())
+
+def _sequence(s, split=None, settings=lambda name: None):
+    "The sequence that was asked for"
+    target = lambda o: None if o == 'none' else 'valid' if o == 'valid' else _number(o)
+    order = tuple(s.order.split(',')) if isinstance(s.order, str) and ',' in s.order else s.order
+    return SeqUnlearn(_each(s.algorithm, lambda o: _algorithm(o, settings)), _groups(s.groups, split), order, s.pending, s.seed,
+                      s.repair and _algorithm(s.repair, settings), s.schedule, s.optimiser, _each(s.until, target), s.rerank and _reranker(s.rerank))
+
+def _reranker(name):
+    "A ranker that asks for nothing but the model as it is"
+    cls = choose('ranker', name, _rankers)
+    if {'bank','record'} & set(_asks(name)): raise Refused(f"The ranker '{name}' asks for more than the model as it has become: give confidence, for example.")
+    return cls
+
 def _top(forget):
     "k of 'top:k', or None"
     if not forget.startswith('top:'): return None
@@ -63,15 +110,13 @@ def _top(forget):
 def _check(s):
     "Refuse what is wrong with the settings themselves"
     choose('ranker', s.ranker, _rankers)
-    how = SeqUnlearn(choose('algorithm', s.algorithm, algorithms())(), s.groups, s.order, s.pending, s.seed)
-    if s.groups < 1: raise Refused(f"groups={s.groups} is no number of groups: give 1 or more.")
+    _sequence(s)
     if s.references < 2 or s.references % 2: raise Refused(f"references={s.references} cannot come in pairs of halves: give an even number, 2 or more.")
     if s.oracles < 2: raise Refused(f"oracles={s.oracles} cannot be held against each other: ask for 2 or more.")
     for k in ('n_epoch','train_epochs'):
         if getattr(s, k) is not None and getattr(s, k) < 1: raise Refused(f"{k}={getattr(s, k)} trains nothing: give 1 or more.")
     if not 0 <= s.seed < 2**32: raise Refused(f"seed={s.seed} is no seed: give a whole number from 0 to {2**32-1}.")
     if s.lr is not None and not 0 < s.lr < float('inf'): raise Refused(f"lr={s.lr} is no learning rate: give a number above 0.")
-    return how
 
 def _split(s, dls, at=None):
     "The samples to forget; for top:k any k of them stand in until they are ranked"
@@ -103,12 +148,14 @@ def _write(path, facts):
     os.replace(part, path)
 
 # %% ../nbs/60_cli.ipynb #cf5fc0c0
-def _budget(s, how, dls):
+def _budget(s, dls, split):
     "The sequence with the epochs and the learning rate that were asked for, or else with the settings that come with the package"
-    found = settings_for(s.data, recipe_for(s, dls).network.__name__, s.forget, s.algorithm) if s.n_epoch is None and s.lr is None else None
-    if found is None: return how.given(s.n_epoch, s.lr)
-    print(f"Taking the settings shipped for {s.algorithm} on {s.data}: {found}.")
-    return how.but(algorithm=found)
+    if s.n_epoch is not None or s.lr is not None: return _sequence(s, split).given(s.n_epoch, s.lr)
+    def settings(name):
+        found = settings_for(s.data, recipe_for(s, dls).network.__name__, s.forget, name)
+        if found is not None: print(f"Taking the settings shipped for {name} on {s.data}: {found}.")
+        return found
+    return _sequence(s, split, settings)
 
 def _model(s, dls, out, record):
     "The model to be unlearned: from its file, or trained and kept there; with a record of its training, where there is to be one"
@@ -150,11 +197,11 @@ def run(
 ) -> Path:         # The report
     "The main job: train, rank, forget in sequence, evaluate, report; takes up what a killed run left"
     out = Path(out)
-    how = _check(s)
+    _check(s)
     dls = load_data(s)
     split = _split(s, dls)
-    how = _budget(s, how, dls).ready(recipe_for(s, dls).learner(dls), split)
-    how.stages(Ranking.from_scores(split, np.zeros(len(split)))) # refuses what groups and steps do not allow
+    how = _budget(s, dls, split).ready(recipe_for(s, dls).learner(dls), split)
+    if isinstance(how.groups, int) or not _top(s.forget) and isinstance(how.groups, (ByClass,Labelled,Singly)): how.stages(Ranking.from_scores(split, np.zeros(len(split)))) # refuses what groups and steps do not allow
     request = fingerprint(split.dls) if _top(s.forget) else split.key
     if _claim(out, s, request).get('done') and all((out/f).exists() for f in _kept): return out/'report.html'
     print('1/5 The model')
@@ -164,7 +211,7 @@ def run(
     ranking = ranker().rank(learn, split)
     ranking.to_frame().to_parquet(out/'ranking.parquet')
     print(f'3/5 Forgetting: {how}')
-    new = unlearn(learn, ranking, how, seed=s.seed)
+    new = unlearn(learn, ranking, how, seed=s.seed, path=out)
     _keep(new, out/'unlearned.safetensors')
     new.unlearning.stages.to_parquet(out/'stages.parquet')
     print(f'4/5 Evaluation against {s.oracles} oracles')
@@ -174,8 +221,10 @@ def run(
     facts = dict(settings=s.to_dict(), request=request, how=how.to_dict(), recipe=learn.recipe.to_dict(), ranker=ranking.name, before=new.unlearning.before,
                  command=command, folder=os.getcwd(), versions=versions(), done=False)
     _write(out/'run.json', facts)
+    (out/'run.toml').write_text(to_toml(s))
     page = write_report(out)
     _write(out/'run.json', dict(facts, done=True))
+    (out/'stages.safetensors').unlink() # what a kill would have left to go on with
     return page
 
 # %% ../nbs/60_cli.ipynb #98d4bfd1
@@ -229,6 +278,8 @@ _examples = """examples:
   rsu tune --data digits --forget random:60 --algorithm scrub,neggradplus --budget 40 --seed 1000 --out runs/search"""
 
 # %% ../nbs/60_cli.ipynb #c3ac0f17
+def _int_or_str(o): return int(o) if o.lstrip('-').isdecimal() else o
+
 def parser() -> argparse.ArgumentParser:
     "The command line of rsu"
     p = _Parser(prog='rsu', description='Machine unlearning in forgettability sequence.')
@@ -237,7 +288,7 @@ def parser() -> argparse.ArgumentParser:
     r = job('run', 'train, rank, forget in sequence, evaluate and report', 'Train a model, rank the samples to forget by privacy risk, forget them group after group, hold the\nresult against models that never saw them, and write a report.')
     t = job('tune', 'search the settings of algorithms', 'Search the settings of algorithms on validation samples and on seeds that no report uses.')
     d = {f.name: f.default for f in fields(Settings)}
-    def add(group, name, help, **kw): group.add_argument('--'+name.replace('_','-'), default=d.get(name), help=help + ('' if d.get(name) is None else f' [{d[name]}]'), **kw)
+    def add(group, name, help, **kw): group.add_argument('--'+name.replace('_','-'), default=argparse.SUPPRESS, help=help + ('' if d.get(name) is None else f' [{d[name]}]'), **kw)
     for o in (r, t):
         g = o.add_argument_group('what')
         add(g, 'data', f"{', '.join(datasets)}, or package.module:function that returns DataLoaders", metavar='NAME')
@@ -253,12 +304,18 @@ def parser() -> argparse.ArgumentParser:
         add(g, 'seed', 'of everything', type=int, metavar='N')
         g.add_argument('--out', required=True, metavar='FOLDER', help='folder of the job; the same command again takes up what is there')
     g = r.add_argument_group('how to forget')
-    add(g, 'algorithm', f"{', '.join(k for k in algorithms() if k not in ('retrain','sisa'))}", metavar='NAME')
-    add(g, 'groups', 'groups, forgotten one after the other; 1 is one-shot', type=int, metavar='N')
-    add(g, 'order', 'descending (most exposed first), ascending or shuffled', metavar='NAME')
+    add(g, 'algorithm', f"one for all, or one a group with commas, most exposed first: none, {', '.join(k for k in algorithms() if k not in ('retrain','sisa'))}", metavar='NAME')
+    add(g, 'groups', 'a number of groups of equal size by risk (1 is one-shot); class, single, breaks:3 (where scores fall apart), at:2,0.5 (scores at which a group ends) or groups.csv (columns id and group)', type=_int_or_str, metavar='WHAT')
+    add(g, 'order', "descending (most exposed first), ascending, interleaved, shuffled, or the groups' names with commas", metavar='ORDER')
     add(g, 'pending', "groups whose turn has not come: 'held out', or trained on as 'retain'", metavar='NAME')
+    add(g, 'repair', 'algorithm of a last stage on retained samples alone: finetune', metavar='NAME')
+    add(g, 'schedule', "the learning rate goes its way in 'each stage', or once in the 'whole' sequence", metavar='NAME')
+    add(g, 'optimiser', "what it remembers from stage to stage: 'fresh' or 'kept'", metavar='NAME')
+    add(g, 'until', "accuracy on its samples at which a stage ends, or 'valid'; one a group with commas, most exposed first", metavar='X')
+    add(g, 'rerank', 'ranker by which what is left is ranked again after each stage', metavar='NAME')
     add(g, 'n_epoch', 'epochs of unlearning; with --lr absent too, those shipped for data and algorithm, or else the published ones', type=int, metavar='N')
     add(g, 'lr', 'learning rate of unlearning, likewise', type=float, metavar='X')
+    r.add_argument('--config', metavar='FILE', help='a TOML file of these settings, by their names here; an option that is given beside it wins')
     g = t.add_argument_group('what to search')
     add(g, 'algorithm', "one, several with commas, or 'all'", metavar='NAMES')
     g.add_argument('--budget', default=40, type=int, metavar='N', help='runs of each algorithm [40]')
@@ -273,7 +330,9 @@ def main(
     try:
         args = vars(parser().parse_args(argv))
         out,job,said = args.pop('out'), args.pop('command'), shlex.join(['rsu', *argv])
-        if job == 'run': page = run(Settings(**args), out, said)
+        if job == 'run':
+            file = args.pop('config')
+            page = run(Settings(**{**(from_toml(file) if file else {}), **args}), out, said)
         else:
             budget = args.pop('budget')
             search(Settings(**args), out, budget, said)

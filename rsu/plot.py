@@ -21,6 +21,7 @@ from rsu.value import Refused
 from rsu.data import ForgetSplit, predict, predict_train
 from rsu.attack import auc, margin
 from rsu.ranking import Ranking
+from rsu.sequence import Groups, Quantiles
 from rsu.unlearn import Unlearning, levels
 
 # %% ../nbs/50_plot.ipynb #da7f3823
@@ -42,14 +43,18 @@ def _quiet(f):
 @patch
 @_quiet
 def plot(self:Ranking,
-    groups:int=1, # Groups of a sequence, drawn by colour
+    groups:int=1, # Groups of a sequence, drawn by colour: a number, or `Groups`
     ax=None       # Axes to draw on
 ):
     "The scores, riskiest first"
     ax = ax or plt.subplots(figsize=(6.5,2.8))[1]
-    scores,cuts = np.sort(self.scores)[::-1], np.array_split(np.arange(len(self)), groups)
-    for i,(at,c) in enumerate(zip(cuts, sns.color_palette('colorblind', groups))): ax.scatter(at+1, scores[at], s=14, color=c, label=f'group {i+1}')
-    if groups > 1: ax.legend(title='1 = most exposed')
+    parts,place = (groups if isinstance(groups, Groups) else Quantiles(groups)).divide(self), np.argsort(np.argsort(-self.scores, kind='stable'))
+    few = len(parts) <= 8
+    for (name,at),c in zip(parts.items(), sns.color_palette('colorblind' if few else 'viridis', len(parts))):
+        i = np.searchsorted(self.forget, at)
+        ax.scatter(place[i]+1, self.scores[i], s=14, color=c, label=f'group {name}')
+    if 1 < len(parts) and few: ax.legend(title='most exposed first')
+    scores = self.scores
     ax.set(xlabel='samples to forget, riskiest first', ylabel=f'risk ({self.name})', title=f'{(scores > scores.mean()).mean():.0%} of the samples lie above the mean risk')
     return ax
 

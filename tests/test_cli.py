@@ -7,7 +7,7 @@ from rsu.data import digits
 from rsu.recipe import small_cnn
 from rsu.reference import read_shard
 
-documented = {'run.json', 'ranking.parquet', 'stages.parquet', 'table.parquet', 'model.safetensors', 'unlearned.safetensors',
+documented = {'run.json', 'ranking.parquet', 'stages.parquet', 'table.parquet', 'model.safetensors', 'unlearned.safetensors', 'run.toml',
               'bank', 'oracles', 'report.ipynb', 'report.html'}
 
 def test_leaves_the_documented_files(whole):

@@ -130,13 +130,13 @@ def small(N):
     dls = data(N)
     return Learner(dls, torch.nn.Linear(2, 3), loss_func=CrossEntropyLossFlat()), dls
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(scored(), divisions, orders, st.sampled_from(['held out', 'retain']), st.sampled_from([FineTune, NegGradPlus, SCRUB]), st.booleans(), seeds, st.integers(0, 99))
 def test_a_sequence_keeps_its_word(asked, groups, order, pending, algorithm, whole, seed, at):
     N, *request, scores = asked
     learn, dls = small(N)
     ranking = Ranking.from_scores(ForgetSplit(dls, *request), scores)
-    algorithm = algorithm(n_epoch=2, bs=3, lr=1e-5)
+    algorithm = algorithm(n_epoch=3, bs=2, lr=1e-5)
     try:
         how = sequence_of(ranking, groups, order, seed, algorithm, pending=pending, repair=FineTune(n_epoch=1, bs=8, lr=1e-5), schedule='whole' if whole else 'each stage', optimiser='kept' if whole else 'fresh')
         how.stages(ranking)
