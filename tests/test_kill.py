@@ -26,9 +26,9 @@ def complete(files):
     return {k: v for k, v in files.items() if k.endswith('.safetensors') and k not in ('unlearned.safetensors', 'stages.safetensors')}
 
 def test_killed_at_every_stage(whole, tmp_path):
-    # one run, killed four times: each start takes up what the last one left
+    # one run, killed five times: each start takes up what the last one left
     out = tmp_path/'out'
-    moments = [lambda: (out/'model.safetensors').exists(), lambda: (out/'bank'/'reference-0-0000.safetensors').exists(),
+    moments = [lambda: (out/'model.safetensors').exists(), lambda: (out/'bank'/'reference-0-0000.safetensors').exists(), lambda: (out/'stages.safetensors').exists(),
                lambda: (out/'oracles'/'oracle-0000.safetensors').exists(), lambda: (out/'table.parquet').exists() and 'how' in json.loads((out/'run.json').read_text())]
     before = {}
     for i, seen in enumerate(moments):
