@@ -23,6 +23,7 @@ from rsu.attack import auc, margin
 from rsu.ranking import Ranking
 from rsu.sequence import Groups, Quantiles
 from rsu.unlearn import Unlearning, levels
+from rsu.compare import Comparison
 
 # %% ../nbs/50_plot.ipynb #da7f3823
 _style = {**sns.axes_style('ticks'), **sns.plotting_context('notebook', font_scale=.85), 'axes.spines.top': False, 'axes.spines.right': False,
@@ -350,4 +351,48 @@ def plot_tradeoff(
     span = runs.distance.quantile([0,1]) + [-.03,.03]
     for ax,(name,part) in zip(axs[0], parts.items()): _tradeoff(ax, part, name, *span)
     axs[0,0].set_ylabel('distance to the oracle (95% interval)')
+    return fig
+
+# %% ../nbs/50_plot.ipynb #55663f37
+def _panel(ax, part, names, y):
+    "Every run of each order as a dot, and the mean with its 95% interval"
+    for x,name in enumerate(names):
+        v = part[part.order == name][y]
+        ax.plot(np.full(len(v), x)-.12, v, 'o', ms=3, color='.7')
+        ax.errorbar(x+.08, v.mean(), yerr=_half(v), fmt='o', ms=5, capsize=3, color=sns.color_palette('colorblind')[0])
+    ax.set(xlim=(-.5, len(names)-.5), xticks=range(len(names)), xticklabels=[])
+
+def _said(part, names):
+    "What the distances of an algorithm say: the best order, and how much nearer it is than one-shot, seed by seed"
+    d = part.pivot(index='seed', columns='order', values='distance')
+    best = d[[o for o in names if o != 'one-shot']].mean().idxmin()
+    less = d['one-shot'] - d[best]
+    return f"{best} is {abs(less.mean()):.3f} ± {_half(less):.3f}\n{'nearer' if less.mean() > 0 else 'farther'} than one-shot"
+
+# %% ../nbs/50_plot.ipynb #ece55527
+@patch
+@_quiet
+def plot(self:Comparison):
+    "Distance to the oracles by order, and what became of each group; a column for each algorithm"
+    whole,parts = self[self.group == 'all'], self[self.group != 'all']
+    algorithms = [o for o in whole.algorithm.unique() if o]
+    names = [o for o in whole.order.unique() if o not in ('do nothing','retrain','one-shot','shuffled')] + ['shuffled','one-shot']
+    groups = parts.group.unique()
+    fig,axs = plt.subplots(2, len(algorithms), figsize=(1.5+3.4*len(algorithms), 5.4), sharex='col', sharey='row', squeeze=False)
+    for (top,low),name in zip(axs.T, algorithms):
+        one = whole[whole.algorithm == name]
+        _panel(top, one, names, 'distance')
+        for k,line in [('do nothing',':'),('retrain','-')]: top.axhline(whole[whole.order == k].distance.mean(), color='k', lw=.8, ls=line)
+        top.set_title(f"{name.split('(')[0]}: {_said(one, names)}")
+        mine = parts[parts.algorithm == name].assign(left=lambda o: o.accuracy-o.oracle)
+        for j,(g,colour) in enumerate(zip(groups, sns.color_palette('colorblind' if len(groups) <= 8 else 'viridis', len(groups)))):
+            v = mine[mine.group == g].groupby('order').left.agg(['mean',_half]).loc[names]
+            low.errorbar(np.arange(len(names))+.3*(j/max(1, len(groups)-1)-.5), v['mean'], yerr=v['_half'], fmt='o', ms=4, capsize=2, color=colour, label=f'group {g}' if len(groups) <= 8 else None)
+        low.axhline(0, color='k', lw=.8)
+        low.set(xticks=range(len(names)), xticklabels=names)
+        low.tick_params(axis='x', rotation=25)
+    axs[0,0].set(ylabel='distance to the oracles', ylim=(whole.distance.min()-.05, whole.distance.max()+.05))
+    axs[1,0].set_ylim(min(-.1, axs[1,0].get_ylim()[0]), max(.1, axs[1,0].get_ylim()[1]))
+    axs[1,0].set_ylabel('accuracy, less the oracles’')
+    if len(groups) <= 8: axs[1,-1].legend(bbox_to_anchor=(1.01,1), loc='upper left')
     return fig
