@@ -136,7 +136,7 @@ class Tuning:
     edges:dict=field(default_factory=dict) # Settings that are still on the edge of their range, and that range
 
     def __repr__(self):
-        at = ''.join(f'; {k} is on the edge of [{lo:.3g}, {hi:.3g}], which could not be widened further' for k,(lo,hi) in self.edges.items())
+        at = ''.join(f'; {k} is on the edge of [{lo:.3g}, {hi:.3g}]: more runs, or a range of your own, may find better' for k,(lo,hi) in self.edges.items())
         return f"score {self.score:.3f} after {len(self.trials)} runs (as given {self.given:.3f}, doing nothing {self.nothing:.3f}, retraining {self.retrained:.3f}){at}"
 
 # %% ../nbs/43_tune.ipynb #c6326706
