@@ -7,7 +7,6 @@ __all__ = ['Groups', 'Quantiles', 'Thresholds', 'NaturalBreaks', 'ByClass', 'Lab
            'OneShot', 'RUM']
 
 # %% ../nbs/30_sequence.ipynb #a3097b8c
-from itertools import chain
 import numpy as np
 from fastai.callback.core import Callback
 from rsu.value import Refused, Value, choose
