@@ -221,7 +221,7 @@ def run(
     facts = dict(settings=s.to_dict(), request=request, how=how.to_dict(), recipe=learn.recipe.to_dict(), ranker=ranking.name, before=new.unlearning.before,
                  command=command, folder=os.getcwd(), versions=versions(), done=False)
     _write(out/'run.json', facts)
-    (out/'run.toml').write_text(to_toml(s))
+    (out/'run.toml').write_text(to_toml(s, how))
     page = write_report(out)
     _write(out/'run.json', dict(facts, done=True))
     (out/'stages.safetensors').unlink() # what a kill would have left to go on with

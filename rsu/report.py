@@ -109,15 +109,17 @@ def repeat(
 ) -> str:
     "The command that repeats a run, and the versions it ran with, as Markdown"
     rows = '\n'.join(f'| {k} | {v} |' for k,v in run.facts['versions'].items())
-    return (f"```\n{run.facts['command']}\n```\n\nThe same as a file, for `rsu run --config run.toml --out FOLDER`:\n\n```toml\n{to_toml(run.settings)}```\n\n"
+    return (f"```\n{run.facts['command']}\n```\n\nThe same as a file, for `rsu run --config run.toml --out FOLDER`:\n\n```toml\n{to_toml(run.settings, run.unlearning.how)}```\n\n"
             f"| | version |\n|---|---|\n{rows}")
 
 def to_toml(
-    s:Settings # Of a run
-) -> str:      # TOML; what is not said is as the command line has it
-    "The settings of a run as a file"
-    bare = Settings().to_dict()
-    return tomli_w.dumps(_said({k: v for k,v in s.to_dict().items() if v != bare[k]}))
+    s:Settings, # Of a run
+    how         # The `SeqUnlearn` that it came to: its algorithms are written with the settings that they had
+) -> str:       # TOML
+    "The settings of a run as a file, all of them, so that it says the same when defaults have changed"
+    said = s.but(algorithm=how.algorithm, **({} if how.repair is None else {'repair': how.repair})).to_dict()
+    if isinstance(how.algorithm, (list,tuple)): said['algorithm'] = [o or 'none' for o in said['algorithm']]
+    return tomli_w.dumps(_said({k: v for k,v in said.items() if k != 'kind'}))
 
 def from_toml(
     path # The file
