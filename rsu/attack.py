@@ -37,7 +37,8 @@ def _moments(phi_refs, which, variance):
     n = which.sum(0)
     mean = torch.where(which, phi_refs, 0.).sum(0) / n
     square = torch.where(which, (phi_refs-mean)**2, 0.).sum(0)
-    pooled = (square.nansum() / n.sum()).sqrt()
+    known = ~square.isnan() # a sample that was erased has no margins any more
+    pooled = (square[known].sum() / n[known].sum()).sqrt()
     std = pooled.expand_as(mean) if variance == 'global' else torch.where(n < 2, pooled, (square/n).sqrt())
     return mean, std.clamp_min(_tiny)
 

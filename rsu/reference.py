@@ -128,7 +128,8 @@ def labelled(self:ReferenceBank,
     n = _length(next(self._read('members')))
     if len(y) != n: raise Refused(f"The bank speaks of {n} training samples and the learner has {len(y)}: fit the bank to this learner.")
     if self.y is not None:
-        if not torch.equal(self.y, y): raise Refused(f"{int((self.y != y).sum())} of {n} labels of the bank differ from the learner's: it was made from other data, or in another order.")
+        other = int(((self.y != y) & (self.y >= 0)).sum()) # an erased sample has the label -1
+        if other: raise Refused(f"{other} of {n} labels of the bank differ from the learner's: it was made from other data, or in another order.")
         return self
     return ReferenceBank([{**o, **(_told(o['logits'], y) if 'logits' in o else {})} for o in self.shards], y)
 
@@ -161,13 +162,15 @@ def _claim(path, made):
     note = path/'bank.json'
     try: path.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise Refused(f"The folder '{path}' cannot be made ({e.strerror}): name one that can be written.") from None
-    if not note.exists():
-        part = note.with_suffix(f'.{os.getpid()}.part')
-        part.write_text(json.dumps(made))
-        os.replace(part, note)
+    if not note.exists(): _replace(note, made)
     has = _note(path)
     other = [k for k in made if has.get(k) != made[k]]
     if other: raise Refused(f"'{path}' holds references of another {' and '.join(other)}: give another path, or delete it.")
+
+def _replace(file, facts):
+    part = file.with_suffix(f'.{os.getpid()}.part')
+    part.write_text(json.dumps(facts))
+    os.replace(part, file)
 
 def _note(path):
     try: return json.loads((path/'bank.json').read_text())
@@ -378,6 +381,44 @@ def _copy(file, to):
     part = to.with_name(f'{to.name}.{os.getpid()}.part')
     shutil.copyfile(file, part)
     os.replace(part, to)
+
+# %% ../nbs/21_reference.ipynb #b4474b1f
+def _blank(o, at):
+    "A shard's tensors without what they say of the samples `at`"
+    res = {**o, **{k: o[k].clone() for k in ('phi','logits') if k in o}}
+    for k in ('phi','logits'):
+        if k in o: res[k][at] = torch.nan
+    if 'correct' in o:
+        right = _unbits(o['correct'], _length(o))
+        right[at] = False
+        res['correct'] = _bits(right)
+    return res
+
+def _purged(shard, at):
+    "The shard without the samples `at`, in its file where it has one; None, and no file, where it was trained on one of them"
+    o,facts = (shard,{}) if isinstance(shard, dict) else read_shard(shard)
+    clean = not _unbits(o['members'], _length(o))[at].any()
+    if isinstance(shard, dict): return _blank(o, at) if clean else None
+    if clean: write_shard(shard, _blank(o, at), **facts)
+    else: shard.unlink()
+    return shard if clean else None
+
+# %% ../nbs/21_reference.ipynb #9a3f1976
+@patch
+def purge(self:ReferenceBank,
+    at, # Positions of the erased samples, (n,)
+    dls # The loaders of what stays: those of the learner that has forgotten
+):      # A `ReferenceBank` of the references that never saw one of them; it may have none
+    "Remove what was made from erased samples: references that were trained on them, and what the others say of them. Can be killed and called again"
+    at = torch.as_tensor(np.asarray(at))
+    shards = [o for o in (_purged(o, at) for o in self.shards) if o is not None]
+    y = self.y if self.y is None else self.y.clone()
+    if y is not None: y[at] = -1
+    if self.path:
+        if y is not None: write_shard(self.path/'labels.safetensors', dict(y=y.int()))
+        note = {**_note(self.path), 'data': fingerprint(dls)} # last: until then it is known as the bank that it was
+        _replace(self.path/'bank.json', note)
+    return ReferenceBank(shards, y, self.path, self.seed)
 
 # %% ../nbs/21_reference.ipynb #84ec89a1
 @patch
