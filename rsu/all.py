@@ -28,8 +28,10 @@ from .metrics import *
 from .evaluate import *
 from .compare import *
 from .tune import *
+from .ledger import *
+from .stream import *
 from .plot import *
 
 # %% ../nbs/61_all.ipynb #bab22499
-_pages = 'value data recipe ensemble unlearn exact descent ascent teacher importance adversary algorithms runs attack reference ranking sequence metrics evaluate compare tune plot'.split()
+_pages = 'value data recipe ensemble unlearn exact descent ascent teacher importance adversary algorithms runs attack reference ranking sequence metrics evaluate compare tune ledger stream plot'.split()
 __all__ = sorted({name for page in _pages for name in import_module(f'rsu.{page}').__all__})

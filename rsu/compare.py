@@ -16,7 +16,7 @@ from rsu.attack import margin
 from rsu.metrics import residual_attack, tow
 from rsu.ranking import Ranker, Ranking
 from rsu.ascent import NegGradPlus
-from rsu.unlearn import Algorithm, unlearn
+from rsu.unlearn import Algorithm, digest, unlearn
 from rsu.sequence import SeqUnlearn
 from rsu.runs import unlearn_many
 from rsu.evaluate import fit_oracles
@@ -74,8 +74,7 @@ def _studied(orders, algorithms, seeds, groups, more):
 
 def _file(path, learn, ranking, how, seed):
     "Where the rows of a run are kept"
-    h = hashlib.sha256(f'{ranking.key} {how.key} {seed}'.encode() + ranking.scores.tobytes())
-    for v in learn.model.state_dict().values(): h.update(v.detach().cpu().contiguous().numpy().tobytes())
+    h = hashlib.sha256(f'{ranking.key} {how.key} {seed} {digest(learn.model)}'.encode() + ranking.scores.tobytes())
     return Path(path)/f'run-{h.hexdigest()[:16]}.parquet'
 
 # %% ../nbs/42_compare.ipynb #422bccf9

@@ -107,9 +107,23 @@ def forgotten(self:Ledger,
     dls        # `DataLoaders`
 ) -> np.ndarray: # (N,) bool
     "Which training samples the ledger knows as forgotten"
-    known = {o for e in self.entries for o in e['ids']}
     names,which = np.unique(self._named(dls), return_inverse=True)
-    return np.array([o in known for o in _salted(self.key, names)])[which]
+    return self.knows(names)[which]
+
+@patch
+def knows(self:Ledger,
+    ids        # What names samples: positions, or values of the column
+) -> np.ndarray: # (n,) bool
+    "Which of these ids were forgotten"
+    known = {o for e in self.entries for o in e['ids']}
+    return np.array([o in known for o in _salted(self.key, ids)], dtype=bool)
+
+@patch
+def name(self:Ledger,
+    ids # What names samples
+) -> str:
+    "A name of eight hexadecimal digits for these ids together, salted as they are"
+    return hmac.new(self.key, ' '.join(_salted(self.key, ids)).encode(), hashlib.sha256).hexdigest()[:8]
 
 # %% ../nbs/31_ledger.ipynb #b7fd82de
 @patch

@@ -414,9 +414,6 @@ class _Banked(Ranker):
         bank = self.bank.labelled(targets(learn.dls))
         return (bank, torch.as_tensor(np.array(at))) if pooled else (bank.at(at), torch.arange(len(at)))
 
-    @property
-    def _variance(self): return 'global' if len(self.bank) < 64 else 'per_sample'
-
 def _phi(learn, at): return margin(*predict_train(learn.model, learn.dls, at))
 
 # %% ../nbs/22_ranking.ipynb #ab2daca9
@@ -431,18 +428,18 @@ class LiRA(_Banked):
     def name(self): return f"lira {'online' if self.online else 'offline'}, {len(self.bank)} references"
 
     def score(self, learn, at):
-        bank,cols = self._columns(learn, at, self._variance == 'global')
+        bank,cols = self._columns(learn, at, self.bank.variance == 'global')
         phi = torch.full((len(bank.y),), torch.nan)
         phi[cols] = _phi(learn, at)
-        return lira(phi, bank.phi, bank.members, self.online, self._variance)[cols].numpy()
+        return lira(phi, bank.phi, bank.members, self.online, self.bank.variance)[cols].numpy()
 
 # %% ../nbs/22_ranking.ipynb #783cd130
 class PrivacyRisk(_Banked):
     "How far a sample's in and out worlds lie apart, whatever this one model says of it"
     source = 'd of signal detection, on the worlds of Carlini et al. 2022'
     def score(self, learn, at):
-        bank,cols = self._columns(learn, at, self._variance == 'global')
-        return privacy_risk(bank.phi, bank.members, self._variance)[cols].numpy()
+        bank,cols = self._columns(learn, at, self.bank.variance == 'global')
+        return privacy_risk(bank.phi, bank.members, self.bank.variance)[cols].numpy()
 
 # %% ../nbs/22_ranking.ipynb #3133cea9
 class RMIA(_Banked):

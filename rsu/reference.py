@@ -90,6 +90,11 @@ class ReferenceBank:
         "Logits on the training samples, (K, N, C) float32, of a bank that keeps them"
         return self._float('logits')
 
+    @property
+    def variance(self) -> str:
+        "How deviations are told with so many references: pooled over all samples below 64 (Carlini et al. 2022)"
+        return 'global' if len(self) < 64 else 'per_sample'
+
     def __len__(self): return len(self.shards)
     def __repr__(self): return f"ReferenceBank: {len(self)} references x {'unlabelled' if self.y is None else len(self.y)} samples" + (f" in {self.path}" if self.path else "")
 

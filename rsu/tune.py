@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from rsu.value import Refused, _decode
 from rsu.data import ForgetSplit
 from rsu.recipe import derived, recipe_of
-from rsu.unlearn import Algorithm, Diverged, unlearn
+from rsu.unlearn import Algorithm, Diverged, digest, unlearn
 from rsu.evaluate import _against, _tell, fit_oracles
 
 # %% ../nbs/43_tune.ipynb #6ed58dfb
@@ -120,8 +120,7 @@ def _study(path, key):
 
 def _key(learn, split, algorithm, budget, oracles, seed):
     "What a search is about, in twelve hexadecimal digits"
-    h = hashlib.sha256(f"{split.key} {getattr(recipe_of(learn), 'key', 'function')} {algorithm.key} {json.dumps(algorithm.space)} {budget} {oracles} {seed}".encode())
-    for v in learn.model.state_dict().values(): h.update(v.detach().cpu().contiguous().numpy().tobytes())
+    h = hashlib.sha256(f"{split.key} {getattr(recipe_of(learn), 'key', 'function')} {algorithm.key} {json.dumps(algorithm.space)} {budget} {oracles} {seed} {digest(learn.model)}".encode())
     return h.hexdigest()[:12]
 
 # %% ../nbs/43_tune.ipynb #8a7882e6
