@@ -20,14 +20,15 @@ def tow(
     return prod(1-gap for gap in _gaps(unlearned, oracle, ('forget','retain','test')))
 
 # %% ../nbs/40_metrics.ipynb #ccaae492
-def _gaps(unlearned, oracle, keys):
-    "How far apart two models are by each of `keys`; refuses what is missing, and what is no share"
-    for name,told in [('unlearned',unlearned),('oracle',oracle)]:
-        for k in keys:
-            if k not in told: raise Refused(f"The figures of the {name} model have no '{k}': give all of {', '.join(keys)}.")
-            v = np.asarray(told[k], dtype=float)
-            if ((v < 0) | (v > 1)).any(): raise Refused(f"'{k}' of the {name} model is {v[(v < 0) | (v > 1)][0]:g}: give a share between 0 and 1, not a percentage.")
-    return [abs(unlearned[k]-oracle[k]) for k in keys]
+def _shares(name, told, keys):
+    "Figures of the model `name` by each of `keys`; refuses what is missing, and what is no share"
+    for k in keys:
+        if k not in told: raise Refused(f"The figures of the {name} model have no '{k}': give all of {', '.join(keys)}.")
+        v = np.asarray(told[k], dtype=float)
+        if (wrong := (v < 0) | (v > 1)).any(): raise Refused(f"'{k}' of the {name} model is {v[wrong][0]:g}: give a share between 0 and 1, not a percentage.")
+    return [told[k] for k in keys]
+
+def _gaps(unlearned, oracle, keys): return [abs(u-o) for u,o in zip(_shares('unlearned', unlearned, keys), _shares('oracle', oracle, keys))]
 
 # %% ../nbs/40_metrics.ipynb #ce2b1dc2
 def tow_mia(
