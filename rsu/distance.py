@@ -61,22 +61,22 @@ def _epsilon(u, o, eps, flipped):
     narrow = not higher if wide_u == wide_o else wide_o < wide_u
     return max(_single(u, o, flipped if higher else eps), _double(u, o, o if narrow else u, flipped if narrow else eps))
 
-# %% ../nbs/44_distance.ipynb #9d1bd203
+# %% ../nbs/44_distance.ipynb #7ea622e1
 _chunk = 4096 # samples: what is held in float64 at any time
 
 def _populations(unlearned, oracle):
     "Two tables (M, N) as tensors; refuses those that cannot be compared"
     u,o = torch.as_tensor(unlearned), torch.as_tensor(oracle)
     if u.dim() != 2 or o.dim() != 2 or u.shape[1] != o.shape[1] or not (u.numel() and o.numel()):
-        raise Refused(f"Two populations of models are compared sample by sample: give tables (models, samples) over the same samples, not {tuple(u.shape)} and {tuple(o.shape)}.")
-    if not (u.isfinite().all() and o.isfinite().all()): raise Refused("A statistic is not finite: leave diverged models out, and take margins from rsu.attack.margin, which bounds them.")
+        raise Refused(f"Populations are compared sample by sample: give tables (models, samples) over the same samples, not {tuple(u.shape)} and {tuple(o.shape)}.")
+    if not (u.isfinite().all() and o.isfinite().all()): raise Refused("A statistic is not finite: leave diverged models out; rsu.attack.margin bounds all others.")
     return u,o
 
 def _by_sample(*populations):
     "Some samples after the others, (n, M) float64 of each population"
     for part in zip(*(o.split(_chunk, 1) for o in populations)): yield [o.detach().cpu().double().T.contiguous() for o in part]
 
-# %% ../nbs/44_distance.ipynb #edc7aa40
+# %% ../nbs/44_distance.ipynb #7e4d41a8
 def forgetting_quality(
     stat_unlearned:torch.Tensor, # A statistic of each sample, its margin say, in each unlearned model (M, N)
     stat_oracle:torch.Tensor,    # The same in each retrained model (M', N); 3 models or more on both sides
@@ -84,13 +84,14 @@ def forgetting_quality(
 ) -> Forgetting:                 # With different numbers of models the smaller one says how far points are given
     "How well unlearned models pass for retrained ones against the best of many attacks (Triantafillou et al. 2024, the NeurIPS 2023 challenge)"
     u,o = _populations(stat_unlearned, stat_oracle)
-    if min(len(u), len(o)) < 3: raise Refused(f"{len(u)} unlearned and {len(o)} retrained models cannot show an epsilon: give 3 or more of both.")
+    if (fewer := min(len(u), len(o))) < 3: raise Refused(f"{len(u)} unlearned and {len(o)} retrained models cannot show an epsilon: give 3 or more of both.")
     if not 0 <= delta < 1: raise Refused(f"delta={delta} is no probability: give one from 0 to below 1.")
     eps = _table(len(u), len(o), delta).ravel()
-    tables = eps, eps[::-1].copy() # all counts turned round: the other population is positive
-    epsilon = torch.tensor([_epsilon(a, b, *tables) for part in _by_sample(u, o) for a,b in zip(*(p.numpy() for p in part))])
-    if (none := epsilon.isneginf()).any(): raise Refused(f"No threshold says anything of sample {none.nonzero()[0].item()}, where the models hardly differ ({none.sum()} such samples): leave these out.")
-    return Forgetting(_points(epsilon, min(len(u), len(o))).mean().item(), epsilon)
+    flipped = eps[::-1].copy() # what is not called positive, when the other population is
+    epsilon = torch.tensor([_epsilon(a, b, eps, flipped) for part in _by_sample(u, o) for a,b in zip(*(p.numpy() for p in part))])
+    if (mute := epsilon.isneginf()).any():
+        raise Refused(f"No threshold says anything of sample {mute.nonzero()[0].item()}, where the models hardly differ ({mute.sum()} such samples): leave these out.")
+    return Forgetting(_points(epsilon, fewer).mean().item(), epsilon)
 
 # %% ../nbs/44_distance.ipynb #88706972
 def _points(epsilon, models):
@@ -129,13 +130,13 @@ def _histogram(x, low, width, bins):
     at = ((x-low)*bins/width).long().clamp_max(bins-1)
     return torch.zeros(len(x), bins, dtype=x.dtype).scatter_add_(1, at, torch.ones_like(x)) / x.shape[1]
 
-# %% ../nbs/44_distance.ipynb #9a6452fe
+# %% ../nbs/44_distance.ipynb #5a107305
 def klom(
     margins_unlearned:torch.Tensor, # Margins in each unlearned model (M, N)
     margins_oracle:torch.Tensor,    # Margins in each retrained model (M', N)
     bins:int=20                     # Of the histograms
 ) -> torch.Tensor:                  # (N,) float64, in nats; its mean where nothing differs is not 0
-    "KL divergence of the margins of unlearned from those of retrained models (KLoM of Rinberg et al. 2025)"
+    "KL divergence of the margins of unlearned from those of retrained models (KLoM of Georgiev et al. 2024)"
     res = []
     for u,o in _by_sample(*_populations(margins_unlearned, margins_oracle)):
         u,o = u.clamp(-100, 100), o.clamp(-100, 100)
@@ -164,13 +165,14 @@ def margin_z(
     z = (phi[0].detach().cpu().double()-mean) / (var.mean()*(1+1/K)).sqrt().clamp_min(1e-6)
     return MarginZ(z.mean().item(), z.std(correction=0).item(), z)
 
-# %% ../nbs/44_distance.ipynb #73c3d809
+# %% ../nbs/44_distance.ipynb #b44bd2f9
 def _answers(a, b):
     "Two tables of probabilities (n, C) as float64; refuses what is none"
     a,b = (torch.as_tensor(o).detach().cpu().double() for o in (a, b))
-    if a.dim() != 2 or a.shape != b.shape or not len(a): raise Refused(f"Answers to the same samples are compared: give two tables (samples, classes), not {tuple(a.shape)} and {tuple(b.shape)}.")
-    for o in (a, b):
-        if not ((o >= 0).all() and (o.sum(1)-1).abs().max() < .01): raise Refused("Probabilities lie between 0 and 1 and sum to 1 for each sample: give logits.softmax(1).")
+    if a.dim() != 2 or a.shape != b.shape or not len(a):
+        raise Refused(f"Answers to the same samples are compared: give two tables (samples, classes), not {tuple(a.shape)} and {tuple(b.shape)}.")
+    if not all((o >= 0).all() and ((o.sum(1)-1).abs() < .01).all() for o in (a, b)):
+        raise Refused("Probabilities lie between 0 and 1 and sum to 1 for each sample: give logits.softmax(1).")
     return a,b
 
 # %% ../nbs/44_distance.ipynb #9b343ee8
@@ -183,12 +185,12 @@ def js_divergence(
     m = (p+q)/2
     return torch.as_tensor(rel_entr(p.numpy(), m.numpy()) + rel_entr(q.numpy(), m.numpy())).sum(1)/2
 
-# %% ../nbs/44_distance.ipynb #52ed7181
+# %% ../nbs/44_distance.ipynb #92563103
 def activation_distance(
     probs_a:torch.Tensor, # Probabilities (n, C) of one model
     probs_b:torch.Tensor  # Those of another on the same samples
 ) -> float:               # Between 0 and the root of 2
-    "Mean Euclidean distance of two models' answers (Golatkar et al., ECCV 2020)"
+    "Mean Euclidean distance of two models' answers (as in the code of Chundawat et al., AAAI 2023)"
     p,q = _answers(probs_a, probs_b)
     return (p-q).norm(dim=1).mean().item()
 
@@ -200,17 +202,18 @@ def zrf(
     "Zero retrain forgetting: 1 less the mean Jensen-Shannon divergence from an untrained network (Chundawat et al., AAAI 2023)"
     return 1 - js_divergence(probs, probs_random).mean().item()
 
-# %% ../nbs/44_distance.ipynb #0535a6ef
+# %% ../nbs/44_distance.ipynb #4a3bbb6f
 def agreement(
     predicted_a:torch.Tensor, # Classes (n,) that one model names
     predicted_b:torch.Tensor  # Classes (n,) that another names for the same samples
 ) -> float:                   # In [0, 1]
     "The share of samples on which two models name the same class, right or wrong"
     a,b = torch.as_tensor(predicted_a), torch.as_tensor(predicted_b)
-    if a.dim() != 1 or a.shape != b.shape or not len(a): raise Refused(f"Predictions are one class for each sample: give logits.argmax(1) of both models, not {tuple(a.shape)} and {tuple(b.shape)}.")
+    if a.dim() != 1 or a.shape != b.shape or not len(a):
+        raise Refused(f"Predictions are one class for each sample: give logits.argmax(1) of both models, not {tuple(a.shape)} and {tuple(b.shape)}.")
     return (a.cpu() == b.cpu()).double().mean().item()
 
-# %% ../nbs/44_distance.ipynb #fbce3fed
+# %% ../nbs/44_distance.ipynb #c5431248
 def layer_distance(
     model_u, # The unlearned network
     model_r, # The retrained one, of the same architecture
@@ -218,11 +221,13 @@ def layer_distance(
     "Euclidean distance of two networks' weights, layer by layer"
     us,rs = _layers(model_u), _layers(model_r)
     shapes = lambda layers: {k: [p.shape for p in v] for k,v in layers.items()}
-    if shapes(us) != shapes(rs): raise Refused("The two networks have other layers: give an unlearned and a retrained one of one architecture.")
-    norm = lambda tensors: sqrt(sum(t.detach().cpu().double().square().sum().item() for t in tensors))
-    df = pd.DataFrame({k: dict(distance=norm(a.detach().cpu()-b.detach().cpu() for a,b in zip(us[k], rs[k])), norm=norm(rs[k])) for k in us}).T.rename_axis('layer')
-    return pd.DataFrame(dict(distance=df.distance, relative=df.distance/df.norm))
+    if shapes(us) != shapes(rs): raise Refused("The two networks have different layers: give an unlearned and a retrained one of one architecture.")
+    distance = pd.Series({k: _norm(a-b for a,b in zip(us[k], rs[k])) for k in us}).rename_axis('layer')
+    return pd.DataFrame(dict(distance=distance, relative=distance / pd.Series({k: _norm(v) for k,v in rs.items()})))
 
+# %% ../nbs/44_distance.ipynb #94ac5cb6
 def _layers(model):
     "Parameters of the modules that have some of their own, by name"
-    return {k: own for k,m in model.named_modules() if (own := list(m.parameters(recurse=False)))}
+    return {k: own for k,m in model.named_modules() if (own := [p.detach().cpu().double() for p in m.parameters(recurse=False)])}
+
+def _norm(tensors): return sqrt(sum(t.square().sum().item() for t in tensors))
