@@ -61,7 +61,7 @@ def _epsilon(u, o, eps, flipped):
     narrow = not higher if wide_u == wide_o else wide_o < wide_u
     return max(_single(u, o, flipped if higher else eps), _double(u, o, o if narrow else u, flipped if narrow else eps))
 
-# %% ../nbs/44_distance.ipynb #7ea622e1
+# %% ../nbs/44_distance.ipynb #0564cdd6
 _chunk = 4096 # samples: what is held in float64 at any time
 
 def _populations(unlearned, oracle):
@@ -69,14 +69,16 @@ def _populations(unlearned, oracle):
     u,o = torch.as_tensor(unlearned), torch.as_tensor(oracle)
     if u.dim() != 2 or o.dim() != 2 or u.shape[1] != o.shape[1] or not (u.numel() and o.numel()):
         raise Refused(f"Populations are compared sample by sample: give tables (models, samples) over the same samples, not {tuple(u.shape)} and {tuple(o.shape)}.")
-    if not (u.isfinite().all() and o.isfinite().all()): raise Refused("A statistic is not finite: leave diverged models out; rsu.attack.margin bounds all others.")
+    if not (u.isfinite().all() and o.isfinite().all()):
+        raise Refused("A statistic is not finite: leave diverged models out; rsu.attack.margin bounds all others.")
     return u,o
 
 def _by_sample(*populations):
     "Some samples after the others, (n, M) float64 of each population"
-    for part in zip(*(o.split(_chunk, 1) for o in populations)): yield [o.detach().cpu().double().T.contiguous() for o in part]
+    for part in zip(*(o.split(_chunk, 1) for o in populations)):
+        yield [o.detach().cpu().double().T.contiguous() for o in part]
 
-# %% ../nbs/44_distance.ipynb #7e4d41a8
+# %% ../nbs/44_distance.ipynb #611bba56
 def forgetting_quality(
     stat_unlearned:torch.Tensor, # A statistic of each sample, its margin say, in each unlearned model (M, N)
     stat_oracle:torch.Tensor,    # The same in each retrained model (M', N); 3 models or more on both sides
@@ -84,7 +86,8 @@ def forgetting_quality(
 ) -> Forgetting:                 # With different numbers of models the smaller one says how far points are given
     "How well unlearned models pass for retrained ones against the best of many attacks (Triantafillou et al. 2024, the NeurIPS 2023 challenge)"
     u,o = _populations(stat_unlearned, stat_oracle)
-    if (fewer := min(len(u), len(o))) < 3: raise Refused(f"{len(u)} unlearned and {len(o)} retrained models cannot show an epsilon: give 3 or more of both.")
+    if (fewer := min(len(u), len(o))) < 3:
+        raise Refused(f"{len(u)} unlearned and {len(o)} retrained models cannot show an epsilon: give 3 or more of both.")
     if not 0 <= delta < 1: raise Refused(f"delta={delta} is no probability: give one from 0 to below 1.")
     eps = _table(len(u), len(o), delta).ravel()
     flipped = eps[::-1].copy() # what is not called positive, when the other population is
