@@ -6,11 +6,10 @@
 __all__ = ['Forgetting', 'forgetting_quality', 'forgetting_floor', 'forgetting_score', 'klom', 'MarginZ', 'margin_z',
            'js_divergence', 'activation_distance', 'zrf', 'agreement', 'layer_distance']
 
-# %% ../nbs/44_distance.ipynb #9f3b87e6
+# %% ../nbs/44_distance.ipynb #b5e0c30a
 from math import ceil, log, sqrt
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch
-from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import rel_entr
 from rsu.value import Refused
 from rsu.metrics import _shares
@@ -41,15 +40,21 @@ def _single(u, o, eps):
     below = np.floor((x-x[0])*(np.ceil(100*width)-1) / (width or 1)) # thresholds at or below each value, less one
     return eps[above[1:][np.diff(below) > 0]].max(initial=-np.inf)
 
-# %% ../nbs/44_distance.ipynb #64d888b3
+# %% ../nbs/44_distance.ipynb #e15466b0
 _steps = 4*np.arange(799)/399 # nats
 
 def _double(u, o, narrow, eps):
     "The best attack on one sample with two thresholds about the population `narrow`, from sorted statistics"
-    count = lambda t, side: (np.searchsorted(u, t, side)*(len(o)+1) + np.searchsorted(o, t, side)).astype(np.int32)
-    right,left = count(narrow[-1]-2+_steps[:400], 'right'), count(narrow[0]-4+_steps, 'left')
-    inside = right[:,None] - sliding_window_view(left, 400)
-    return eps.take(np.maximum(inside, 0, out=inside)).max() # below 0 where the ends are crossed
+    count = lambda t, side: np.searchsorted(u, t, side)*(len(o)+1) + np.searchsorted(o, t, side)
+    (right,r0,r1),(left,l0,l1) = _runs(count(narrow[-1]-2+_steps[:400], 'right')), _runs(count(narrow[0]-4+_steps, 'left'))
+    inside = right[:,None] - left
+    meet = (l1 >= r0[:,None]) & (l0 <= r1[:,None]+399) & (inside > 0) # not where the ends are crossed
+    return eps[inside[meet]].max(initial=-np.inf)
+
+def _runs(counts):
+    "The values of runs of equal counts, and where each run begins and ends"
+    first = np.flatnonzero(np.diff(counts, prepend=-1))
+    return counts[first], first, np.append(first[1:], len(counts))-1
 
 # %% ../nbs/44_distance.ipynb #6060b274
 def _epsilon(u, o, eps, flipped):
@@ -78,7 +83,7 @@ def _by_sample(*populations):
     for part in zip(*(o.split(_chunk, 1) for o in populations)):
         yield [o.detach().cpu().double().T.contiguous() for o in part]
 
-# %% ../nbs/44_distance.ipynb #611bba56
+# %% ../nbs/44_distance.ipynb #f534818d
 def forgetting_quality(
     stat_unlearned:torch.Tensor, # A statistic of each sample, its margin say, in each unlearned model (M, N)
     stat_oracle:torch.Tensor,    # The same in each retrained model (M', N); 3 models or more on both sides
@@ -93,7 +98,7 @@ def forgetting_quality(
     flipped = eps[::-1].copy() # what is not called positive, when the other population is
     epsilon = torch.tensor([_epsilon(a, b, eps, flipped) for part in _by_sample(u, o) for a,b in zip(*(p.numpy() for p in part))])
     if (mute := epsilon.isneginf()).any():
-        raise Refused(f"No threshold says anything of sample {mute.nonzero()[0].item()}, where the models hardly differ ({mute.sum()} such samples): leave these out.")
+        raise Refused(f"No threshold says anything of sample {mute.nonzero()[0].item()} ({mute.sum()} in all), where models are too few or too alike: leave such samples out.")
     return Forgetting(_points(epsilon, fewer).mean().item(), epsilon)
 
 # %% ../nbs/44_distance.ipynb #88706972
@@ -133,7 +138,7 @@ def _histogram(x, low, width, bins):
     at = ((x-low)*bins/width).long().clamp_max(bins-1)
     return torch.zeros(len(x), bins, dtype=x.dtype).scatter_add_(1, at, torch.ones_like(x)) / x.shape[1]
 
-# %% ../nbs/44_distance.ipynb #5a107305
+# %% ../nbs/44_distance.ipynb #1d6275da
 def klom(
     margins_unlearned:torch.Tensor, # Margins in each unlearned model (M, N)
     margins_oracle:torch.Tensor,    # Margins in each retrained model (M', N)
@@ -143,10 +148,10 @@ def klom(
     res = []
     for u,o in _by_sample(*_populations(margins_unlearned, margins_oracle)):
         u,o = u.clamp(-100, 100), o.clamp(-100, 100)
-        low,high = (torch.minimum(u.amin(1), o.amin(1)), torch.maximum(u.amax(1), o.amax(1)))
-        width = torch.where(high > low, high-low, 1.)[:,None]
-        p,q = (_histogram(x, low[:,None], width, bins) for x in (u, o))
-        res.append(torch.special.xlogy(p, p/q.clamp_min(1e-5)).sum(1))
+        low,high = torch.cat([u, o], 1).aminmax(dim=1, keepdim=True)
+        p,q = (_histogram(x, low, torch.where(high > low, high-low, 1.), bins) for x in (u, o))
+        q = torch.where(p > 0, q.clamp_min(1e-5), q)
+        res.append(torch.as_tensor(rel_entr(p.numpy(), (q/q.sum(1, True)).numpy())).sum(1))
     return torch.cat(res)
 
 # %% ../nbs/44_distance.ipynb #6a46878c
@@ -228,9 +233,9 @@ def layer_distance(
     distance = pd.Series({k: _norm(a-b for a,b in zip(us[k], rs[k])) for k in us}).rename_axis('layer')
     return pd.DataFrame(dict(distance=distance, relative=distance / pd.Series({k: _norm(v) for k,v in rs.items()})))
 
-# %% ../nbs/44_distance.ipynb #94ac5cb6
+# %% ../nbs/44_distance.ipynb #18ff5ecf
 def _layers(model):
     "Parameters of the modules that have some of their own, by name"
-    return {k: own for k,m in model.named_modules() if (own := [p.detach().cpu().double() for p in m.parameters(recurse=False)])}
+    return {k: own for k,m in model.named_modules() if (own := [p.detach().cpu() for p in m.parameters(recurse=False)])}
 
-def _norm(tensors): return sqrt(sum(t.square().sum().item() for t in tensors))
+def _norm(tensors): return sqrt(sum(t.double().square().sum().item() for t in tensors))
