@@ -52,13 +52,13 @@ site: $(ENV)
 
 export: $(ENV)
 	nbdev_export
-	mkdir -p rsu/templates && cp nbs/_templates/report.ipynb rsu/templates/ && cp nbs/settings.json rsu/
+	mkdir -p rsu/templates && cp nbs/_templates/*.ipynb rsu/templates/ && cp nbs/settings.json rsu/
 	python .ci/readme.py
 
-# nbdev passes over folders that begin with _, so the template is named.
+# nbdev passes over folders that begin with _, so the templates are named.
 clean: $(ENV)
 	nbdev_clean
-	nbdev_clean --fname nbs/_templates/report.ipynb
+	for o in nbs/_templates/*.ipynb; do nbdev_clean --fname $$o; done
 
 check: $(ENV)
 	python .ci/step.py

@@ -84,10 +84,10 @@ def main():
         from readme import render
         nbdev_export.__wrapped__()
         (fresh/'rsu/templates').mkdir(exist_ok=True)
-        shutil.copy(fresh/'nbs/_templates/report.ipynb', fresh/'rsu/templates')
+        for p in (fresh/'nbs/_templates').glob('*.ipynb'): shutil.copy(p, fresh/'rsu/templates')
         shutil.copy(fresh/'nbs/settings.json', fresh/'rsu')
         problems = [*exported(fresh), *readme(render())]
-        for path in (None, 'nbs/_templates/report.ipynb'): nbdev_clean.__wrapped__(path)
+        for path in (None, *map(str, Path('nbs/_templates').glob('*.ipynb'))): nbdev_clean.__wrapped__(path)
         problems += notebooks(fresh)
         os.chdir(root)
     link = root/'nbs/_quarto.yml'

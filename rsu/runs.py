@@ -21,7 +21,7 @@ from rsu.data import ForgetSplit
 from rsu.recipe import derived, optimiser
 from rsu.ensemble import _indirect, _joined, _one_thread, _turn, _widened
 from rsu.reference import _spread
-from rsu.unlearn import Algorithm, Diverged, Unlearning, levels, unlearn, _asked, _twin
+from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _twin
 
 # %% ../nbs/18_runs.ipynb #f79c1075
 class Job(NamedTuple):
@@ -270,16 +270,18 @@ def _abreast(learn, jobs, hows, k):
     splits,seeds,stages = [o.split for o in full(jobs)], [o.seed for o in full(jobs)], [how.stages(o.split) for how,o in zip(full(hows), full(jobs))]
     groups = [{s.name: s.forget for s in o if len(s.forget)} if len(o) > 1 else {} for o in stages]
     news = [_twin(learn, o.split.retain_dls) for o in jobs]
-    before = [levels(new.model, *o) for new,*o in zip(news, splits, groups)]
+    told = [[seen_by(new.model, split)] for new,split in zip(news, splits)]
     members,rows,lost = _Abreast(learn, k),[[] for _ in jobs],set()
     for i,now in enumerate(zip(*stages)):
         steps,seconds,gone = members.stage(learn, splits, now, [derived(s, i) for s in seeds])
         lost |= gone
-        for j in range(len(jobs)): rows[j].append(dict(stage=i+1, group=now[j].name, n=len(now[j].forget), steps=steps, seconds=seconds/len(jobs), ended='done', **levels(members.nets[j], splits[j], groups[j])))
+        for j in range(len(jobs)):
+            told[j].append(seen_by(members.nets[j], splits[j]))
+            rows[j].append(dict(stage=i+1, group=now[j].name, n=len(now[j].forget), steps=steps, seconds=seconds/len(jobs), ended='done', **_by_group(told[j][-1], splits[j], groups[j])))
     for j,(job,new) in enumerate(zip(jobs, news)):
         new.model.load_state_dict(members.nets[j].state_dict())
         new.model.train() # as a quiet fit leaves it
-        new.unlearning = Unlearning(learn, job.split, hows[j], job.seed, before[j], pd.DataFrame(rows[j]), groups[j])
+        new.unlearning = Unlearning(learn, job.split, hows[j], job.seed, _by_group(told[j][0], splits[j], groups[j]), pd.DataFrame(rows[j]), groups[j], told[j])
         yield j,(None if j in lost else new)
 
 # %% ../nbs/18_runs.ipynb #09f2272b

@@ -112,19 +112,19 @@ def _checked(ledger, dls, requests, known, seed):
 # %% ../nbs/32_stream.ipynb #efbf47f1
 def _file(ledger, n): return ledger.path/f'model-{n:04}.safetensors'
 
-def _start(learn, ledger):
+def _start(learn, dls, ledger):
     "Note which model the ledger is about; its validation accuracy before the first request"
     own,entries = digest(learn.model), ledger.entries
     with ledger._changing() as facts:
         if 'start' not in facts:
-            logits,y = predict(learn.model, learn.dls.valid)
+            logits,y = predict(learn.model, dls.valid)
             facts.update(start=own, valid=(logits.argmax(1) == y).double().mean().item())
         if own not in (facts['start'], *(e['digest'] for e in entries[-1:])): raise Refused(f"The ledger in '{ledger.path}' is about another model: give the learner that its first request was made of, or the one that it ended with.")
         return facts['valid']
 
-def _as_it_stands(learn, ledger, known):
+def _as_it_stands(learn, dls, ledger, known):
     "The learner with the weights that the last request left, on the samples that stay"
-    new,n = _twin(learn, subset_dls(_with_test(learn.dls, None, 0), np.setdiff1d(positions(learn.dls.train), np.flatnonzero(known)))), len(ledger)
+    new,n = _twin(learn, subset_dls(dls, np.setdiff1d(positions(dls.train), np.flatnonzero(known)))), len(ledger)
     if n:
         try: state = read_shard(_file(ledger, n))[0]
         except Refused: raise Refused(f"The weights after request {n}, '{_file(ledger, n)}', are gone or damaged: restore them, or retrain on what stays and begin another ledger.") from None
@@ -190,14 +190,15 @@ def unlearn_stream(
 ) -> Learner:              # As the last request left it; its `ledger` tells what was done
     "Answer requests one after another: each is forgotten, entered in the ledger, and never trained on again. The same call again goes on"
     ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger or Path(learn.path)/'ledger')
+    dls = _with_test(learn.dls, None, seed)
     with ledger.held():
-        known = ledger.forgotten(learn.dls)
-        if bank is not None: bank.labelled(targets(learn.dls)) # refuses another data set's
-        requests,before = _checked(ledger, learn.dls, requests, known, seed), _start(learn, ledger)
+        known = ledger.forgotten(dls)
+        if bank is not None: bank.labelled(targets(dls)) # refuses another data set's
+        requests,before = _checked(ledger, dls, requests, known, seed), _start(learn, dls, ledger)
         if bank is not None and bank.path: ledger.note(bank.path, 'bank')
-        new = _as_it_stands(learn, ledger, known)
+        new = _as_it_stands(learn, dls, ledger, known)
         for i,request in enumerate(requests):
-            at = _wanted(ledger, learn.dls, request, known, seed)
+            at = _wanted(ledger, dls, request, known, seed)
             if not len(at): print(f'Request {i+1} was answered before.'); continue
             new = _answer(new, ledger, ForgetSplit(new.dls, at), how, ranker, bank, oracles, before, seed, n_epoch=n_epoch, lr=lr, cbs=cbs, quiet=quiet)
             known[at] = True

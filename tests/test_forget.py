@@ -1,0 +1,151 @@
+"An erasure request from a shell: what it leaves, what it does not, killed and taken up again, and refused."
+import json, subprocess, sys, time
+from pathlib import Path
+
+import pandas as pd, pytest, torch
+from common import rsu, shell
+from rsu.cli import main
+from rsu.recipe import Recipe, mlp
+from rsu.reference import ReferenceBank, read_shard
+from safetensors.torch import save_file
+
+module = '''
+import pandas as pd, torch
+from rsu.data import Samples, loaders as make
+from rsu.recipe import mlp
+
+def loaders():
+    g = torch.Generator().manual_seed(0)
+    part = lambda n: (torch.randn(n, 4, generator=g), torch.arange(n) % 2)
+    persons = pd.DataFrame({'person': [f'patient-{i//2}' for i in range(1200)]})
+    return make(Samples(*part(1200), frame=persons), Samples(*part(80)), Samples(*part(80)))
+
+def network(): return mlp(4, 2)
+
+def table(): return pd.DataFrame()
+'''
+
+@pytest.fixture(scope='session')
+def clinic(tmp_path_factory):
+    "A folder with a user's module, the weights of a model, and a bank of it. Nobody writes into it."
+    home = tmp_path_factory.mktemp('clinic')
+    (home/'clinic_data.py').write_text(module)
+    sys.path.insert(0, str(home))
+    from clinic_data import loaders
+    sys.path.remove(str(home))
+    learn = Recipe(mlp, n_epoch=5, lr=.01).fit(loaders(), quiet=True)
+    save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, home/'clinic.safetensors')
+    ReferenceBank.fit(learn, n=4, path=home/'bank', quiet=True)
+    return home
+
+@pytest.fixture
+def here(clinic, here):
+    import shutil
+    shutil.copytree(clinic, here, dirs_exist_ok=True)
+    sys.modules.pop('clinic_data', None)
+    sys.path.insert(0, str(here)) # which `here` takes off again
+    yield here
+    sys.modules.pop('clinic_data', None)
+
+ask = 'forget --data clinic_data:loaders --model clinic_data:network --weights clinic.safetensors --by person --algorithm neggradplus --n-epoch 4 --lr .01'.split()
+
+def request(*names, file='erase.csv'):
+    pd.DataFrame({'id': names}).to_csv(file, index=False)
+    return ['--forget', file]
+
+@pytest.fixture
+def call(monkeypatch):
+    "`rsu` in this process, without the report; its exit code."
+    monkeypatch.setattr('rsu.cli.write_report', lambda out, template: Path(out)/f'{template}.html')
+    def run(*args):
+        try: main([*ask, *map(str, args)])
+        except SystemExit as e: return e.code
+        return 0
+    return run
+
+def entries(out='out'): return json.loads((Path(out)/'ledger.json').read_text())['entries']
+
+def weights(out='out'): return read_shard(Path(out)/f'model-{len(entries(out)):04}.safetensors')[0]
+
+def assert_same(a, b): assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+def test_from_a_shell(here):
+    done = shell(*ask, *request('patient-3', 'patient-41'), '--bank', 'bank', '--out', 'out', cwd=here)
+    assert (done.returncode, done.stderr) == (0, '') and done.stdout.endswith('Report: out/report.html\n')
+    assert {p.name for p in (here/'out').iterdir() if p.suffix != '.lock'} == {'ledger.json', 'ledger.key', 'model-0001.safetensors', 'report.html', 'report.ipynb'}
+    one, = entries()
+    assert (one['n'], len(one['ids'])) == (4, 2) and one['steps'] > 0 and 'drift' in one
+    old = read_shard_plain('clinic.safetensors')
+    assert weights().keys() == old.keys() and not all(torch.equal(weights()[k], old[k]) for k in old)
+    page = (here/'out'/'report.html').read_text()
+    assert 'Erasure report' in page and 'not a legal certificate' in page and one['ids'][0] in page
+
+def read_shard_plain(path):
+    from safetensors.torch import load_file
+    return load_file(path)
+
+def test_nothing_that_is_written_names_a_person_or_holds_a_sample(here):
+    names = ['patient-3', 'patient-41', 'patient-77']
+    for some in (names[:2], names[2:]):
+        assert shell(*ask, *request(*some), '--bank', 'bank', '--purge', '--groups', '2', '--out', 'out', cwd=here).returncode == 0
+    (here/'erase.csv').unlink() # the request itself
+    from clinic_data import loaders
+    ds = loaders().train_ds
+    at = [i for i, o in enumerate(ds.frame.person) if o in names]
+    needles = [o.encode() for o in names] + [ds.tensors[0][i].numpy().astype(k).tobytes() for i in at for k in ('f4', 'f8')]
+    files = [p for p in here.rglob('*') if p.is_file() and '__pycache__' not in p.parts]
+    assert [(p.name, o) for p in files for o in needles if o in p.read_bytes()] == []
+    assert not (here/'clinic.safetensors').exists() and {'ledger.json', 'report.html'} < {p.name for p in files}
+
+def test_the_same_request_again_changes_nothing(here, call, capsys):
+    assert call(*request('patient-5'), '--out', 'out') == 0
+    before = (here/'out'/'ledger.json').read_bytes(), (here/'out'/'model-0001.safetensors').read_bytes()
+    assert call(*request('patient-5'), '--out', 'out') == 0
+    assert 'answered before' in capsys.readouterr().out
+    assert before == ((here/'out'/'ledger.json').read_bytes(), (here/'out'/'model-0001.safetensors').read_bytes())
+
+def test_rows_that_were_deleted_are_answered_still(here, call, capsys):
+    assert call(*request('patient-5'), '--out', 'out') == 0
+    text = (here/'clinic_data.py').read_text()
+    (here/'clinic_data.py').write_text(text.replace('return make(Samples(*part(1200), frame=persons)',
+        "x, y = part(1200); keep = [i for i, o in enumerate(persons.person) if o != 'patient-5']; return make(Samples(x[keep], y[keep], frame=persons.iloc[keep])"))
+    sys.modules.pop('clinic_data', None)
+    capsys.readouterr()
+    assert call(*request('patient-5'), '--out', 'out') == 0 and 'answered before' in capsys.readouterr().out
+    assert call(*request('patient-6'), '--out', 'out') == 0 and [e['n'] for e in entries()] == [2, 2]
+
+def test_the_folder_goes_on_without_the_old_weights(here, call):
+    assert call(*request('patient-5'), '--purge', '--out', 'out') == 0
+    assert not (here/'clinic.safetensors').exists()
+    assert call(*request('patient-6'), '--out', 'out') == 0 and len(entries()) == 2
+
+def test_killed_and_taken_up_again(here, call):
+    assert call(*request('patient-5', *(f'patient-{i}' for i in range(60, 80))), '--groups', '3', '--n-epoch', '20', '--out', 'whole') == 0
+    command = [rsu, *ask, *request('patient-5', *(f'patient-{i}' for i in range(60, 80))), '--groups', '3', '--n-epoch', '20', '--out', 'out']
+    run, limit = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True), time.monotonic() + 120
+    while not list(here.glob('out/work-*/stages.safetensors')):
+        assert run.poll() is None and time.monotonic() < limit, 'it was not caught inside the request'
+        time.sleep(.002)
+    run.kill(); run.communicate()
+    assert not entries() and not list((here/'out').glob('model-*'))
+    assert call(*request('patient-5', *(f'patient-{i}' for i in range(60, 80))), '--groups', '3', '--n-epoch', '20', '--out', 'out') == 0
+    assert_same(weights('out'), weights('whole'))
+    assert not list((here/'out').glob('work-*'))
+
+def halved(path): path.write_bytes(path.read_bytes()[:99])
+
+@pytest.mark.parametrize('change, says', [
+    (['--weights', 'gone.safetensors'], 'gone.safetensors'), (['--model', 'clinic_data:table'], 'DataFrame'), (['--model', 'clinic_data:nothing'], 'clinic_data:nothing'), (['--model', 'rsu.recipe:mlp'], 'not those of this network'),
+    (['--by', 'patient'], "no column 'patient'"), (['--forget', 'top:5'], 'top:'), (['--oracles', '1'], 'oracles=1'), (['--algorithm', 'scrab'], "'scrub'"), (['--groups', '2', '--ranker', 'lira'], '--bank'),
+    (['--bank', 'nowhere'], 'nowhere'), (['--lr', '0'], 'lr=0')])
+def test_refused_in_one_sentence(change, says, here, call, capsys):
+    assert call(*request('patient-5'), '--out', 'out', *change) == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and err.startswith('rsu: ') and says in err
+    assert not (here/'out').exists() or not entries()
+
+def test_weights_cut_short_and_unknown_persons(here, call, capsys):
+    assert call(*request('nobody'), '--out', 'out') == 2 and "'nobody'" in capsys.readouterr().err and not (here/'out').exists()
+    halved(here/'clinic.safetensors')
+    assert call(*request('patient-5'), '--out', 'out') == 2 and 'clinic.safetensors' in capsys.readouterr().err
+    assert call('--out', 'out') == 2 and '--forget' in capsys.readouterr().err
