@@ -227,10 +227,10 @@ def plot_cost(
     return ax
 
 # %% ../nbs/50_plot.ipynb #4beb1059
-def _spread(y, gap):
-    "Heights for labels of the descending heights `y`, at least `gap` apart and (in least squares) as near to them as that allows"
+def _spread(y, gap, low=None, high=None):
+    "Heights for labels of the descending heights `y`, at least `gap` apart, between `low` and `high`, and (in least squares) as near to them as that allows"
     steps = gap*np.arange(len(y))
-    return isotonic_regression(y+steps, increasing=False) - steps
+    return isotonic_regression(y+steps, y_min=None if low is None else low+steps[-1], y_max=high, increasing=False) - steps
 
 # %% ../nbs/50_plot.ipynb #5a404650
 def _in_order(names): return sorted(names, key=lambda c: (0, int(c.split()[1])) if c.split()[1].isdecimal() else (1, 0))
@@ -333,12 +333,14 @@ def _tradeoff(ax, runs, name, low, high):
         ax.axhline(df.distance[k], color='k', lw=.8, ls=line)
         ax.axhspan(df.distance[k]-df.half[k], df.distance[k]+df.half[k], color='.92', lw=0, zorder=0)
     df = df.assign(clear=_clear(runs)).drop(index=['do nothing','retrain']).sort_values('distance', ascending=False)
-    heights = _spread(df.distance.to_numpy(), .05*(high-low))
-    heights += max(0, low-heights[-1])
+    heights = _spread(df.distance.to_numpy(), min(.05, 1/len(df))*(high-low), low, high)
     for o,h in zip(df.itertuples(), heights):
         ax.errorbar(o.ratio, o.distance, yerr=o.half, fmt='o', ms=4, lw=1, capsize=2, color=sns.color_palette('colorblind')[0 if o.clear else 1])
         ax.annotate(o.Index, (o.ratio, o.distance), (1.03, h), textcoords=ax.get_yaxis_transform(), size=7, va='center', arrowprops=dict(arrowstyle='-', color='.8', lw=.5))
-    ax.set(xscale='log', ylim=(low,high), xlabel='seconds, over those of retraining', title=f'{name}{": " if name else ""}{df.clear.sum()} of {len(df)} clearly\nnearer than doing nothing')
+    decades = np.log10(df.ratio[df.ratio > 0].agg(['min','max']))
+    at = 10.**np.arange(np.floor(decades['min']), np.ceil(decades['max'])+1)
+    ax.set(xscale='log', xticks=at, xticklabels=[f'{o:g}' for o in at], ylim=(low,high), xlabel='seconds, over those of retraining', title=f'{name}{": " if name else ""}{df.clear.sum()} of {len(df)} clearly\nnearer than doing nothing')
+    ax.minorticks_off()
 
 # %% ../nbs/50_plot.ipynb #69bf076c
 @_quiet
