@@ -28,6 +28,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # One thread a process: the tests run several at once, which would wait for one another, and small networks gain nothing.
 export OMP_NUM_THREADS ?= 1
+# Asked without it: nproc takes OMP_NUM_THREADS for the number of processors.
+JOBS := $(shell env -u OMP_NUM_THREADS nproc)
 
 # The flag of the cells that need a GPU, where there is one.
 GPU := python -c "import torch; print('cuda' * torch.cuda.is_available())"
@@ -37,8 +39,8 @@ demo: $(ENV)
 	    --order descending --seed 0 --out runs/demo
 
 test: check
-	python .ci/notebooks.py $$(nproc) $$($(GPU))
-	python -m pytest tests -q -n $$(nproc) --dist loadfile
+	python .ci/notebooks.py $(JOBS) $$($(GPU))
+	python -m pytest tests -q -n $(JOBS) --dist loadfile
 
 test-gpu: $(ENV)
 	flags=$$($(GPU)); test -n "$$flags" || { echo 'No CUDA device here: nothing was tested.' >&2; exit 1; }

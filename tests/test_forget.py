@@ -132,6 +132,41 @@ def test_killed_and_taken_up_again(here, call):
     assert_same(weights('out'), weights('whole'))
     assert not list((here/'out').glob('work-*'))
 
+watched = '''
+import json, sys
+from fastai.callback.core import Callback
+from rsu.all import *
+from clinic_data import loaders, network
+from safetensors.torch import load_file
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+
+class Watch(Callback):
+    run_valid, fed = False, dict(forget=set(), retain=set())
+    def before_batch(self):
+        for role, (at, _) in self.learn.dls.train.now.items(): self.fed[role] |= set(at.tolist())
+
+learn = Learner(loaders(), network(), CrossEntropyLossFlat())
+learn.model.load_state_dict(load_file('clinic.safetensors'))
+how = lambda split: SeqUnlearn(NegGradPlus(n_epoch=2, lr=.001, bs=64), min(2, len(split)), pending='retain')
+learn.unlearn_stream([sys.argv[1:]], how, Ledger('watched', by='person'), Confidence(), cbs=Watch(), quiet=True)
+print(json.dumps({k: sorted(v) for k, v in Watch.fed.items()}))
+'''
+
+def test_no_process_trains_on_what_another_forgot(here):
+    # each request in a process of its own, the same learner given to each; what the batches hold is what counts
+    (here/'watched.py').write_text(watched)
+    from clinic_data import loaders
+    persons, gone = loaders().train_ds.frame.person.tolist(), set()
+    for names in (['patient-1', 'patient-2', 'patient-3'], ['patient-3', 'patient-50'], ['patient-51']):
+        done = subprocess.run([sys.executable, 'watched.py', *names], cwd=here, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        fed = json.loads(done.stdout.strip().split('\n')[-1])
+        new = {i for i, o in enumerate(persons) if o in names} - gone
+        assert set(fed['forget']) == new and not set(fed['retain']) & gone
+        gone |= new
+    assert {persons[i] for i in gone} == {'patient-1', 'patient-2', 'patient-3', 'patient-50', 'patient-51'}
+
 def halved(path): path.write_bytes(path.read_bytes()[:99])
 
 @pytest.mark.parametrize('change, says', [
