@@ -349,7 +349,7 @@ _examples = """examples:
   rsu run --data digits --forget random:60 --out runs/demo
   rsu run --data fashion_mnist --n 5000 --forget class:3 --algorithm neggradplus --groups 1 --out runs/ankle
   rsu run --data mypackage.data:loaders --forget erase.csv --ranker confidence --out runs/request-17
-  rsu forget --data mypackage.data:loaders --model mypackage.net:make --weights model.safetensors --forget erase.csv --by person --out requests
+  rsu forget --data my.data:loaders --model my.net:make --weights model.safetensors --forget erase.csv --out requests
   rsu tune --data digits --forget random:60 --algorithm scrub,neggradplus --budget 40 --seed 1000 --out runs/search"""
 
 # %% ../nbs/60_cli.ipynb #669d6a08

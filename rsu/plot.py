@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['gallery', 'plot_worlds', 'plot_agreement', 'plot_stability', 'plot_roc', 'plot_cost', 'plot_margins', 'plot_table',
-           'plot_tradeoff']
+           'plot_tradeoff', 'plot_requests']
 
 # %% ../nbs/50_plot.ipynb #49c10416
 from functools import wraps
@@ -353,6 +353,25 @@ def plot_tradeoff(
     span = runs.distance.quantile([0,1]) + [-.03,.03]
     for ax,(name,part) in zip(axs[0], parts.items()): _tradeoff(ax, part, name, *span)
     axs[0,0].set_ylabel('distance to the oracle (95% interval)')
+    return fig
+
+# %% ../nbs/50_plot.ipynb #904942cc
+@_quiet
+def plot_requests(
+    book # What `load_ledger` returned
+):       # Figure
+    "Accuracies after each request, and what an attack still finds of all that was forgotten"
+    x,judged = [e['request'] for e in book.entries], [e for e in book.entries if 'drift' in e]
+    fig,axs = plt.subplots(1, 1 + bool(judged), figsize=(4.2*(1 + bool(judged)), 2.8), squeeze=False)
+    for k,line,c in zip(['retain','test','forget'], ['-','--',''], sns.color_palette('colorblind')): axs[0,0].plot(x, [e['after'][k] for e in book.entries], 'o'+line, ms=4, color=c, label=k)
+    axs[0,0].plot(x, [e['before']['forget'] for e in book.entries], 'o', mfc='w', color=sns.color_palette('colorblind')[2], label='forget, before')
+    axs[0,0].set(xlabel='request', ylabel='accuracy', ylim=(-.04,1.04), xticks=x if len(x) < 12 else x[::len(x)//12+1], title='Each request, and what stays')
+    axs[0,0].legend(fontsize=7)
+    if judged:
+        axs[0,1].plot([e['request'] for e in judged], [e['drift']['called'] for e in judged], 'o-', label='this model')
+        axs[0,1].plot([e['request'] for e in judged], [min(1, e['drift']['called_most']) for e in judged], 'k:', label='most that is expected of a\nmodel that never saw them')
+        axs[0,1].set(xlabel='request', ylabel='forgotten samples called members', ylim=(-.04,1.04), xticks=axs[0,0].get_xticks(), title='Above the line retraining is due')
+        axs[0,1].legend(fontsize=7)
     return fig
 
 # %% ../nbs/50_plot.ipynb #55663f37
