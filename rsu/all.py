@@ -26,6 +26,7 @@ from .ranking import *
 from .sequence import *
 from .metrics import *
 from .distance import *
+from .audit import *
 from .evaluate import *
 from .compare import *
 from .tune import *
@@ -34,5 +35,5 @@ from .stream import *
 from .plot import *
 
 # %% ../nbs/61_all.ipynb #bab22499
-_pages = 'value data recipe ensemble unlearn exact descent ascent teacher importance adversary algorithms runs attack reference ranking sequence metrics distance evaluate compare tune ledger stream plot'.split()
+_pages = 'value data recipe ensemble unlearn exact descent ascent teacher importance adversary algorithms runs attack reference ranking sequence metrics distance audit evaluate compare tune ledger stream plot'.split()
 __all__ = sorted({name for page in _pages for name in import_module(f'rsu.{page}').__all__})

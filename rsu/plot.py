@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['gallery', 'plot_worlds', 'plot_agreement', 'plot_stability', 'plot_roc', 'plot_cost', 'plot_margins', 'plot_table',
-           'plot_tradeoff', 'plot_requests']
+           'plot_ladder', 'plot_tradeoff', 'plot_requests']
 
 # %% ../nbs/50_plot.ipynb #49c10416
 from functools import wraps
@@ -315,6 +315,27 @@ def plot_table(
     axs[0].set(yticks=y, yticklabels=table.index, xlabel='tug of war (mean and sd over oracles)', title='Accuracy: the line is retraining')
     axs[1].set(xlabel='AUC of the residual attack (and its standard error)', title='Attack: dotted is chance')
     return fig
+
+# %% ../nbs/50_plot.ipynb #5a1d0c42
+@_quiet
+def plot_ladder(
+    table:pd.DataFrame # What `exposure` returned: model, attack, set, auc, auc_se
+):                     # Figure
+    "Area of every attack (a row) on every set (a panel), for every model"
+    models,attacks,sets = (table[k].unique() for k in ('model','attack','set'))
+    fig,axs = plt.subplots(1, len(sets), figsize=(1.8+3.4*len(sets), 1.3+.16*len(models)*len(attacks)), sharey=True, squeeze=False)
+    for ax,name in zip(axs[0], sets): _ladder(ax, table[table.set == name], models, attacks, name)
+    axs[0,0].set(yticks=range(len(attacks)), yticklabels=attacks)
+    axs[0,-1].legend(bbox_to_anchor=(1.01,1), loc='upper left')
+    return fig
+
+def _ladder(ax, part, models, attacks, name):
+    for j,(k,colour) in enumerate(zip(models, sns.color_palette('colorblind', len(models)))):
+        one = part[part.model == k].set_index('attack').loc[attacks]
+        ax.errorbar(one.auc, np.arange(len(attacks)) - .6*(j+.5)/len(models) + .3, xerr=1.96*one.auc_se, fmt='osD^vPX*'[j%8], ms=5, lw=1, capsize=2, color=colour, label=k)
+    ax.axvline(.5, color='.6', ls=':', lw=1)
+    first,last = (part[part.model == k].nlargest(1, 'auc').iloc[0] for k in (models[0], models[-1]))
+    ax.set(xlim=(-.03,1.03), xlabel='area under the ROC (95% interval)', title=f'{name}: at most {first.auc:.2f} for {first.model},\n{last.auc:.2f} for {last.model}')
 
 # %% ../nbs/50_plot.ipynb #a8424d59
 def _half(v):
