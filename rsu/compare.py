@@ -13,13 +13,12 @@ from fastprogress.fastprogress import progress_bar
 from rsu.value import Refused
 from rsu.data import ForgetSplit, predict_train
 from rsu.attack import margin
-from rsu.metrics import residual_attack, tow
 from rsu.ranking import Ranker, Ranking
 from rsu.ascent import NegGradPlus
 from rsu.unlearn import Algorithm, digest, seen_by, unlearn
 from rsu.sequence import SeqUnlearn
 from rsu.runs import unlearn_many
-from rsu.evaluate import fit_oracles
+from rsu.evaluate import _against, fit_oracles
 
 # %% ../nbs/42_compare.ipynb #041abb51
 class UnlearnProbe(Ranker):
@@ -44,17 +43,6 @@ class Comparison(pd.DataFrame):
     def _constructor(self): return Comparison
 
 # %% ../nbs/42_compare.ipynb #f8a0181d
-def _part(seen, at):
-    "Accuracies and margins with some of the samples to forget, by their places among these"
-    return dict(forget=seen['right'][at].mean(), retain=seen['retain'], test=seen['test']), (seen['phi'][at], seen['phi_test'])
-
-def _against(seen, oracles, at):
-    "One row: some of the samples to forget, against the oracles"
-    (one,phi),others = _part(seen, at), [_part(o, at) for o in oracles]
-    refs = [torch.stack(o) for o in zip(*(phi for _,phi in others))]
-    res = dict(n=len(at), accuracy=one['forget'], oracle=np.mean([o['forget'] for o,_ in others]), tow=np.mean([tow(one, o) for o,_ in others]), **residual_attack(*phi, *refs))
-    return dict(res, margin=(phi[0].mean()-refs[0].mean()).item(), distance=1 - res['tow']*(1 - abs(2*res['auc']-1)), retain=one['retain'], test=one['test'])
-
 def _rows(seen, oracles, parts, **what): return [dict(what, group=k, **_against(seen, oracles, at)) for k,at in parts.items()]
 
 # %% ../nbs/42_compare.ipynb #6d00a21f
@@ -111,7 +99,7 @@ def evaluate_stages(
     oracles=3,        # Retrained models to compare with: how many, 2 or more, or the learners themselves
     path=None,        # A folder that keeps the oracles
     quiet:bool=False  # No progress bar
-) -> Comparison:      # A row for each stage (0 is before the first) and group: n, accuracy, the oracles' accuracy, tow, auc, auc_se, tpr, margin (less the oracles'), distance, retain, test
+) -> Comparison:      # A row for each stage (0 is before the first) and group: the measures that need answers and margins alone (`measure_table`)
     "What became of every group, stage after stage, against oracles"
     rec = new.unlearning
     if not rec.seen: raise Refused("This record does not hold what the model made of the samples after each stage: unlearn again.")

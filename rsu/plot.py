@@ -308,12 +308,12 @@ def plot_table(
     "Tug of war and the attack of every model, beside the floor of retraining"
     fig,axs = plt.subplots(1, 2, figsize=(8, 1.2+.32*len(table)), sharey=True)
     y = np.arange(len(table))[::-1]
-    axs[0].errorbar(table.tow, y, xerr=table.tow_sd, fmt='o', capsize=3)
-    axs[1].errorbar(table.auc, y, xerr=table.auc_se, fmt='o', capsize=3, color=sns.color_palette('colorblind')[1])
+    axs[0].errorbar(table.tow, y, xerr=table.tow_ci, fmt='o', capsize=3)
+    axs[1].errorbar(table.auc, y, xerr=table.auc_ci, fmt='o', capsize=3, color=sns.color_palette('colorblind')[1])
     axs[1].axvline(.5, color='.6', ls=':', lw=1)
     for ax,k in zip(axs, ['tow','auc']): ax.axvline(table[k]['retrain'], color='k', lw=.8)
-    axs[0].set(yticks=y, yticklabels=table.index, xlabel='tug of war (mean and sd over oracles)', title='Accuracy: the line is retraining')
-    axs[1].set(xlabel='AUC of the residual attack (and its standard error)', title='Attack: dotted is chance')
+    axs[0].set(yticks=y, yticklabels=table.index, xlabel='tug of war (95% interval)', title='Accuracy: the line is retraining')
+    axs[1].set(xlabel='AUC of the residual attack (95% interval)', title='Attack: dotted is chance')
     return fig
 
 # %% ../nbs/50_plot.ipynb #5a1d0c42
@@ -426,7 +426,7 @@ def plot(self:Comparison):
         _panel(top, one, names, 'distance')
         for k,line in [('do nothing',':'),('retrain','-')]: top.axhline(whole[whole.order == k].distance.mean(), color='k', lw=.8, ls=line)
         top.set_title(f"{name.split('(')[0]}: {_said(one, names)}")
-        mine = parts[parts.algorithm == name].assign(left=lambda o: o.accuracy-o.oracle)
+        mine = parts[parts.algorithm == name].assign(left=lambda o: o.forget-o.forget_oracle)
         for j,(g,colour) in enumerate(zip(groups, sns.color_palette('colorblind' if len(groups) <= 8 else 'viridis', len(groups)))):
             v = mine[mine.group == g].groupby('order').left.agg(['mean',_half]).loc[names]
             low.errorbar(np.arange(len(names))+.3*(j/max(1, len(groups)-1)-.5), v['mean'], yerr=v['_half'], fmt='o', ms=4, capsize=2, color=colour, label=f'group {g}' if len(groups) <= 8 else None)

@@ -18,7 +18,7 @@ from fastai.torch_core import no_random
 from fastprogress.fastprogress import progress_bar
 from torch import nn
 from rsu.data import ForgetSplit
-from rsu.recipe import derived, optimiser
+from rsu.recipe import PeakMemory, derived, optimiser
 from rsu.ensemble import _indirect, _joined, _one_thread, _turn, _widened
 from rsu.reference import _spread
 from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _twin
@@ -241,7 +241,7 @@ def step(self:_Abreast, fed, rates):
 # %% ../nbs/18_runs.ipynb #29f7acf0
 @patch
 def stage(self:_Abreast, learn, splits, stages, seeds):
-    "Carry out one stage of every run; steps, seconds, and the numbers of those that diverged"
+    "Carry out one stage of every run; steps, samples of each, seconds, and the numbers of those that diverged"
     began,lost,step = perf_counter(),set(),0
     ones = [s.algorithm.but() for s in stages]
     feeds = [one._begin(learn, *o) for one,*o in zip(ones, splits, stages, seeds)]
@@ -256,7 +256,7 @@ def stage(self:_Abreast, learn, splits, stages, seeds):
                 step += 1
             lost |= {i for i,(o,net) in enumerate(zip(ones, self.nets)) if o._retained(net) < begun[i]/2}
         if self.cuda: torch.cuda.synchronize()
-    return step, perf_counter()-began, lost
+    return step, [sum(len(at) for steps in o for step in steps for at in step.values()) for o in plans], perf_counter()-began, lost
 
 def _epoch(feed, epoch):
     "The positions by role of every step of an epoch"
@@ -273,11 +273,11 @@ def _abreast(learn, jobs, hows, k):
     told = [[seen_by(new.model, split)] for new,split in zip(news, splits)]
     members,rows,lost = _Abreast(learn, k),[[] for _ in jobs],set()
     for i,now in enumerate(zip(*stages)):
-        steps,seconds,gone = members.stage(learn, splits, now, [derived(s, i) for s in seeds])
+        with PeakMemory(learn.dls.device) as peak: steps,samples,seconds,gone = members.stage(learn, splits, now, [derived(s, i) for s in seeds])
         lost |= gone
         for j in range(len(jobs)):
             told[j].append(seen_by(members.nets[j], splits[j]))
-            rows[j].append(dict(stage=i+1, group=now[j].name, n=len(now[j].forget), steps=steps, seconds=seconds/len(jobs), ended='done', **_by_group(told[j][-1], splits[j], groups[j])))
+            rows[j].append(dict(stage=i+1, group=now[j].name, n=len(now[j].forget), steps=steps, samples=samples[j], seconds=seconds/len(jobs), memory=peak.mb/len(jobs), ended='done', **_by_group(told[j][-1], splits[j], groups[j])))
     for j,(job,new) in enumerate(zip(jobs, news)):
         new.model.load_state_dict(members.nets[j].state_dict())
         new.model.train() # as a quiet fit leaves it

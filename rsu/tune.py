@@ -20,13 +20,13 @@ from optuna.trial import TrialState
 from rsu.value import Refused, _decode
 from rsu.data import ForgetSplit
 from rsu.recipe import derived, recipe_of
-from rsu.unlearn import Algorithm, Diverged, digest, unlearn
-from rsu.evaluate import _against, _tell, fit_oracles
+from rsu.unlearn import Algorithm, Diverged, digest, seen_by, unlearn
+from rsu.evaluate import _against, fit_oracles
 
 # %% ../nbs/43_tune.ipynb #6ed58dfb
 def _score(learn, split, oracles):
     "Tug of war, AUC and score of a model on validation samples, held against the records of oracles"
-    res = _against(_tell(learn, split), oracles)
+    res = _against(seen_by(learn.model, split), oracles)
     return dict(tow=float(res['tow']), auc=float(res['auc']), score=float(res['tow']*(1 - abs(2*res['auc'] - 1))))
 
 # %% ../nbs/43_tune.ipynb #e651736d
@@ -156,7 +156,7 @@ def tune(
     if oracles < 2: raise Refused(f"oracles={oracles} cannot be held against each other: ask for 2 or more.")
     split = ForgetSplit(split.dls, split.forget, test=split.valid) # whatever asks for test samples gets those of validation
     algorithm = algorithm.ready(learn, split)
-    told = [_tell(o, split) for o in fit_oracles(learn, split, oracles, path and Path(path)/'oracles', quiet, first=_first)]
+    told = [seen_by(o.model, split) for o in fit_oracles(learn, split, oracles, path and Path(path)/'oracles', quiet, first=_first)]
     study,again = _study(path, _key(learn, split, algorithm, budget, oracles, seed)), budget//5
     known = _known(study)
     allowed = partial(_allowed, algorithm, learn, split)

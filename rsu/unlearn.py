@@ -25,7 +25,7 @@ from fastai.torch_core import no_random, to_device
 from rsu.value import Refused, Value, choose
 from rsu.data import ForgetSplit, batches, lone, positions, predict, predict_train, read_shard, shuffled, subset, write_shard
 from rsu.attack import margin
-from rsu.recipe import Meter, StepSeed, borrowed, derived, n_classes, optimiser
+from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
 
 # %% ../nbs/10_unlearn.ipynb #77769ed6
 def _chunks(at, bs):
@@ -541,7 +541,7 @@ class Unlearning:
     how:Value             # Algorithm or sequence, with its epochs and learning rate
     seed:int              # Of all chance in it
     before:dict           # Accuracies before the first stage
-    stages:pd.DataFrame   # A row a stage: group, steps, seconds, how it ended ('done', 'target reached', 'diverged'), and the accuracies after it
+    stages:pd.DataFrame   # A row a stage: group, steps, samples fed to them, seconds, memory (peak on top of what was taken before, MB), how it ended ('done', 'target reached', 'diverged'), and the accuracies after it
     groups:dict=field(default_factory=dict) # Positions of each group by name, as they were forgotten; empty for a single stage
     seen:list=field(default_factory=list)   # What the model made of the samples (`seen_by`) before the first stage and after each
 
@@ -553,6 +553,10 @@ class Unlearning:
     def seconds(self) -> float:
         "Seconds of training in all"
         return float(self.stages.seconds.sum())
+    @property
+    def cost(self) -> dict:
+        "steps, samples fed to them, seconds, and the peak of memory (MB)"
+        return dict(self.stages[['steps','samples','seconds']].sum().to_dict(), memory=self.stages.memory.max())
     def __repr__(self): return f"{self.how} forgot {len(self.split)} samples in {len(self.stages)} stages, {self.steps} steps, {self.seconds:.1f} s (seed {self.seed})"
 
 # %% ../nbs/10_unlearn.ipynb #e98839ce
@@ -633,9 +637,9 @@ def unlearn(
         s,*todo = todo
         meter,one = Meter(),s.algorithm.but()
         target = (wanted if s.until is None else aim(s.until))(s.forget) if len(s.forget) else None
-        one.forget(new, split, s, derived(seed, len(done)), [meter, *L(s.carry), *L(cbs)], quiet, target)
+        with PeakMemory(next(new.model.parameters()).device) as peak: one.forget(new, split, s, derived(seed, len(done)), [meter, *L(s.carry), *L(cbs)], quiet, target)
         done.append(s); told.append(seen_by(new.model, split))
-        rows.append(dict(stage=len(done), group=s.name, n=len(s.forget), steps=meter.steps, seconds=meter.seconds+one.preparation, ended=one.ended))
+        rows.append(dict(stage=len(done), group=s.name, n=len(s.forget), steps=meter.steps, samples=meter.samples, seconds=meter.seconds+one.preparation, memory=peak.mb, ended=one.ended))
         if todo: todo = how.again(todo, split, new)
         if kept: kept.keep(todo, done, rows, told, new)
     groups = {s.name: s.forget for s in done if len(s.forget)} if len(done) > 1 else {}
