@@ -24,7 +24,8 @@ from rsu.ranking import Ranking, Record, rankers
 from rsu.sequence import ByClass, Groups, Labelled, NaturalBreaks, SeqUnlearn, Singly, Thresholds
 from rsu.unlearn import Algorithm, Diverged, unlearn
 from rsu.algorithms import algorithms
-from rsu.evaluate import evaluate
+from rsu.evaluate import evaluate_runs, main_measures
+from rsu.intervals import summarise
 from rsu.tune import settings_for, tune
 from rsu.report import Settings, datasets, from_toml, load_data, named, to_toml, versions, write_report
 from rsu.ledger import Ledger
@@ -48,7 +49,7 @@ def recipe_for(
     return Recipe(**{**(big if s.data in ('cifar10','cifar100','svhn') else small), **named, **given}, seed=s.seed)
 
 # %% ../nbs/60_cli.ipynb #a058f330
-_kept = ('ranking.parquet','stages.parquet','table.parquet','model.safetensors','unlearned.safetensors','report.ipynb','report.html')
+_kept = ('ranking.parquet','stages.parquet','runs.parquet','table.parquet','model.safetensors','unlearned.safetensors','report.ipynb','report.html')
 
 # %% ../nbs/60_cli.ipynb #cae4b565
 _rankers = {name.lower(): cls for name,cls in rankers().items() if cls.__module__ == 'rsu.ranking'}
@@ -222,8 +223,9 @@ def run(
     _keep(new, out/'unlearned.safetensors')
     new.unlearning.stages.to_parquet(out/'stages.parquet')
     print(f'4/5 Evaluation against {s.oracles} oracles')
-    table = evaluate(new, s.oracles, out/'oracles')
-    table.to_parquet(out/'table.parquet')
+    runs = evaluate_runs(new, s.oracles, out/'oracles')
+    runs.to_parquet(out/'runs.parquet')
+    summarise(runs).to_parquet(out/'table.parquet')
     print('5/5 The report')
     facts = dict(settings=s.to_dict(), request=request, how=how.to_dict(), recipe=learn.recipe.to_dict(), ranker=ranking.name, before=new.unlearning.before,
                  command=command, folder=os.getcwd(), versions=versions(), done=False)
@@ -441,5 +443,5 @@ def main(
         sys.exit(2)
     if job == 'tune': return print(f"Settings: {Path(out)/'settings.json'}")
     if job == 'forget': return print(f'Report: {page}')
-    with pd.option_context('display.width', 160, 'display.max_columns', 20): print(pd.read_parquet(Path(out)/'table.parquet').round(3))
+    with pd.option_context('display.width', 160, 'display.max_columns', 20): print(pd.read_parquet(Path(out)/'table.parquet')[main_measures].round(3))
     print(f'Report: {page}')

@@ -66,7 +66,7 @@ def _of_oracles(table):
     if table is None: return "**Against retrained models:** not looked at, since none were trained."
     one,floor = table['unlearned'],table['retrain']
     return (f"**Against retrained models:** tug of war {one['tow']:.3f} (1 is their own accuracies; retraining itself reaches {floor['tow']:.3f}); "
-            f"an attack with them as references tells the forgotten samples from never-seen ones with AUC {one['auc']:.3f} (chance .5, standard error {one['auc_se']:.3f}; retraining {floor['auc']:.3f}).")
+            f"an attack with them as references tells the forgotten samples from never-seen ones with AUC {one['auc']:.3f} ± {one['auc_ci']:.3f} (chance .5; retraining {floor['auc']:.3f}).")
 
 # %% ../nbs/52_erasure.ipynb #6844e40d
 def supported(

@@ -322,5 +322,4 @@ def evaluate(
     res,refs = summarise(runs), told['retrain']
     two = {**{k: (os, refs) for k,os in told.items()}, 'retrain': (refs[::2], refs[1::2])}
     res = res.join(pd.DataFrame({k: _populations(*o) for k,o in two.items() if min(map(len, o)) > 2}).T)
-    res = res.astype({k: int for k in ('n','steps','samples') if (res[k] % 1 == 0).all()})
     return res if every else res[main_measures]

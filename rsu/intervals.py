@@ -33,7 +33,7 @@ def tow_draws(
     one,others = ({k: v[:,cut] for k,v in acc.items()} for cut in (slice(1), slice(1,None)))
     return tow(one, others).mean(1)
 
-# %% ../nbs/47_intervals.ipynb #53706e3e
+# %% ../nbs/47_intervals.ipynb #66737388
 def summarise(
     runs:pd.DataFrame,   # A row a run; a column `x_se` is the standard error over samples of the column `x`
     by='model'           # What tells methods apart: a column, or several
@@ -44,6 +44,7 @@ def summarise(
     keep = [k for k in runs.select_dtypes('number') if k not in [*by,'seed'] and not k.endswith('_se')]
     parts = runs.groupby(by, sort=False, dropna=False)
     mean,n = parts[keep].mean(), parts.size()
+    mean = mean.astype({k: int for k in keep if pd.api.types.is_integer_dtype(runs[k]) and (mean[k] % 1 == 0).all()}) # counts, such as steps
     half = pd.DataFrame({k: _half(parts, n, k, runs) for k in keep}).dropna(axis=1, how='all').add_suffix('_ci')
     return pd.concat([n.rename('runs'), mean, half], axis=1)[['runs', *(c for k in keep for c in (k, f'{k}_ci') if c in mean or c in half)]]
 

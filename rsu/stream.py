@@ -162,7 +162,7 @@ def _answer(new, ledger, split, how, ranker, bank, oracles, before, seed, **kwar
     new = unlearn(new, what, how if hasattr(how, 'stages') or not callable(how) else how(what), seed=derived(seed, n), path=work, **kwargs)
     facts = dict(how=_said(new.unlearning.how), seed=derived(seed, n), **_figures(new.unlearning), digest=digest(new.model), rsu=__version__, torch=torch.__version__)
     if ranker is not None: facts['ranker'] = ranker.name
-    if oracles: facts['evidence'] = json.loads(evaluate(new, oracles, ledger.path/f'oracles-{n:04}', kwargs['quiet']).to_json(orient='index'))
+    if oracles: facts['evidence'] = json.loads(evaluate(new, oracles, ledger.path/f'oracles-{n:04}', controls=(), quiet=kwargs['quiet']).to_json(orient='index'))
     if bank is not None:
         forgotten = np.union1d(np.flatnonzero(ledger.forgotten(dls)), split.forget)
         facts['drift'] = drift(new, before, forgotten, bank, n)._asdict()

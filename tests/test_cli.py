@@ -7,7 +7,7 @@ from rsu.data import digits
 from rsu.recipe import small_cnn
 from rsu.reference import read_shard
 
-documented = {'run.json', 'ranking.parquet', 'stages.parquet', 'table.parquet', 'model.safetensors', 'unlearned.safetensors', 'run.toml',
+documented = {'run.json', 'ranking.parquet', 'stages.parquet', 'runs.parquet', 'table.parquet', 'model.safetensors', 'unlearned.safetensors', 'run.toml',
               'bank', 'oracles', 'report.ipynb', 'report.html'}
 
 def test_leaves_the_documented_files(whole):
@@ -19,7 +19,7 @@ def test_leaves_the_documented_files(whole):
 def test_prints_the_table_and_names_the_report(whole):
     lines = whole.done.stdout.strip().split('\n')
     assert lines[-1] == 'Report: out/report.html'
-    assert [re.split(r'\s{2,}', o)[0] for o in lines[-5:-1]] == ['do nothing', 'one-shot', 'unlearned', 'retrain']
+    assert [re.split(r'\s{2,}', o)[0] for o in lines[-7:-1]] == ['do nothing', 'one-shot', 'shuffled', 'reversed', 'unlearned', 'retrain']
     assert not any(f'{i}/5 ' not in whole.done.stdout for i in range(1, 6))
 
 def test_says_nothing_on_stderr_where_all_is_well(whole):
@@ -31,7 +31,7 @@ def test_the_same_command_again_has_nothing_to_do(whole):
     done = shell('run', *small, '--out', 'out', cwd=whole.cwd, command=(sys.executable, '-m', 'rsu'))
     assert done.returncode == 0, done.stderr
     assert state(whole.out) == before
-    assert '1/5' not in done.stdout and done.stdout.split('\n')[-6:] == whole.done.stdout.split('\n')[-6:]
+    assert '1/5' not in done.stdout and done.stdout.split('\n')[-8:] == whole.done.stdout.split('\n')[-8:]
 
 def test_other_settings_in_the_same_folder_are_refused(whole):
     before = state(whole.out)
@@ -131,7 +131,7 @@ def test_the_page_in_a_browser(whole):
         wide = tab.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')
         browser.close()
     assert {a for a in asked if a != home and not a.startswith('data:')} == set() and complaints == []
-    assert headings[0] == 'Unlearning report' and {'Who was at risk', 'Verdict', 'To repeat it'} < set(headings)
+    assert headings[0] == 'Unlearning report' and {'What was asked', 'What was done', 'What the evidence supports', 'What it does not support', 'Who was at risk', 'Appendix: to repeat it', 'Appendix: every figure'} < set(headings)
     assert len(drawn) >= 5 and all(drawn)
     assert wide <= 0, 'the page is wider than the window'
 
