@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['gallery', 'plot_worlds', 'plot_agreement', 'plot_stability', 'plot_roc', 'plot_cost', 'plot_margins', 'plot_table',
-           'plot_ladder', 'plot_tradeoff', 'plot_requests']
+           'plot_ladder', 'plot_epsilon', 'plot_tradeoff', 'plot_differences', 'plot_requests']
 
 # %% ../nbs/50_plot.ipynb #49c10416
 from functools import wraps
-import numpy as np, pandas as pd, matplotlib.pyplot as plt, seaborn as sns
+from textwrap import fill
+import numpy as np, pandas as pd, matplotlib.pyplot as plt, seaborn as sns, torch
 from fastcore.basics import patch
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
@@ -20,6 +21,7 @@ from fastcore.foundation import L
 from rsu.value import Refused
 from rsu.data import ForgetSplit, predict, predict_train
 from rsu.attack import auc, margin
+from rsu.distance import Forgetting, margin_z
 from rsu.ranking import Ranking
 from rsu.sequence import Groups, Quantiles
 from rsu.unlearn import Unlearning, levels
@@ -39,6 +41,16 @@ def _quiet(f):
         try: return f(*args, **kwargs)
         finally: plt.rcParams.update(before)
     return _f
+
+def _inches(names):
+    "What the longest of some names takes in an ordinary size, of which a letter is about .08 inches wide"
+    return .08*max(map(len, names))
+
+def _around(fig, title, below):
+    "What a whole figure says and what its axes have in common, in lines that are no longer than it is wide"
+    wide = int(fig.get_figwidth()/.08)
+    fig.suptitle(fill(title, wide), x=.01, ha='left', fontsize='medium')
+    fig.supxlabel(fill(below, wide), fontsize='medium')
 
 # %% ../nbs/50_plot.ipynb #fe02d7a7
 @patch
@@ -144,11 +156,14 @@ def plot_agreement(
     at = leaves_list(linkage(squareform(1-rho.to_numpy(), checks=False), 'average', optimal_ordering=True))
     rho,n = rho.iloc[at,at], len(at)
     pairs = rho.where(np.tri(n, k=-1, dtype=bool)).stack().dropna()
-    ax = plt.subplots(figsize=(2.6+.45*n, 1.6+.4*n))[1]
-    sns.heatmap(rho, mask=~np.tri(n, dtype=bool), annot=True, fmt='.2f', annot_kws={'size': 7}, vmin=-1, vmax=1, cmap='vlag', linewidths=1, ax=ax,
-                cbar_kws=dict(label=f'rank correlation over {len(df)} samples\n(within ±{1.96/np.sqrt(len(df)-1):.2f} by chance, 19 times of 20)', shrink=.8))
+    said = [f'{k}: {" and ".join(p)} ({pairs[p]:.2f})' for k,p in [('most alike', pairs.idxmax()), ('least', pairs.idxmin())]][:len(pairs)]
+    said.append(f'(rank correlation over {len(df)} samples;\nwithin ±{1.96/np.sqrt(len(df)-1):.2f} by chance, 19 times of 20)')
+    ax = plt.subplots(figsize=(.4+_inches(df.columns)+max(.45*n, _inches('\n'.join(said).split('\n'))), 1+_inches(df.columns)+.4*n))[1]
+    sns.heatmap(rho, mask=~np.tri(n, dtype=bool), annot=True, fmt='.2f', annot_kws={'size': 7}, vmin=-1, vmax=1, cmap='vlag', linewidths=1, cbar=False, square=True, ax=ax)
     ax.tick_params(length=0)
-    ax.set_title('\n'.join(f'{k}: {" and ".join(p)} ({pairs[p]:.2f})' for k,p in [('most alike', pairs.idxmax()), ('least', pairs.idxmin())]), x=0)
+    ax.tick_params(axis='x', rotation=90)
+    ax.tick_params(axis='y', rotation=0)
+    ax.set_title('\n'.join(said))
     return ax
 
 # %% ../nbs/50_plot.ipynb #2ec2c83e
@@ -261,43 +276,63 @@ def plot(self:Unlearning,
     if told and not set(groups) & set(told): ax.axhline(told['forget'], color='k', ls=':', lw=1)
     at = df.index if len(df) <= 12 else df.index[::len(df)//12+1]
     names = ['before', *(f'{i+1}: {g if g in ("all","repair") else "group " + g}' for i,g in enumerate(self.stages.group))]
+    if sum(len(names[i]) for i in at) > 60: ax.tick_params(axis='x', rotation=25)
     ax.set(xticks=at, xticklabels=[names[i] for i in at],
            xlabel='stage: what it forgot', ylabel='accuracy', title=f'{type(self.how).__name__} took forget from {self.before["forget"]:.0%} to {df.forget.iloc[-1]:.0%}')
     ax.legend(bbox_to_anchor=(1.01,1), loc='upper left')
     return ax
 
-# %% ../nbs/50_plot.ipynb #ba1e8823
-def _margins(model, split):
-    "Margins of a model on forget, retain and test"
-    logits,y = predict_train(model, split.dls)
-    phi = margin(logits, y)
-    return {'forget': phi[split.forget], 'retain': phi[split.retain], 'test': margin(*predict(model, split.test))}
+# %% ../nbs/50_plot.ipynb #96ed653f
+def _margins(model, split, groups):
+    "Margins of a model on what had to be forgotten, whole or group by group, on retain and on test"
+    phi = margin(*predict_train(model, split.dls))
+    parts = {f'group {k}': at for k,at in groups.items()} or {'forget': split.forget}
+    return {**{k: phi[at] for k,at in parts.items()}, 'retain': phi[split.retain], 'test': margin(*predict(model, split.test))}
 
-# %% ../nbs/50_plot.ipynb #8aef8e14
+def _off(phi, refs):
+    "How far the mean of margins (n,) lies from oracles' (K, n): in their deviations, or in nats from a single one"
+    return margin_z(phi, refs).mean if len(refs) > 1 else float((phi-refs[0]).mean())
+
+def _nearest(off, unit):
+    "Which model (a column) is nearest to the oracles where it is farthest from them, and which is farthest"
+    far,at = off.abs().max(), off.abs().idxmax()
+    best,worst = far.idxmin(), far.idxmax()
+    said = f'{best}{" is nearest to the oracles" if len(far) > 1 else ""}: at most {far[best]:.1f} {unit} off ({at[best]})'
+    return said + (f'; {worst} is farthest: {far[worst]:.1f} ({at[worst]})' if len(far) > 1 else '')
+
+def _heap(ax, phi, refs, span, colour, off):
+    "Margins of a model as an area, the oracles' as a line; what lies beyond `span` counts to its ends"
+    bins = np.linspace(*span, 1+int(np.clip(3*np.sqrt(len(phi)), 10, 30)))
+    for v,style in [(phi, dict(color=colour, alpha=.55)), (refs.ravel(), dict(histtype='step', color='k', lw=1))]: ax.hist(np.clip(v, *span), bins, density=True, **style)
+    ax.axvline(0, color='.6', lw=.6, ls=':')
+    ax.text(.02, .98, f'{round(off, 1)+0.:+.1f}', size=8, va='top', transform=ax.transAxes)
+    ax.set(yticks=[])
+    ax.locator_params(axis='x', nbins=4)
+    ax.spines['left'].set_visible(False)
+
+# %% ../nbs/50_plot.ipynb #f3dc5a97
 @_quiet
 def plot_margins(
     models:dict,       # Learners by name
     split:ForgetSplit, # What they had to forget
-    oracle             # A retrained learner, or several, whose margins are pooled
-):
-    "Margins of every model (a column) on forget, retain and test (a row), the oracle's as a line"
-    told = {k: _margins(o.model, split) for k,o in models.items()}
-    oracles = [_margins(o.model, split) for o in (oracle if isinstance(oracle, (list,tuple)) else [oracle])]
-    truth = {k: np.concatenate([o[k] for o in oracles]) for k in oracles[0]}
-    low,high = np.percentile(np.concatenate([truth[k] for k in truth] + [o[k] for o in told.values() for k in o]), [.5,99.5])
-    bins = np.linspace(low, high, 31)
-    fig,axs = plt.subplots(3, len(told), figsize=(1+1.9*len(told), 3.9), sharex=True, sharey='row', squeeze=False)
-    draw = lambda ax, v, **style: ax.hist(np.clip(v, low, high), bins, density=True, **style)
-    for j,(name,phi) in enumerate(told.items()):
-        for ax,k,colour in zip(axs[:,j], truth, sns.color_palette('colorblind')):
-            draw(ax, phi[k], color=colour, alpha=.55)
-            draw(ax, truth[k], histtype='step', color='k', lw=1)
-            ax.axvline(0, color='.6', lw=.6, ls=':')
-            ax.set(yticks=[], ylabel=k if j == 0 else '')
-            ax.spines['left'].set_visible(False)
-        axs[0,j].set_title(name)
-        axs[2,j].set_xlabel('margin')
-    fig.suptitle('Margins of each model, and the oracle’s (line)', x=.01, ha='left', fontsize='medium')
+    oracle,            # A retrained learner, or several, whose margins are pooled
+    groups:dict={}     # Positions of each group by name, as in `new.unlearning.groups`: a row each, in place of one for all that had to be forgotten
+):                     # Figure
+    "Margins of every model (a column) on what had to be forgotten, on retain and test (a row), the oracles' as a line"
+    if len(groups) > 8: raise Refused(f"{len(groups)} groups are more rows than can be read: give up to 8 of them.")
+    told,oracles = {k: _margins(o.model, split, groups) for k,o in models.items()}, [_margins(o.model, split, groups) for o in L(oracle)]
+    refs = {k: torch.stack([o[k] for o in oracles]) for k in oracles[0]}
+    off = pd.DataFrame({name: {k: _off(phi[k], refs[k]) for k in refs} for name,phi in told.items()})
+    span = np.percentile(np.concatenate([v.ravel() for o in (refs, *told.values()) for v in o.values()]), [.5,99.5])
+    fig,axs = plt.subplots(len(refs), len(told), figsize=(1+1.9*len(told), .9+len(refs)), sharex=True, sharey='row', squeeze=False)
+    colours = [*sns.color_palette('colorblind', len(refs)-2), '.5', '.5']
+    for line,k,colour in zip(axs, refs, colours):
+        for ax,name in zip(line, told): _heap(ax, told[name][k], refs[k], span, colour, off[name][k])
+        line[0].set(ylabel=fill(k, 14), ylim=(0, 1.3*line[0].get_ylim()[1]))
+    for ax,name in zip(axs[0], told): ax.set_title(fill(name, 22))
+    fig.get_layout_engine().set(wspace=.08)
+    unit = 'deviations' if len(oracles) > 1 else 'nats'
+    _around(fig, _nearest(off, unit), f'margin (nats); line: oracles; number: mean distance from them ({unit})')
     return fig
 
 # %% ../nbs/50_plot.ipynb #ba77ec98
@@ -323,10 +358,10 @@ def plot_ladder(
 ):                     # Figure
     "Area of every attack (a row) on every set (a panel), for every model"
     models,attacks,sets = (table[k].unique() for k in ('model','attack','set'))
-    fig,axs = plt.subplots(1, len(sets), figsize=(1.8+3.4*len(sets), 1.3+.16*len(models)*len(attacks)), sharey=True, squeeze=False)
+    fig,axs = plt.subplots(1, len(sets), figsize=(.8+_inches(models)+_inches(attacks)+3.4*len(sets), 1.5+.16*len(models)*len(attacks)), sharey=True, squeeze=False)
     for ax,name in zip(axs[0], sets): _ladder(ax, table[table.set == name], models, attacks, name)
     axs[0,0].set(yticks=range(len(attacks)), yticklabels=attacks)
-    axs[0,-1].legend(bbox_to_anchor=(1.01,1), loc='upper left')
+    fig.legend(*axs[0,0].get_legend_handles_labels(), loc='outside right upper')
     return fig
 
 def _ladder(ax, part, models, attacks, name):
@@ -336,6 +371,48 @@ def _ladder(ax, part, models, attacks, name):
     ax.axvline(.5, color='.6', ls=':', lw=1)
     first,last = (part[part.model == k].nlargest(1, 'auc').iloc[0] for k in (models[0], models[-1]))
     ax.set(xlim=(-.03,1.03), xlabel='area under the ROC (95% interval)', title=f'{name}: at most {first.auc:.2f} for {first.model},\n{last.auc:.2f} for {last.model}')
+
+# %% ../nbs/50_plot.ipynb #1a0fc543
+@_quiet
+def plot_epsilon(
+    found:dict,       # What `forgetting_quality` returned, by name; 'do nothing' and 'retrain' are drawn in black
+    floor:Forgetting  # What `forgetting_floor` returned for as many models
+):                    # Axes
+    "Share of samples up to each epsilon, for every population of models and for populations that do not differ"
+    if not found: raise Refused("There is nothing to draw: give what forgetting_quality returned, by name.")
+    names = sorted(found, key=lambda k: -found[k].score)
+    ax = plt.subplots(figsize=(7+_inches(names), 3.6))[1]
+    ax.ecdf(floor.epsilon, color='.8', lw=5, label=f'{floor.score:.3f}  floor: nothing differs')
+    for k,style in zip(names, _lines(names)): ax.ecdf(found[k].epsilon, label=f'{found[k].score:.3f}  {k}{_wholly(found[k].epsilon)}', **style)
+    _points_above(ax, max(3., *(float(o.epsilon[o.epsilon < 50].max()) if (o.epsilon < 50).any() else 0. for o in (floor, *found.values()))))
+    best = next((k for k in names if k not in _controls), names[0])
+    ax.set(ylim=(0,1.02), xlabel=r'$\varepsilon$ of a sample (nats)', ylabel='share of samples up to it',
+           title=f'{best} scores {found[best].score:.3f}; models that do not differ at all score {floor.score:.3f}')
+    ax.legend(title='score  models', bbox_to_anchor=(1.01,1), loc='upper left', alignment='left')
+    return ax
+
+# %% ../nbs/50_plot.ipynb #b2a94e08
+_controls = {'do nothing': dict(color='k', ls=':'), 'retrain': dict(color='k', ls='-')}
+
+def _lines(names):
+    "How each line is drawn: controls in black, all others by colour and dashes"
+    others = [k for k in names if k not in _controls]
+    return [_controls.get(k) or dict(color=sns.color_palette('colorblind')[others.index(k)%10], ls=['-','--','-.'][others.index(k)%3]) for k in names]
+
+def _wholly(epsilon):
+    "What a curve does not show, since it lies at 50"
+    return f'\n({share:.0%} of samples told apart wholly)' if (share := (epsilon >= 50).double().mean().item()) else ''
+
+def _points_above(ax, most):
+    "The buckets of half a unit up to `most`, and above the first of them the points of a sample there"
+    ends = np.arange(0, most+.5, .5)
+    for x in ends[1:]: ax.axvline(x, color='.9', lw=.6, zorder=0)
+    ax.set_xlim(0, ends[-1])
+    above = ax.secondary_xaxis('top')
+    above.set(xticks=ends[:5]+.25, xticklabels=['1','½','¼','⅛','…'])
+    above.tick_params(length=0)
+    above.spines['top'].set_visible(False)
+    ax.text(1, 1.02, 'points', ha='right', size='small', transform=ax.transAxes)
 
 # %% ../nbs/50_plot.ipynb #a8424d59
 def _half(v):
@@ -348,15 +425,18 @@ def _clear(runs):
     d = d.sub(d['do nothing'], axis=0)
     return d.mean() + d.apply(_half) < 0
 
+def _mark(clear): return dict(color=sns.color_palette('colorblind')[0 if clear else 1], mfc=None if clear else 'w')
+
 def _tradeoff(ax, runs, name, low, high):
     df = runs.groupby('model').agg(ratio=('ratio','mean'), distance=('distance','mean'), half=('distance',_half))
     for k,line in [('do nothing',':'),('retrain','-')]:
-        ax.axhline(df.distance[k], color='k', lw=.8, ls=line)
+        ax.axhline(df.distance[k], color='k', lw=.8, ls=line, label=k)
         ax.axhspan(df.distance[k]-df.half[k], df.distance[k]+df.half[k], color='.92', lw=0, zorder=0)
     df = df.assign(clear=_clear(runs)).drop(index=['do nothing','retrain']).sort_values('distance', ascending=False)
+    ax.plot([], [], 'o', ms=4, label='clearly nearer', **_mark(True))
     heights = _spread(df.distance.to_numpy(), min(.05, 1/len(df))*(high-low), low, high)
     for o,h in zip(df.itertuples(), heights):
-        ax.errorbar(o.ratio, o.distance, yerr=o.half, fmt='o', ms=4, lw=1, capsize=2, color=sns.color_palette('colorblind')[0 if o.clear else 1])
+        ax.errorbar(o.ratio, o.distance, yerr=o.half, fmt='o', ms=4, lw=1, capsize=2, **_mark(o.clear))
         ax.annotate(o.Index, (o.ratio, o.distance), (1.03, h), textcoords=ax.get_yaxis_transform(), size=7, va='center', arrowprops=dict(arrowstyle='-', color='.8', lw=.5))
     decades = np.log10(df.ratio[df.ratio > 0].agg(['min','max']))
     at = 10.**np.arange(np.floor(decades['min']), np.ceil(decades['max'])+1)
@@ -368,13 +448,43 @@ def _tradeoff(ax, runs, name, low, high):
 def plot_tradeoff(
     runs:pd.DataFrame # A row a run: model ('do nothing' and 'retrain' among them), seed, distance to the oracle, ratio of seconds to retraining; where there is a column panel, each of its values has a panel
 ):                    # Figure
-    "Distance to the oracle against cost: the mean of each model's runs with its 95% interval; blue where it is nearer than doing nothing on the same seeds, by an interval that leaves 0 out"
+    "Distance to the oracle against cost: the mean of each model's runs with its 95% interval; blue and full where it is nearer than doing nothing on the same seeds, by an interval that leaves 0 out"
     parts = dict(list(runs.groupby('panel', sort=False))) if 'panel' in runs else {'': runs}
-    fig,axs = plt.subplots(1, len(parts), figsize=(4.2*len(parts), 5), sharey=True, squeeze=False)
+    fig,axs = plt.subplots(1, len(parts), figsize=((3.4+.75*_inches(runs.model))*len(parts), 5), sharey=True, squeeze=False)
     span = runs.distance.quantile([0,1]) + [-.03,.03]
     for ax,(name,part) in zip(axs[0], parts.items()): _tradeoff(ax, part, name, *span)
     axs[0,0].set_ylabel('distance to the oracle (95% interval)')
+    fig.legend(*axs[0,0].get_legend_handles_labels(), loc='outside lower center', ncols=3)
     return fig
+
+# %% ../nbs/50_plot.ipynb #8275cc7b
+@_quiet
+def plot_differences(
+    frame:pd.DataFrame # A row a difference: measure, model, against, n (pairs), difference, low and high (95% interval), p_adjusted
+):                     # Figure
+    "Differences of models with their intervals, a panel a measure; full and blue where the adjusted p is below .05"
+    if not len(frame): raise Refused("There is no difference to draw: give a frame with a row for each.")
+    one = frame.against.nunique() == 1
+    df = frame.assign(row=frame.model if one else frame.model + ' less ' + frame.against)
+    rows,measures = df.row.unique(), df.measure.unique()
+    cols = min(len(measures), 4)
+    fig,axs = plt.subplots(-(-len(measures)//cols), cols, figsize=(.4+_inches(rows)+2.1*cols, .9+(.6+.24*len(rows))*-(-len(measures)//cols)), sharey=True, squeeze=False)
+    for ax in axs.flat[len(measures):]: ax.set_axis_off()
+    for ax,k in zip(axs.flat, measures): _forest(ax, df[df.measure == k].set_index('row'), rows, k)
+    pairs = '–'.join(str(o) for o in np.unique([frame.n.min(), frame.n.max()]))
+    _around(fig, f'{(frame.p_adjusted < .05).sum()} of {frame.p_adjusted.notna().sum()} differences are clear',
+            f'difference{f" from {frame.against.iloc[0]}" if one else ""} (mean of {pairs} pairs, 95% interval); full: adjusted p < 0.05')
+    return fig
+
+# %% ../nbs/50_plot.ipynb #d151c225
+def _forest(ax, part, rows, title):
+    "A row a difference; those that are clear are full"
+    ax.axvline(0, color='k', lw=.8)
+    for y,k in enumerate(rows):
+        for o in part[part.index == k].itertuples():
+            ax.errorbar(o.difference, y, xerr=[[o.difference-o.low],[o.high-o.difference]], fmt='o', ms=5, lw=1, capsize=2, **_mark(o.p_adjusted < .05))
+    ax.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows)-.5, -.5), title=fill(title, 26))
+    ax.locator_params(axis='x', nbins=4)
 
 # %% ../nbs/50_plot.ipynb #904942cc
 @_quiet
@@ -391,7 +501,7 @@ def plot_requests(
     if judged:
         axs[0,1].plot([e['request'] for e in judged], [e['drift']['called'] for e in judged], 'o-', label='this model')
         axs[0,1].plot([e['request'] for e in judged], [min(1, e['drift']['called_most']) for e in judged], 'k:', label='most that is expected of a\nmodel that never saw them')
-        axs[0,1].set(xlabel='request', ylabel='forgotten samples called members', ylim=(-.04,1.04), xticks=axs[0,0].get_xticks(), title='Above the line retraining is due')
+        axs[0,1].set(xlabel='request', ylabel='forgotten samples\ncalled members', ylim=(-.04,1.04), xticks=axs[0,0].get_xticks(), title='Above the line retraining is due')
         axs[0,1].legend(fontsize=7)
     return fig
 
