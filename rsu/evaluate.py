@@ -118,10 +118,15 @@ def _against(seen, oracles, at=None):
     return dict(res, distance=1 - res['tow']*(1 - abs(2*res['auc']-1)), margin=(seen['phi'][at].mean()-refs.mean()).item(), z=z[0], z_spread=z[1])
 
 # %% ../nbs/41_evaluate.ipynb #b77b275f
+def _share_se(k, n):
+    "Standard error of a share of `k` in `n`, two of either kind added, so that none and all are not taken for certain (Agresti and Coull 1998)"
+    p = (k+2)/(n+4)
+    return (p*(1-p)/(n+4))**.5
+
 def _with_se(**values):
     "Means over samples, each with its standard error; NaN for one sample"
-    stats = {k: (x.mean(), x.std(ddof=1)/len(x)**.5 if len(x) > 1 else np.nan) for k,x in values.items()}
-    return {k+end: float(v) for k,o in stats.items() for end,v in zip(('','_se'), o)}
+    se = lambda x: _share_se(x.sum(), len(x)) if x.dtype == bool else x.std(ddof=1)/len(x)**.5 if len(x) > 1 else np.nan
+    return {k+end: float(v) for k,x in values.items() for end,v in (('', x.mean()), ('_se', se(x)))}
 
 def _voted(o):
     "By signal, which of the samples to forget the support vector machine takes for never seen"
@@ -155,7 +160,7 @@ def _row(o, votes, oracles, untrained):
     res = {**_against(_seen(o), [_seen(r) for r in refs]), **_population(o), **_outputs(o, refs, untrained), **_with_se(**{f'svc_{k}': v for k,v in votes.items()})}
     shares = lambda o, votes: dict({k: o.right[k].mean() for k in ('forget','retain','test')}, mia=votes['confidence'].mean())
     for f in (tow_mia, average_gap): res[f.__name__] = np.mean([f(shares(o, votes), shares(*r)) for r in oracles])
-    for k in ('forget','retain','valid','test'): res[f'{k}_se'] = (res[k]*(1-res[k])/len(o.right[k]))**.5
+    res.update(_with_se(**o.right))
     right = {k: np.stack([m.right[k] for m in (o, *refs)], 1) for k in ('forget','retain','test')}
     res.update(ua_se=res['forget_se'], z_se=res['z_spread']/res['n']**.5, tow_se=tow_draws(right).std())
     return dict(res, distance_se=np.hypot((1-abs(2*res['auc']-1))*res['tow_se'], 2*res['tow']*res['auc_se']))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['datasets', 'Settings', 'named', 'load_data', 'load_run', 'versions', 'asked', 'carried_out', 'repeat', 'to_toml',
-           'from_toml', 'verdict', 'figures', 'definitions', 'write_report']
+           'from_toml', 'verdict', 'orders', 'figures', 'definitions', 'write_report']
 
 # %% ../nbs/51_report.ipynb #8c185440
 import importlib, json, os, platform, sys, tomllib, tomli_w
@@ -107,10 +107,11 @@ def asked(
     run # What `load_run` returned
 ) -> str:
     "What was asked of a run, as Markdown"
-    s,split = run.settings, run.ranking
-    share = len(split)/split.N
-    return (f"To forget **{len(split)} of {split.N:,} training samples** ({share:.1%}) of `{s.data}`, chosen by `{s.forget}`. "
-            f"They were ranked by **{split.name}** and forgotten by `{run.unlearning.how!r}`. All chance comes from seed {s.seed}.")
+    s,split,how = run.settings, run.ranking, run.unlearning.how
+    share,names = len(split)/split.N, [type(o).__name__ if o is not None else 'nothing' for o in how._given()]
+    return (f"To make a trained model forget **{len(split)} of its {split.N:,} training samples** ({share:.1%} of `{s.data}`), chosen by `{s.forget}`. "
+            f"The samples were ranked by how exposed they are ({split.name}), and forgotten by **{', '.join(dict.fromkeys(names))}** in {len(run.unlearning.stages)} stage{'s' if len(run.unlearning.stages) > 1 else ''}, in {how.order if isinstance(how.order, str) else 'a given'} order. "
+            "An appendix holds all settings and the command that repeats this.")
 
 def carried_out(
     run # What `load_run` returned
@@ -164,22 +165,28 @@ def verdict(
 ) -> str:                  # Markdown
     "What the table says of one model: against doing nothing, against one-shot, against retraining"
     new,nothing,floor = table.loc[name], table.loc['do nothing'], table.loc['retrain']
-    lines = [_sentence('Accuracy', 'tug of war', new.tow, nothing.tow, floor.tow, lambda x: max(floor.tow-x, 0), np.hypot(new.tow_ci, floor.tow_ci)),
-             _sentence('Attack', 'AUC', new.auc, nothing.auc, floor.auc, lambda x: abs(x-floor.auc), new.auc_ci)]
-    lines += [_order(new, table.loc[k], what) for k,what in _controls.items() if k in table.index]
-    lines.append(f"**Cost.** {new.seconds:.1f} s, {new.ratio:.0%} of a retraining.")
-    lines.append("One model and one seed stand behind each row but the last: this is an observation, and not yet a finding. Another seed, another model or other samples to forget may show otherwise.")
-    return '\n\n'.join(lines)
+    near = lambda o, m: _nearness(o(new[m]), o(nothing[m]), {'tow': np.hypot(new.tow_ci, floor.tow_ci), 'auc': new.auc_ci}[m])
+    return '\n\n'.join([
+        f"**Accuracy.** By how many samples to forget, samples that stay and test samples it reads as they are labelled, the unlearned model is **{near(lambda x: max(floor.tow-x, 0), 'tow')}** "
+        f"(tug of war, in which 1 is the accuracies of a retrained model: {new.tow:.3f} ± {new.tow_ci:.3f}; doing nothing {nothing.tow:.3f}, retraining itself {floor.tow:.3f}).",
+        f"**Attack.** Shown a forgotten and a never seen sample, an attacker who knows how retrained models answer picks out the forgotten one in {new.auc:.0%} ± {new.auc_ci:.0%} of all cases, where chance is 50%. "
+        f"The unlearned model is **{near(lambda x: abs(x-floor.auc), 'auc')}** (doing nothing {nothing.auc:.0%}, retraining itself {floor.auc:.0%}).",
+        f"**Cost.** {new.seconds:.1f} s, {new.ratio:.0%} of a retraining.",
+        "One model and one seed stand behind this: it is an observation, and not yet a finding. Another seed, another model or other samples to forget may show otherwise."])
+
+def _nearness(gap, was, noise):
+    "Is the model nearer to retraining than doing nothing is, and by how much; gaps below `noise` are none"
+    if was <= noise: return 'not told from retraining, but neither is doing nothing: there was nothing to gain' if gap <= noise else 'farther from retraining than doing nothing is'
+    if gap <= noise: return 'not told from retraining, as doing nothing is'
+    return f'nearer to retraining than doing nothing is, by {1-gap/was:.0%} of the way' if gap < was else 'no nearer to retraining than doing nothing is'
 
 # %% ../nbs/51_report.ipynb #0749d47e
-def _sentence(what, unit, new, nothing, floor, far, noise):
-    "One measure: is the model nearer to retraining than doing nothing is, and by how much"
-    figures = f"{unit} {new:.3f}, where doing nothing gives {nothing:.3f} and retraining itself {floor:.3f}; differences below {noise:.3f} are noise"
-    gap,was = far(new), far(nothing)
-    if was <= noise: said = 'not told from retraining, but neither is doing nothing: there was nothing to gain' if gap <= noise else 'farther from retraining than doing nothing is'
-    elif gap < was: said = f'nearer to retraining than doing nothing is, by {1-gap/was:.0%} of the way'
-    else: said = 'no nearer to retraining than doing nothing is'
-    return f"**{what}.** The unlearned model is **{said}** ({figures})."
+def orders(
+    table:pd.DataFrame,    # What `evaluate` returned
+    name:str='unlearned'   # The row that is judged
+) -> str:                  # Markdown
+    "What the table says of a sequence against its controls"
+    return '\n'.join(_order(table.loc[name], table.loc[k], what) for k,what in _controls.items() if k in table.index) or 'There is no control of the order: the samples were forgotten at once, or each group has an algorithm of its own.'
 
 _controls = {'one-shot': 'one shot with as many steps and the same settings', 'shuffled': 'its groups in an order of chance', 'reversed': 'its groups in the opposite order'}
 
@@ -187,29 +194,33 @@ def _order(new, one, what):
     noise,d = np.hypot(new.tow_ci, one.tow_ci), new.tow - one.tow
     figures = f"(tug of war {new.tow:.3f} against {one.tow:.3f}, differences below {noise:.3f} are noise; AUC {new.auc:.3f} against {one.auc:.3f})"
     said = 'comes out like' if abs(d) <= noise else 'is nearer to retraining than' if d > 0 else 'is farther from retraining than'
-    return f"**Order.** The sequence {said} {what} {figures}."
+    return f"- The sequence {said} **{what}** {figures}."
 
 # %% ../nbs/51_report.ipynb #3425ad19
 def figures(
     table:pd.DataFrame # What `evaluate` returned
-) -> pd.DataFrame:     # A row a measure: every model's figure with half its 95% interval, and where it should lie
+) -> pd.DataFrame:     # A row a measure: where it should lie, and every model's figure with half its 95% interval
     "All figures of an evaluation by their full names"
-    known,shown = measure_table(), [c for c in table if not c.endswith('_ci') and c not in ('runs','n')]
+    known = measure_table()
+    shown = [*(c for c in known.index if c in table), *(c for c in table if c not in known.index and not c.endswith('_ci') and c not in ('runs','n'))]
     named = lambda c: known.name[c] if c in known.index else f'accuracy on {c}' if c.startswith('group ') else c
-    one = lambda c, k: f'{table[c][k]:.3f}' + (f' ± {table[c+"_ci"][k]:.3f}' if c+'_ci' in table and table[c+'_ci'][k] == table[c+'_ci'][k] else '')
-    return pd.DataFrame({named(c): {**{k: one(c, k) for k in table.index}, 'better': known.better.get(c, '')} for c in shown}).T
+    half = lambda c, k: f' ± {table[c+"_ci"][k]:.3f}' if table.get(c+'_ci', pd.Series()).get(k, np.nan) >= 0 else ''
+    one = lambda c, k: str(table[c][k]) if pd.api.types.is_integer_dtype(table[c]) else f'{table[c][k]:.3f}' + half(c, k)
+    return pd.DataFrame({named(c): {'better': known.better.get(c, ''), **{k: one(c, k) for k in table.index}} for c in shown}).T
 
 def definitions() -> str: # HTML
     "What every figure says"
-    return measure_table().reset_index().set_index('name')[['column','definition','better','source']].to_html(classes='words')
+    return measure_table().reset_index().set_index('name')[['column','definition','better','source']].to_html(classes='words', border=0, index_names=False)
 
 # %% ../nbs/51_report.ipynb #f644550a
 _page = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>
 body {{ max-width: 52rem; margin: 2rem auto; padding: 0 1rem; font: 16px/1.55 system-ui, sans-serif; color: #222 }}
 h1 {{ font-size: 1.9rem; margin-bottom: .2rem }} h2 {{ margin-top: 2.4rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem }}
 blockquote {{ margin: 0 0 1.5rem; color: #666; font-size: 1.05rem }} img {{ max-width: 100% }} a.anchor-link {{ display: none }}
+table, th, td {{ border: 0 }}
 table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; display: block; overflow-x: auto }}
 th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #eee; white-space: nowrap }} thead th {{ border-bottom: 1px solid #999 }}
+.figures {{ font-size: .66rem }} .figures th:first-child, .figures td:nth-child(2) {{ white-space: normal; text-align: left; min-width: 6rem }} .figures td, .figures th {{ padding: .2rem .3rem }}
 .words th, .words td {{ white-space: normal; text-align: left; vertical-align: top; min-width: 5rem }}
 pre, code {{ font: .85em ui-monospace, monospace; background: #f6f6f6; border-radius: 3px }} code {{ padding: .1em .3em }} pre {{ padding: .8rem; white-space: pre-wrap }} pre code {{ padding: 0 }}
 </style></head><body>{body}</body></html>"""

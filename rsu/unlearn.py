@@ -556,7 +556,7 @@ class Unlearning:
     @property
     def cost(self) -> dict:
         "steps, samples fed to them, seconds, and the peak of memory (MB)"
-        return dict(self.stages[['steps','samples','seconds']].sum().to_dict(), memory=self.stages.memory.max())
+        return dict(steps=self.steps, samples=int(self.stages.samples.sum()), seconds=self.seconds, memory=float(self.stages.memory.max()))
     def __repr__(self): return f"{self.how} forgot {len(self.split)} samples in {len(self.stages)} stages, {self.steps} steps, {self.seconds:.1f} s (seed {self.seed})"
 
 # %% ../nbs/10_unlearn.ipynb #e98839ce
