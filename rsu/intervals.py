@@ -11,15 +11,15 @@ from scipy.stats import false_discovery_control, t, ttest_1samp, ttest_ind
 from rsu.value import Refused
 from rsu.metrics import tow
 
-# %% ../nbs/47_intervals.ipynb #bd6c2a6f
+# %% ../nbs/47_intervals.ipynb #89510a7a
 def resampled(
     right,      # What is true of each sample, in one model or several (n, d) bool
     draws:int,  # Bootstrap draws B
     rng         # A numpy Generator
 ) -> np.ndarray: # Shares that are true in each draw (B, d)
     "Bootstrap means of truths about samples, all columns from the same draws (Efron 1979)"
-    patterns,count = np.unique(np.asarray(right, dtype=bool), axis=0, return_counts=True)
-    return rng.multinomial(count.sum(), count/count.sum(), size=draws) @ patterns / count.sum()
+    count = pd.DataFrame(np.asarray(right, dtype=bool)).value_counts(sort=False)
+    return rng.multinomial(count.sum(), count/count.sum(), size=draws) @ count.index.to_frame().to_numpy() / count.sum()
 
 # %% ../nbs/47_intervals.ipynb #02aac24d
 def tow_draws(
