@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Relearned', 'relearn_time', 'Anamnesis', 'anamnesis_index']
 
-# %% ../nbs/46_relearn.ipynb #cfd378e2
+# %% ../nbs/46_relearn.ipynb #ccd6a15c
 from dataclasses import KW_ONLY
+from numbers import Real
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback, CancelFitException
@@ -47,26 +48,30 @@ class _Watch(Callback):
     def after_train(self):
         if self.per == 'epoch': self.look()
 
-# %% ../nbs/46_relearn.ipynb #92f5f6b8
+# %% ../nbs/46_relearn.ipynb #ecdad9c1
 class Relearned(NamedTuple):
     "What `relearn_time` found"
     steps:float     # Gradient steps until the target was reached; 0 where the model was there already, NaN where it was not reached
     epochs:float    # The same in passes over the samples to forget
     target:float    # The accuracy aimed at, in [0, 1]
     curve:pd.Series # Accuracy on the samples to forget, by the number of steps, from 0 on
+    lr:float        # Learning rate
+    bs:int          # Batch size
+    per:str         # The accuracy was looked at after each 'step' or 'epoch'
 
     def to(self,
         accuracy:float # In [0, 1], the target at most
     ) -> float:        # NaN where it was not reached
         "Steps until the accuracy was this or higher"
+        if accuracy > self.target+_tie: raise Refused(f"Relearning ended at an accuracy of {self.target:.3f}, so that nothing is known of {accuracy:.3f}: call relearn_time with that target=.")
         there = self.curve.index[self.curve >= accuracy-_tie]
         return float(there[0]) if len(there) else np.nan
 
     def __repr__(self):
         if np.isnan(self.steps): return f"{self.target:.3f} not reached in {self.curve.index[-1]} steps, {self.curve.iloc[-1]:.3f} at the end"
-        return f"{self.target:.3f} reached in {self.steps:.0f} steps, {self.epochs:.3g} epochs" 
+        return f"{self.target:.3f} reached in {self.steps:.0f} steps, {self.epochs:.3g} epochs"
 
-# %% ../nbs/46_relearn.ipynb #99b893c2
+# %% ../nbs/46_relearn.ipynb #8e39c238
 def relearn_time(
     learn:Learner,           # An unlearned (or any other) learner; it stays as it is
     split:ForgetSplit,       # The samples to relearn are those it forgets
@@ -85,16 +90,16 @@ def relearn_time(
     curve = pd.Series(watch.seen, name='accuracy').rename_axis('steps')
     (_,per_epoch), = how.schedule(0, dict(forget=len(split)))
     steps = float(curve.index[-1]) if curve.iloc[-1] >= target-_tie else np.nan
-    return Relearned(steps, steps/per_epoch, target, curve)
+    return Relearned(steps, steps/per_epoch, target, curve, lr, bs, per)
 
-# %% ../nbs/46_relearn.ipynb #81629bcb
+# %% ../nbs/46_relearn.ipynb #9532acd4
 def _settled(learn, split, target, lr, bs, per, max_epoch):
     "The accuracy aimed at, and the fit that aims at it; `Refused` where either cannot be"
     if not (lr > 0 and bs >= 1 and max_epoch >= 0): raise Refused(f"lr={lr}, bs={bs}, max_epoch={max_epoch} cannot train: rates are above 0, batches 1 or more, epochs 0 or more.")
     how = _asked(learn, split, _Relearn(n_epoch=max_epoch, lr=lr, bs=bs))
     choose('interval', per, ('step','epoch'))
     if target is None: target = _original(learn, split)
-    if not isinstance(target, (int, float)) or not 0 <= target <= 1: raise Refused(f"target={target!r} is no accuracy: give a number from 0 to 1.")
+    if not isinstance(target, Real) or not 0 <= target <= 1: raise Refused(f"target={target!r} is no accuracy: give a number from 0 to 1.")
     return float(target),how
 
 def _original(learn, split):
@@ -103,7 +108,7 @@ def _original(learn, split):
     if rec is None or rec.split.key != split.key: raise Refused("This Learner has no record of having forgotten these samples: give target=, the accuracy on them that the original model had.")
     return float(rec.before['forget'])
 
-# %% ../nbs/46_relearn.ipynb #b1708b3d
+# %% ../nbs/46_relearn.ipynb #8dcdaf14
 class Anamnesis(NamedTuple):
     "What `anamnesis_index` found"
     index:float     # Geometric mean over the oracles; 1 is a retrained model's. NaN where a time was not reached
@@ -112,9 +117,9 @@ class Anamnesis(NamedTuple):
 
     def __repr__(self):
         if n := int(np.isnan(self.each).sum()): return f"no index: not relearned against {n} of {len(self.each)} oracles; allow more epochs or a higher lr"
-        return f"{self.index:.3g} (times or over {self.spread:.2f}, {len(self.each)} oracles)" 
+        return f"{self.index:.3g} by one oracle" if len(self.each) == 1 else f"{self.index:.3g} by {len(self.each)} oracles, times or over {self.spread:.2f}"
 
-# %% ../nbs/46_relearn.ipynb #9dbc200a
+# %% ../nbs/46_relearn.ipynb #fe048cc2
 def anamnesis_index(
     unlearned:Relearned, # Of the unlearned model
     oracles,             # `Relearned` of each retrained model, with the same settings and target
@@ -124,7 +129,8 @@ def anamnesis_index(
     "Relearn time of an unlearned model over that of retrained ones (AIN: Chundawat et al., IEEE TIFS 2023)"
     if not (oracles := list(oracles)): raise Refused("There is no oracle to compare with: give relearn_time of one retrained model or more.")
     if not (0 <= alpha < 1 and eps > 0): raise Refused(f"alpha={alpha}, eps={eps} make no index: give alpha from 0 to below 1, and eps above 0.")
-    if any(abs(o.target-unlearned.target) > _tie for o in oracles): raise Refused("The models were to reach different accuracies: give relearn_time the same target= for all of them, that of the original model.")
+    told = {(round(o.target, 9), o.lr, o.bs, o.per) for o in (unlearned, *oracles)}
+    if len(told) > 1: raise Refused(f"The models were relearned in different ways, (target, lr, bs, per) = {', '.join(map(str, sorted(told)))}: call relearn_time with the same for all of them, and the accuracy of the original model as the target.")
     u,*rs = (o.to((1-alpha)*unlearned.target) for o in (unlearned, *oracles))
     each = (u+eps) / (np.array(rs)+eps)
     logs = pd.Series(np.log(each))
