@@ -27,7 +27,9 @@ from .sequence import *
 from .metrics import *
 from .distance import *
 from .audit import *
+from .intervals import *
 from .evaluate import *
+from .relearn import *
 from .compare import *
 from .tune import *
 from .ledger import *
@@ -35,5 +37,5 @@ from .stream import *
 from .plot import *
 
 # %% ../nbs/61_all.ipynb #bab22499
-_pages = 'value data recipe ensemble unlearn exact descent ascent teacher importance adversary algorithms runs attack reference ranking sequence metrics distance audit evaluate compare tune ledger stream plot'.split()
+_pages = 'value data recipe ensemble unlearn exact descent ascent teacher importance adversary algorithms runs attack reference ranking sequence metrics distance audit intervals evaluate relearn compare tune ledger stream plot'.split()
 __all__ = sorted({name for page in _pages for name in import_module(f'rsu.{page}').__all__})

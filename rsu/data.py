@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Samples', 'Order', 'shuffled', 'lone', 'IndexLoader', 'loaders', 'digits', 'fashion_mnist', 'cifar10', 'cifar100',
            'svhn', 'breast_cancer', 'plant', 'as_fastai', 'positions', 'subset', 'batches', 'with_train', 'subset_dls',
-           'predict', 'predict_train', 'targets', 'fingerprint', 'ForgetSplit', 'write_shard', 'read_shard']
+           'predict', 'at_once', 'predict_train', 'targets', 'fingerprint', 'ForgetSplit', 'write_shard', 'read_shard']
 
 # %% ../nbs/01_data.ipynb #b9578f94
 import copy, hashlib, json, os
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -332,13 +333,19 @@ def predict(
         for m,was in modes.items(): m.training = was
     return tuple(torch.cat(o).cpu() for o in zip(*res)) # one trip from the device, not one a batch
 
+def at_once(
+    model # A network
+) -> int:
+    "Samples in a batch that is only looked at: on a CPU no more than its caches hold (larger ones took half as long again)"
+    return 512 if next(model.parameters()).is_cuda else 128
+
 def predict_train(
     model,  # A network
     dls,    # `DataLoaders`
     at=None # Positions in the training set, (n,); all of it where not given
 ):          # Logits (n, C) float32 and labels (n,), both on the CPU
     "`predict` for positions `at` of the training set (all of it where not given), in their order"
-    return predict(model, subset(dls.train, np.arange(len(dls.train_ds)) if at is None else at, bs=512))
+    return predict(model, subset(dls.train, np.arange(len(dls.train_ds)) if at is None else at, bs=at_once(model)))
 
 # %% ../nbs/01_data.ipynb #982e1c71
 def targets(
@@ -496,7 +503,7 @@ class ForgetSplit:
     def retain_dls(self) -> DataLoaders:
         "Loaders whose training part is what stays"
         return subset_dls(self.dls, self.retain)
-    @property
+    @cached_property
     def key(self) -> str:
         "Twelve hexadecimal digits of data and forget set"
         return hashlib.sha256((fingerprint(self.dls) + self.forget.tobytes().hex()).encode()).hexdigest()[:12]

@@ -6,17 +6,16 @@
 __all__ = ['fit_oracles', 'measure_table', 'evaluate_runs', 'evaluate']
 
 # %% ../nbs/41_evaluate.ipynb #4f1862cc
-import hashlib, inspect, warnings
-from functools import partial
+import hashlib, inspect
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastprogress.fastprogress import progress_bar
 import rsu
 from rsu.value import Refused, choose
-from rsu.data import predict, predict_train, read_shard, write_shard
+from rsu.data import positions, predict, predict_train, read_shard, write_shard
 from rsu.recipe import Recipe, derived, recipe_of
-from rsu.unlearn import seen_by, unlearn
+from rsu.unlearn import digest, seen_by, unlearn
 from rsu.exact import Retrain
 from rsu.attack import attack_p, auc, margin
 from rsu.metrics import auc_se, average_gap, residual_attack, tow, tow_mia
@@ -93,7 +92,7 @@ _most = 1000 # samples a side from which an attack learns
 
 def _some(at): return at if len(at) <= _most else np.sort(np.random.default_rng(0).choice(at, _most, replace=False))
 
-def _tell(model, split):
+def _looked(model, split):
     logits,y = predict_train(model, split.dls)
     sets = {**{k: (logits[at], y[at]) for k,at in dict(forget=split.forget, retain=split.retain).items()}, **{k: predict(model, getattr(split, k)) for k in ('valid','test')}}
     right,phi = {k: (l.argmax(1) == y).numpy() for k,(l,y) in sets.items()}, {k: margin(*o) for k,o in sets.items()}
@@ -101,6 +100,12 @@ def _tell(model, split):
     sets = dict(sets, known=(logits[known], y[known]))
     del sets['retain']
     return _Told(model, right, phi, {k: l for k,(l,_) in sets.items()}, {k: y for k,(_,y) in sets.items()})
+
+def _tell(learn, split):
+    "What the learner's model makes of the samples, which it keeps: oracles are looked at once, however many tables they serve"
+    key = split.key,positions(split.test).tobytes(),digest(learn.model)
+    if vars(learn).get('_told',(None,))[0] != key: learn._told = key,_looked(learn.model, split)
+    return learn._told[1]
 
 def _seen(o):
     "The same as `seen_by` tells it"
@@ -291,7 +296,7 @@ def _evaluated(models, oracles, path, controls, more, quiet):
     "The frame of runs; and, by method, what its runs made of the samples"
     rec,runs,refs = _gathered(models, oracles, path, controls, quiet)
     split,groups,untrained,rows = rec.split, _places(runs, rec.split), _untrained(rec.parent, rec.split), []
-    told = {k: [(one := _tell(o.model, split), _voted(one)) for o in os] for k,os in {**runs, 'retrain': refs}.items()}
+    told = {k: [(one := _tell(o, split), _voted(one)) for o in os] for k,os in {**runs, 'retrain': refs}.items()}
     for k,os in {**runs, 'retrain': refs}.items():
         for i,(o,(one,votes)) in enumerate(zip(os, told[k])):
             others = [p for j,p in enumerate(told['retrain']) if (k,i) != ('retrain',j)]

@@ -15,7 +15,7 @@ from fastprogress.fastprogress import progress_bar
 from filelock import FileLock, Timeout
 from rsu import __version__
 from rsu.value import Refused
-from rsu.data import fingerprint, positions, predict, predict_train, read_shard, subset, targets, write_shard
+from rsu.data import at_once, fingerprint, positions, predict, predict_train, read_shard, subset, targets, write_shard
 from rsu.recipe import derived, recipe_of
 from rsu.ensemble import Trainer, obstacle, _one_thread
 from rsu.attack import margin, privacy_risk
@@ -238,7 +238,7 @@ class _Work:
         res = dict(members=_bits(member), **_told(*predict_train(net, self.dls), self.logits))
         if len(self.dls.loaders) < 2: return res
         valid = self.dls.loaders[1]
-        return dict(res, phi_valid=_half(margin(*predict(net, subset(valid, np.arange(len(valid.dataset)), bs=512)))))
+        return dict(res, phi_valid=_half(margin(*predict(net, subset(valid, np.arange(len(valid.dataset)), bs=at_once(net))))))
 
 # %% ../nbs/21_reference.ipynb #1997ff00
 def _finished(jobs, pause=.02):
