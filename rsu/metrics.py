@@ -55,9 +55,8 @@ def residual_attack(
     fpr:float=0.01               # Rate of false alarms at which hits are counted
 ) -> dict:                       # 'auc' (0.5 is chance), its standard error 'auc_se', and 'tpr' (`fpr` is chance; NaN below 1/fpr test samples)
     "How well forgotten samples are told from never-seen ones: offline LiRA with the oracles as references"
-    phi,refs = torch.cat([phi_forget, phi_test]), torch.cat([oracles_forget, oracles_test], 1)
-    scores = lira(phi, refs, torch.zeros_like(refs, dtype=torch.bool), online=False, variance='global')
-    members,others = scores[:len(phi_forget)], scores[len(phi_forget):]
+    sets = (phi_forget, oracles_forget), (phi_test, oracles_test)
+    members,others = (lira(phi, refs, torch.zeros_like(refs, dtype=torch.bool), online=False, variance='global') for phi,refs in sets)
     return dict(auc=auc(members, others), auc_se=auc_se(members, others), tpr=tpr_at_fpr(members, others, fpr))
 
 # %% ../nbs/40_metrics.ipynb #9164cf45
