@@ -99,7 +99,7 @@ def _looked(model, split):
     known = _some(split.retain)
     sets = dict(sets, known=(logits[known], y[known]))
     del sets['retain']
-    return _Told(model, right, phi, {k: l for k,(l,_) in sets.items()}, {k: y for k,(_,y) in sets.items()})
+    return _Told(model, right, phi, {k: l for k,(l,_) in sets.items()}, {k: y.long() for k,(_,y) in sets.items()})
 
 def _tell(learn, split):
     "What the learner's model makes of the samples, which it keeps: oracles are looked at once, however many tables they serve"
