@@ -6,6 +6,7 @@
 __all__ = ['lr_mia', 'indiscernibility', 'svc_mia', 'u_lira', 'shadows', 'shadow_margins', 'exposure', 'exposed_by', 'judged_by']
 
 # %% ../nbs/45_audit.ipynb #8d11c650
+from itertools import product
 import numpy as np, pandas as pd, torch
 from rsu.value import Refused
 from rsu.data import ForgetSplit, as_fastai, positions, predict, predict_train, subset_dls
@@ -150,11 +151,13 @@ def exposure(
 def _rungs(net, split, valid, refs, seen, fpr):
     "A row for each attack and set"
     phi,N = torch.cat([margin(*predict_train(net, split.dls)), margin(*predict(net, valid))]), split.N
-    p,p_refs = phi.double().sigmoid(), refs.double().sigmoid()
-    scores = dict(loss=phi, rmia=rmia(p, p_refs, seen, p[N:], p_refs[:,N:]), lira=lira(phi, refs, seen, online=False, variance='global' if len(refs) < 64 else 'per_sample'))
-    for attack,s in scores.items():
-        for name,at in dict(forget=split.forget, retain=split.retain).items():
-            yield dict(attack=attack, set=name, auc=auc(s[at], s[N:]), auc_se=auc_se(s[at], s[N:]), tpr=tpr_at_fpr(s[at], s[N:], fpr), members=len(at), others=len(s)-N)
+    p,p_refs,others = phi.double().sigmoid(), refs.double().sigmoid(), np.arange(N, len(phi))
+    risen = rmia(p, p_refs, seen, p[N:], p_refs[:,N:])
+    tails = lambda at: lira(phi[at], refs[:,at], seen[:,at], online=False, variance='global' if len(refs) < 64 else 'per_sample')
+    attacks = dict(loss=lambda at: phi[at], rmia=lambda at: risen[at], lira=tails)
+    for (attack,f),(name,at) in product(attacks.items(), dict(forget=split.forget, retain=split.retain).items()):
+        yes,no = f(at),f(others)
+        yield dict(attack=attack, set=name, auc=auc(yes, no), auc_se=auc_se(yes, no), tpr=tpr_at_fpr(yes, no, fpr), members=len(yes), others=len(no))
 
 # %% ../nbs/45_audit.ipynb #85aaee30
 def exposed_by(
