@@ -220,7 +220,7 @@ blockquote {{ margin: 0 0 1.5rem; color: #666; font-size: 1.05rem }} img {{ max-
 table, th, td {{ border: 0 }}
 table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; display: block; overflow-x: auto }}
 th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #eee; white-space: nowrap }} thead th {{ border-bottom: 1px solid #999 }}
-.figures {{ font-size: .66rem }} .figures th:first-child, .figures td:nth-child(2) {{ white-space: normal; text-align: left; min-width: 6rem }} .figures td, .figures th {{ padding: .2rem .3rem }}
+.small {{ font-size: .72rem }} .small td, .small th {{ padding: .3rem .35rem }} .figures {{ font-size: .66rem }} .figures th:first-child, .figures td:nth-child(2) {{ white-space: normal; text-align: left; min-width: 6rem }} .figures td, .figures th {{ padding: .2rem .3rem }}
 .words th, .words td {{ white-space: normal; text-align: left; vertical-align: top; min-width: 5rem }}
 pre, code {{ font: .85em ui-monospace, monospace; background: #f6f6f6; border-radius: 3px }} code {{ padding: .1em .3em }} pre {{ padding: .8rem; white-space: pre-wrap }} pre code {{ padding: 0 }}
 </style></head><body>{body}</body></html>"""
