@@ -67,16 +67,17 @@ def differences(
     if to not in (names := runs[by].unique()): raise Refused(f"There is no run of '{to}': hold against one of {', '.join(map(str, names))}.")
     told = {k: o.set_index('seed') for k,o in runs.groupby(by, sort=False)}
     if twice := [k for k,o in told.items() if o.index.has_duplicates and k != 'retrain']: raise Refused(f"There are several runs of '{twice[0]}' with one seed: choose the rows of one group, algorithm and study first.")
-    rows = [dict(measure=m, model=k, against=to, **_apart(o[m], told[to][m], {k, to})) for m in measures for k,o in told.items() if k != to]
+    rows = [dict(measure=m, model=k, against=to, **_apart(o[m], told[to][m], k, to)) for m in measures for k,o in told.items() if k != to]
     res = pd.DataFrame(rows)
     res['p_adjusted'],known = np.nan,res.p.notna()
     if known.any(): res.loc[known, 'p_adjusted'] = false_discovery_control(res.p[known])
     return res
 
-def _apart(a, b, names):
+def _apart(a, b, name, to):
     "What a t-test says of two methods, values by seed"
-    shared = a.index.intersection(b.index) if 'retrain' not in names else []
-    if 'do nothing' in names: d,paired = (a-b.iloc[0] if len(b) == 1 else a.iloc[0]-b), False
+    shared = a.index.intersection(b.index) if 'retrain' not in (name, to) else []
+    if to == 'do nothing' and len(b) == 1: d,paired = a-b.iloc[0], False
+    elif name == 'do nothing' and len(a) == 1: d,paired = a.iloc[0]-b, False
     elif len(shared): d,paired = (a-b).loc[shared], True
     elif min(len(a), len(b)) < 2: return dict(n=1, paired=False, **_tested(None, a.mean()-b.mean()))
     else: return dict(n=min(len(a), len(b)), paired=False, **_tested(ttest_ind(a, b, equal_var=False), a.mean()-b.mean(), np.sqrt((a.var()+b.var())/2), len(a)+len(b)-2))
