@@ -63,6 +63,8 @@ def notebooks(fresh):
             for o in c.get('outputs', []):
                 if o.get('name') == 'stderr' and 'Warning: ' in ''.join(o['text']):
                     yield f'{nb}, cell {i} shows a warning: import rsu before what gives it, or mend its cause, and run the cell again'
+                if any(here in json.dumps(o.get('text', [])) for here in (f'{root}/', f'{tempfile.gettempdir()}/tmp')):
+                    yield f'{nb}, cell {i} shows a path of this machine: let it say the path from the folder it works in, and run the cell again'
         # nbdev makes the page's title of this cell, and loses what else is in it.
         first = next((i for i, c in enumerate(cells) if c['cell_type'] == 'markdown'), None)
         lost = [l for l in ''.join(cells[first]['source']).splitlines() if l.strip() and l[:2] not in ('# ', '> ', '- ')] if first is not None else []

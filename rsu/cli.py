@@ -339,7 +339,7 @@ def forget(
         for kind in (RetrainingDue, Diverged): warnings.simplefilter('always', kind)
         new = unlearn_stream(learn, [s.forget], policy, ledger, ranker, refs, s.oracles, seed=s.seed, quiet=True)
     for o in said: print(o.message)
-    if purge: print('\n'.join(f"Purged of what was forgotten: {o.path}" for o in ledger.purge(new).itertuples()) or 'Nothing to purge.')
+    if purge: print('\n'.join(f"Purged of what was forgotten: {os.path.relpath(o.path)}" for o in ledger.purge(new).itertuples()) or 'Nothing to purge.')
     return write_report(out, 'erasure')
 
 # %% ../nbs/60_cli.ipynb #602e3ca2
