@@ -44,12 +44,13 @@ def fit_oracles(
 
 # %% ../nbs/41_evaluate.ipynb #a63d6581
 def _code(recipe):
-    "The source that a recipe's function comes from: its module, or itself where it was typed into a notebook"
+    "The source of a recipe's function, and of the module that it calls upon; what was typed into a notebook has no module"
     f = recipe.network if isinstance(recipe, Recipe) else recipe
-    for o in (inspect.getmodule(f), f):
-        try: return inspect.getsource(o)
-        except (OSError, TypeError): pass
-    return repr(f)
+    return ''.join(map(_source, (f, inspect.getmodule(f))))
+
+def _source(o):
+    try: return inspect.getsource(o)
+    except (OSError, TypeError): return ''
 
 def _file(path, learn, split, s):
     "Where the oracle of seed `s` is kept"
@@ -117,7 +118,7 @@ def _against(seen, oracles, at=None):
     at = np.arange(len(seen['right'])) if at is None else at
     one,*others = [dict(o, forget=o['right'][at].mean()) for o in (seen, *oracles)]
     tows,refs = [tow(one, o) for o in others], torch.stack([o['phi'][at] for o in oracles])
-    res = dict(n=len(at), forget=one['forget'], ua=1-one['forget'], forget_oracle=np.mean([o['forget'] for o in others]), **{k: one[k] for k in ('retain','valid','test')},
+    res = dict(n=len(at), others=len(seen['phi_test']), forget=one['forget'], ua=1-one['forget'], forget_oracle=np.mean([o['forget'] for o in others]), **{k: one[k] for k in ('retain','valid','test')},
                tow=np.mean(tows), tow_sd=np.std(tows), **residual_attack(seen['phi'][at], seen['phi_test'], refs, torch.stack([o['phi_test'] for o in oracles])))
     z = margin_z(seen['phi'][at], refs)[:2] if len(oracles) > 1 else (np.nan,)*2
     return dict(res, distance=1 - res['tow']*(1 - abs(2*res['auc']-1)), margin=(seen['phi'][at].mean()-refs.mean()).item(), z=z[0], z_spread=z[1])
@@ -194,6 +195,8 @@ def _populations(runs, oracles):
 
 # %% ../nbs/41_evaluate.ipynb #9001cee6
 _measures = """
+n | samples to forget | their number, behind every figure on them |
+others | test samples | their number, behind test, auc and tpr |
 forget | forget accuracy (FA) | accuracy on the samples to forget; not UA, which is 1 less it | the oracle's
 ua | unlearning accuracy (UA) | 1 less the forget accuracy: the share of the samples to forget that is read wrongly | the oracle's
 forget_oracle | forget accuracy of the oracles | mean over retrained models |
