@@ -1,5 +1,5 @@
 "The documentation, as a reader's browser sees it."
-import subprocess, sys
+import re, subprocess, sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -52,6 +52,10 @@ def pages(docs):
     server.server_close()
 
 def test_builds_without_complaints(docs): assert (docs/'index.html').is_file()
+
+def test_no_link_is_left_as_it_was_written(docs):
+    # names in a link's text must not stand in backticks: nbdev makes links of their own of them, within the link
+    assert {f'{f.name}: {o}' for f in docs.rglob('*.html') for o in re.findall(r'\]\([\w/.]+\.ipynb\)', f.read_text(encoding='utf-8'))} == set()
 
 @in_browser
 def test_no_page_complains(pages): assert {url: p['complaints'] for url, p in pages[1].items() if p['complaints']} == {}
