@@ -223,7 +223,7 @@ def run(
     _keep(new, out/'unlearned.safetensors')
     new.unlearning.stages.to_parquet(out/'stages.parquet')
     print(f'4/5 Evaluation against {s.oracles} oracles')
-    runs = evaluate_runs(new, s.oracles, out/'oracles')
+    runs = evaluate_runs(new, s.oracles, out/'oracles', draws=True)
     runs.to_parquet(out/'runs.parquet')
     summarise(runs).to_parquet(out/'table.parquet')
     print('5/5 The report')

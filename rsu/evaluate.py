@@ -18,10 +18,10 @@ from rsu.recipe import Recipe, derived, recipe_of
 from rsu.unlearn import digest, seen_by, unlearn
 from rsu.exact import Retrain
 from rsu.attack import attack_p, auc, margin
-from rsu.metrics import auc_se, average_gap, residual_attack, tow, tow_mia
+from rsu.metrics import _placed, _residual, auc_se, average_gap, residual_attack, tow, tow_mia
 from rsu.distance import activation_distance, agreement, forgetting_floor, forgetting_quality, forgetting_score, js_divergence, klom, layer_distance, margin_z, zrf
 from rsu.audit import _votes, indiscernibility, lr_mia
-from rsu.intervals import summarise, tow_draws
+from rsu.intervals import resampled, summarise, tow_draws
 
 # %% ../nbs/41_evaluate.ipynb #96ab75d0
 def fit_oracles(
@@ -159,6 +159,15 @@ def _outputs(o, oracles, untrained):
     return dict(**_with_se(js=np.mean([js_divergence(p, r).numpy() for r in refs], axis=0)), activation=np.mean([activation_distance(p, r) for r in refs]), agreement=same['forget'], agreement_test=same['test'],
                 zrf=np.nan if untrained is None else zrf(p, untrained), weights=np.mean([_apart(o.model, r.model) for r in oracles]))
 
+# %% ../nbs/41_evaluate.ipynb #6ae8976a
+def _drawn(o, refs):
+    "Bootstrap draws over samples of one model's main figures (B,); of the same samples for every model of a split"
+    shares = {k: resampled(np.stack([m.right[k] for m in (o, *refs)], 1), seed=i) for i,k in enumerate(o.right)}
+    below,above = _placed(*_residual(o.phi['forget'], o.phi['test'], *(torch.stack([r.phi[k] for r in refs]) for k in ('forget','test'))))
+    area = resampled(below, seed=[*o.right].index('forget')) - resampled(above, seed=[*o.right].index('test')) + above.mean()
+    pull,area = tow_draws(shares), area if min(len(below), len(above)) > 1 else np.nan*area
+    return {**{k: v[:,0] for k,v in shares.items()}, 'ua': 1-shares['forget'][:,0], 'tow': pull, 'auc': area, 'distance': 1 - pull*(1-abs(2*area-1))}
+
 # %% ../nbs/41_evaluate.ipynb #b141b1ec
 def _row(o, votes, oracles, untrained):
     "All figures of one model; the oracles are pairs of what they made of the samples and their votes"
@@ -167,9 +176,8 @@ def _row(o, votes, oracles, untrained):
     shares = lambda o, votes: dict({k: o.right[k].mean() for k in ('forget','retain','test')}, mia=votes['confidence'].mean())
     for f in (tow_mia, average_gap): res[f.__name__] = np.mean([f(shares(o, votes), shares(*r)) for r in oracles])
     res.update(_with_se(**o.right))
-    right = {k: np.stack([m.right[k] for m in (o, *refs)], 1) for k in ('forget','retain','test')}
-    res.update(ua_se=res['forget_se'], z_se=res['z_spread']/res['n']**.5, tow_se=tow_draws(right).std())
-    return dict(res, distance_se=np.hypot((1-abs(2*res['auc']-1))*res['tow_se'], 2*res['tow']*res['auc_se']))
+    draws = _drawn(o, refs)
+    return dict(res, ua_se=res['forget_se'], z_se=res['z_spread']/res['n']**.5, **{f'{k}_se': draws[k].std() for k in ('tow','distance')}, draws=draws)
 
 # %% ../nbs/41_evaluate.ipynb #84e40a2e
 def _known(f, *args):
@@ -299,12 +307,13 @@ def _evaluated(models, oracles, path, controls, more, quiet):
     "The frame of runs; and, by method, what its runs made of the samples"
     rec,runs,refs = _gathered(models, oracles, path, controls, quiet)
     split,groups,untrained,rows = rec.split, _places(runs, rec.split), _untrained(rec.parent, rec.split), []
+    name = hashlib.sha256(split.key.encode() + b''.join(positions(o).tobytes() for o in (split.valid, split.test))).hexdigest()[:12]
     told = {k: [(one := _tell(o, split), _voted(one)) for o in os] for k,os in {**runs, 'retrain': refs}.items()}
     for k,os in {**runs, 'retrain': refs}.items():
         for i,(o,(one,votes)) in enumerate(zip(os, told[k])):
             others = [p for j,p in enumerate(told['retrain']) if (k,i) != ('retrain',j)]
             seed,cost = (0, dict(steps=0, samples=0, seconds=0., memory=0.)) if o is rec.parent else (o.unlearning.seed, o.unlearning.cost)
-            rows.append(dict(model=k, seed=seed, **_row(one, votes, others, untrained), **{g: one.right['forget'][at].mean() for g,at in groups.items()}, **cost, **{c: v for f in more for c,v in f(o, split).items()}))
+            rows.append(dict(model=k, seed=seed, split=name, **_row(one, votes, others, untrained), **{g: one.right['forget'][at].mean() for g,at in groups.items()}, **cost, **{c: v for f in more for c,v in f(o, split).items()}))
     df = pd.DataFrame(rows)
     return df.assign(ratio=df.seconds/df.seconds[df.model == 'retrain'].mean()), {k: [one for one,_ in os] for k,os in told.items()}
 
@@ -315,10 +324,12 @@ def evaluate_runs(
     path=None,        # A folder that keeps the oracles
     controls=('one-shot','shuffled','reversed'), # For sequences, beside doing nothing and retraining
     more=(),          # Functions of a learner and the split that return further columns, a dict
+    draws:bool=False, # Bring the bootstrap draws over samples, by which `differences` tells single runs
     quiet:bool=False  # No progress bars
-) -> pd.DataFrame:    # A row a run: model, seed, every measure of `measure_table` but those of populations, and for some `x_se`, the standard error of `x` over samples
+) -> pd.DataFrame:    # A row a run: model, seed, every measure of `measure_table` but those of populations, for some `x_se`, the standard error of `x` over samples; with `draws` the columns `split`, a name of the samples, and `draws`, a dict by measure (B,)
     "Every figure of every run, the controls and the oracles among them"
-    return _evaluated(models, oracles, path, controls, more, quiet)[0]
+    runs = _evaluated(models, oracles, path, controls, more, quiet)[0]
+    return runs if draws else runs.drop(columns=['split','draws'])
 
 # %% ../nbs/41_evaluate.ipynb #f3b883a4
 def evaluate(

@@ -7,30 +7,27 @@ __all__ = ['resampled', 'tow_draws', 'summarise', 'differences']
 
 # %% ../nbs/47_intervals.ipynb #ebcd15b8
 import numpy as np, pandas as pd
-from scipy.stats import false_discovery_control, t, ttest_1samp, ttest_ind
+from scipy.stats import false_discovery_control, norm, t, ttest_1samp, ttest_ind
 from rsu.value import Refused
 from rsu.metrics import tow
 
 # %% ../nbs/47_intervals.ipynb #89510a7a
 def resampled(
-    right,      # What is true of each sample, in one model or several (n, d) bool
-    draws:int,  # Bootstrap draws B
-    rng         # A numpy Generator
-) -> np.ndarray: # Shares that are true in each draw (B, d)
-    "Bootstrap means of truths about samples, all columns from the same draws (Efron 1979)"
-    count = pd.DataFrame(np.asarray(right, dtype=bool)).value_counts(sort=False)
-    return rng.multinomial(count.sum(), count/count.sum(), size=draws) @ count.index.to_frame().to_numpy() / count.sum()
+    values,          # Something about each sample, in one model or several (n, d)
+    draws:int=200,   # Bootstrap draws B
+    seed:int=0       # Of the draws: they are the same for all values of `n` samples
+) -> np.ndarray:     # The mean in each draw (B, d)
+    "Bootstrap means over samples (Efron 1979)"
+    values,rng = np.asarray(values, dtype=float), np.random.default_rng(seed)
+    n = len(values)
+    return np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ values for _ in range(draws)]) / n
 
 # %% ../nbs/47_intervals.ipynb #02aac24d
 def tow_draws(
-    right:dict,      # For 'forget', 'retain' and 'test' what is read rightly: the model, then K oracles (n, 1+K) bool
-    draws:int=200,   # Bootstrap draws B
-    seed:int=0       # Of the draws
+    shares:dict      # By set, 'forget', 'retain' and 'test' among them, the share that is read rightly in each draw: the model's, then those of K oracles (B, 1+K)
 ) -> np.ndarray:     # (B,)
     "Bootstrap draws of the mean tug of war against oracles: another choice of samples, the same models"
-    rng = np.random.default_rng(seed)
-    acc = {k: resampled(v, draws, rng) for k,v in right.items()}
-    one,others = ({k: v[:,cut] for k,v in acc.items()} for cut in (slice(1), slice(1,None)))
+    one,others = ({k: v[:,cut] for k,v in shares.items()} for cut in (slice(1), slice(1,None)))
     return tow(one, others).mean(1)
 
 # %% ../nbs/47_intervals.ipynb #66737388
@@ -56,36 +53,51 @@ def _half(parts, n, k, runs):
 
 # %% ../nbs/47_intervals.ipynb #bdb6d63d
 def differences(
-    runs:pd.DataFrame,              # A row a run, with the columns `by`, 'seed' and the measures
+    runs:pd.DataFrame,              # A row a run, with the columns `by`, 'seed' and the measures; 'draws' and 'split' if single runs are to be told by samples
     to:str='do nothing',            # The method that the others are held against
     measures=('tow','auc'),         # Columns
     by:str='model'                  # What tells methods apart
-) -> pd.DataFrame:                  # A row a measure and method: measure, model, against, n (pairs, or runs), paired, difference, low, high, effect, p, p_adjusted
+) -> pd.DataFrame:                  # A row a measure and method: measure, model, against, n (pairs, or runs), paired, over, difference, low, high, effect, p, p_adjusted
     "Every method against one of them: size, 95% interval, and p adjusted for their number"
     measures = [measures] if isinstance(measures, str) else list(measures)
     if missing := [k for k in (by,'seed',*measures) if k not in runs]: raise Refused(f"The runs have no column {missing[0]}: they have {', '.join(map(str, runs.columns))}.")
     if to not in (names := runs[by].unique()): raise Refused(f"There is no run of '{to}': hold against one of {', '.join(map(str, names))}.")
     told = {k: o.set_index('seed') for k,o in runs.groupby(by, sort=False)}
     if twice := [k for k,o in told.items() if o.index.has_duplicates and k != 'retrain']: raise Refused(f"There are several runs of '{twice[0]}' with one seed: choose the rows of one group, algorithm and study first.")
-    rows = [dict(measure=m, model=k, against=to, **_apart(o[m], told[to][m], k, to)) for m in measures for k,o in told.items() if k != to]
+    rows = [dict(measure=m, model=k, against=to, **_apart(o, told[to], m, k, to)) for m in measures for k,o in told.items() if k != to]
     res = pd.DataFrame(rows)
     res['p_adjusted'],known = np.nan,res.p.notna()
     if known.any(): res.loc[known, 'p_adjusted'] = false_discovery_control(res.p[known])
     return res
 
-def _apart(a, b, name, to):
-    "What a t-test says of two methods, values by seed"
+def _apart(a, b, measure, name, to):
+    "What seeds say of two methods, rows by seed; where they cannot tell, what samples say"
     shared = a.index.intersection(b.index) if 'retrain' not in (name, to) else []
-    if to == 'do nothing' and len(b) == 1: d,paired = a-b.iloc[0], False
-    elif name == 'do nothing' and len(a) == 1: d,paired = a.iloc[0]-b, False
-    elif len(shared): d,paired = (a-b).loc[shared], True
-    elif min(len(a), len(b)) < 2: return dict(n=1, paired=False, **_tested(None, a.mean()-b.mean()))
-    else: return dict(n=min(len(a), len(b)), paired=False, **_tested(ttest_ind(a, b, equal_var=False), a.mean()-b.mean(), np.sqrt((a.var()+b.var())/2), len(a)+len(b)-2))
-    spread = d.std() > 1e-9*d.abs().max() # False for a single run, whose deviation is NaN
-    return dict(n=len(d), paired=paired, **_tested(ttest_1samp(d, 0) if spread else None, d.mean(), d.std(), len(d)-1))
+    alone = {'do nothing'} & {k for k,o in ((name, a), (to, b)) if len(o) == 1} # a constant
+    if paired := len(shared) > 0 and not alone: a,b = a.loc[shared], b.loc[shared]
+    x,y = a[measure], b[measure]
+    if paired: n,told = len(x), _one(x-y)
+    elif alone: n,told = (len(x), _one(x-y.iloc[0])) if to == 'do nothing' else (len(y), _one(x.iloc[0]-y))
+    else: n,told = min(len(x), len(y)), _two(x, y)
+    return dict(n=n, paired=paired, difference=x.mean()-y.mean(), **(told or _sampled(a, b, measure) or dict(over='', **dict.fromkeys(['low','high','effect','p'], np.nan))))
 
-def _tested(test, difference, sd=0., df=0):
-    "Interval, effect and p; NaN where runs show no spread, from which nothing follows"
-    if test is None or not sd: return dict(difference=difference, low=np.nan, high=np.nan, effect=np.nan, p=np.nan)
+def _one(d):
+    "Of differences by seed; None without a spread, as that of one run, from which nothing follows"
+    if d.std() > 1e-9*d.abs().max(): return _tested(ttest_1samp(d, 0), d.mean()/d.std(), len(d)-1)
+
+def _two(x, y):
+    "Of runs that nothing pairs; None where there is one of either, or no spread"
+    if min(len(x), len(y)) > 1 and (sd := np.sqrt((x.var()+y.var())/2)): return _tested(ttest_ind(x, y, equal_var=False), (x.mean()-y.mean())/sd, len(x)+len(y)-2)
+
+def _tested(test, effect, df):
+    "Interval, p, and an effect with Hedges' correction"
     low,high = test.confidence_interval(.95)
-    return dict(difference=difference, low=low, high=high, effect=difference/sd * (1 - 3/(4*df-1)), p=test.pvalue)
+    return dict(over='seeds', low=low, high=high, effect=effect * (1 - 3/(4*df-1)), p=test.pvalue)
+
+def _sampled(a, b, measure):
+    "Of the same draws from the same samples; None where there are none, or where they all say the same"
+    rows = pd.concat([a, b])
+    if not {'draws','split'} <= {*rows} or rows.draws.isna().any() or rows.split.nunique() > 1 or measure not in rows.draws.iloc[0]: return None
+    sd = np.std(np.subtract(*(np.mean([o[measure] for o in m.draws], axis=0) for m in (a, b))))
+    gap = a[measure].mean()-b[measure].mean()
+    if sd > 0: return dict(over='samples', low=gap-1.96*sd, high=gap+1.96*sd, effect=np.nan, p=2*norm.sf(abs(gap)/sd))

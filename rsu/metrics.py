@@ -8,6 +8,7 @@ __all__ = ['tow', 'tow_mia', 'average_gap', 'residual_attack', 'null_se', 'auc_s
 # %% ../nbs/40_metrics.ipynb #ba8b03cc
 from math import prod
 import numpy as np, torch
+from scipy.stats import rankdata
 from rsu.value import Refused
 from rsu.attack import auc, lira, tpr_at_fpr
 
@@ -46,6 +47,12 @@ def average_gap(
     "Mean distance to the oracle over forget, retain and test accuracy and the attack (as in Fan et al., ICLR 2024): 0 is the oracle's own figures"
     return sum(_gaps(unlearned, oracle, ('forget','retain','test','mia')))/4
 
+# %% ../nbs/40_metrics.ipynb #d81edb00
+def _residual(phi_forget, phi_test, oracles_forget, oracles_test):
+    "Scores of the attack on what was forgotten (n,) and on the test samples (m,)"
+    sets = (phi_forget, oracles_forget), (phi_test, oracles_test)
+    return [lira(phi, refs, torch.zeros_like(refs, dtype=torch.bool), online=False, variance='global') for phi,refs in sets]
+
 # %% ../nbs/40_metrics.ipynb #9ecc1c30
 def residual_attack(
     phi_forget:torch.Tensor,     # Margins of the model on the forgotten samples (n,)
@@ -55,8 +62,7 @@ def residual_attack(
     fpr:float=0.01               # Rate of false alarms at which hits are counted
 ) -> dict:                       # 'auc' (0.5 is chance), its standard error 'auc_se', and 'tpr' (`fpr` is chance; NaN below 1/fpr test samples)
     "How well forgotten samples are told from never-seen ones: offline LiRA with the oracles as references"
-    sets = (phi_forget, oracles_forget), (phi_test, oracles_test)
-    members,others = (lira(phi, refs, torch.zeros_like(refs, dtype=torch.bool), online=False, variance='global') for phi,refs in sets)
+    members,others = _residual(phi_forget, phi_test, oracles_forget, oracles_test)
     return dict(auc=auc(members, others), auc_se=auc_se(members, others), tpr=tpr_at_fpr(members, others, fpr))
 
 # %% ../nbs/40_metrics.ipynb #9164cf45
@@ -67,15 +73,18 @@ def null_se(
     r"Standard error of an AUC of `n` against `m` samples that do not differ: $\sqrt{(n+m+1)/(12nm)}$ (Mann and Whitney 1947)"
     return ((n+m+1)/(12*n*m))**.5
 
+# %% ../nbs/40_metrics.ipynb #e327b870
+def _placed(members, others):
+    "The share of others below each member (n,), and of members below each other (m,); ties count half. An AUC is the mean of the first and 1 less that of the second"
+    a,b = (np.asarray(o, dtype=float) for o in (members, others))
+    ranks,n,m = rankdata(np.r_[a,b]), len(a), len(b)
+    return (ranks[:n]-rankdata(a))/m, (ranks[n:]-rankdata(b))/n
+
 # %% ../nbs/40_metrics.ipynb #ad1be96e
 def auc_se(
     members:torch.Tensor, # Scores of members (n,)
     others:torch.Tensor   # Scores of samples that were never seen (m,)
 ) -> float:               # 0 where the two do not overlap, of which no sample tells more; NaN where there are less than two of either
     "Standard error of an AUC over the samples (DeLong et al. 1988)"
-    from scipy.stats import rankdata
-    a,b = (np.asarray(o, dtype=float) for o in (members, others))
-    if min(len(a), len(b)) < 2: return float('nan')
-    ranks,n,m = rankdata(np.r_[a,b]), len(a), len(b)
-    below,above = (ranks[:n]-rankdata(a))/m, (ranks[n:]-rankdata(b))/n
-    return float(np.sqrt(below.var(ddof=1)/n + above.var(ddof=1)/m))
+    parts = _placed(members, others)
+    return float(np.sqrt(sum(o.var(ddof=1)/len(o) for o in parts))) if min(map(len, parts)) > 1 else float('nan')

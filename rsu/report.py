@@ -23,6 +23,7 @@ from rsu.ranking import Ranking
 from rsu.sequence import SeqUnlearn
 from rsu.unlearn import Unlearning
 from rsu.evaluate import measure_table
+from rsu.intervals import differences
 import rsu.algorithms # so that the algorithms that a run names are known
 
 # %% ../nbs/51_report.ipynb #c01556d4
@@ -182,19 +183,23 @@ def _nearness(gap, was, noise):
 
 # %% ../nbs/51_report.ipynb #0749d47e
 def orders(
-    table:pd.DataFrame,    # What `evaluate` returned
-    name:str='unlearned'   # The row that is judged
+    runs:pd.DataFrame,     # What `evaluate_runs(draws=True)` returned
+    name:str='unlearned'   # The model that is judged
 ) -> str:                  # Markdown
-    "What the table says of a sequence against its controls"
-    return '\n'.join(_order(table.loc[name], table.loc[k], what) for k,what in _controls.items() if k in table.index) or 'There is no control of the order: the samples were forgotten at once, or each group has an algorithm of its own.'
+    "What a sequence comes to beside its controls, by their answers to the same samples"
+    shown = {k: what for k,what in _controls.items() if (runs.model == k).any()}
+    if not shown: return 'There is no control of the order: the samples were forgotten at once, or each group has an algorithm of its own.'
+    level,apart = runs.groupby('model')[['tow','auc']].mean(), differences(runs[runs.model.isin([name, *shown])], name).set_index(['model','measure'])
+    said = '\n'.join(_order(level.loc[name], level.loc[k], apart.loc[k], what) for k,what in shown.items())
+    return said + '\n\nThe intervals are of these models on other samples of the kind. Whether another seed would show the same is another question, which `compare_orders` asks.'
 
 _controls = {'one-shot': 'one shot with as many steps and the same settings', 'shuffled': 'its groups in an order of chance', 'reversed': 'its groups in the opposite order'}
 
-def _order(new, one, what):
-    noise,d = np.hypot(new.tow_ci, one.tow_ci), new.tow - one.tow
-    figures = f"(tug of war {new.tow:.3f} against {one.tow:.3f}, differences below {noise:.3f} are noise; AUC {new.auc:.3f} against {one.auc:.3f})"
-    said = 'comes out like' if abs(d) <= noise else 'is nearer to retraining than' if d > 0 else 'is farther from retraining than'
-    return f"- The sequence {said} **{what}** {figures}."
+def _order(new, one, apart, what):
+    sure = lambda o: 'and nothing says how sure that is' if not o.over else f'95% interval {-o.high:+.3f} to {-o.low:+.3f}' # of the sequence less the control
+    figures = '; '.join(f'{words} {new[k]:.3f} against {one[k]:.3f}, {new[k]-one[k]:+.3f}, {sure(apart.loc[k])}' for k,words in {'tow': 'tug of war', 'auc': 'AUC'}.items())
+    said = 'comes out like' if not apart.p_adjusted['tow'] < .05 else 'is nearer to retraining than' if apart.difference['tow'] < 0 else 'is farther from retraining than'
+    return f"- The sequence {said} **{what}** ({figures})."
 
 # %% ../nbs/51_report.ipynb #3425ad19
 def figures(

@@ -22,6 +22,13 @@ def test_prints_the_table_and_names_the_report(whole):
     assert [re.split(r'\s{2,}', o)[0] for o in lines[-7:-1]] == ['do nothing', 'one-shot', 'shuffled', 'reversed', 'unlearned', 'retrain']
     assert not any(f'{i}/5 ' not in whole.done.stdout for i in range(1, 6))
 
+def test_the_controls_are_told_by_the_same_samples(whole):
+    from rsu.intervals import differences
+    apart = differences(pd.read_parquet(whole.out/'runs.parquet'), 'unlearned', 'distance')
+    assert set(apart.over[apart.model != 'retrain']) <= {'samples', ''} and (apart.over == 'samples').any() # '' where a control came to the same model
+    page = (whole.out/'report.html').read_text()
+    assert page.count('95% interval') >= 2 and 'one shot with as many steps' in page
+
 def test_says_nothing_on_stderr_where_all_is_well(whole):
     assert whole.done.stderr == ''
 
