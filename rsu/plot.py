@@ -460,7 +460,7 @@ def plot_tradeoff(
 # %% ../nbs/50_plot.ipynb #8275cc7b
 @_quiet
 def plot_differences(
-    frame:pd.DataFrame # A row a difference: measure, model, against, n (pairs), difference, low and high (95% interval), p_adjusted
+    frame:pd.DataFrame # A row a difference, as `differences` returns: measure, model, against, n (pairs), over ('seeds', 'samples'), difference, low and high (95% interval), p_adjusted
 ):                     # Figure
     "Differences of models with their intervals, a panel a measure; full and blue where the adjusted p is below .05"
     if not len(frame): raise Refused("There is no difference to draw: give a frame with a row for each.")
@@ -471,9 +471,10 @@ def plot_differences(
     fig,axs = plt.subplots(-(-len(measures)//cols), cols, figsize=(.4+_inches(rows)+2.1*cols, .9+(.6+.24*len(rows))*-(-len(measures)//cols)), sharey=True, squeeze=False)
     for ax in axs.flat[len(measures):]: ax.set_axis_off()
     for ax,k in zip(axs.flat, measures): _forest(ax, df[df.measure == k].set_index('row'), rows, k)
-    pairs = '–'.join(str(o) for o in np.unique([frame.n.min(), frame.n.max()]))
+    over = ' over ' + ' or '.join(k for k in ('seeds','samples') if k in set(frame.over)) if set(frame.over) - {''} else ''
+    pairs = '–'.join(str(o) for o in np.unique([frame.n.min(), frame.n.max()])) + (' pairs' if frame.n.max() > 1 else ' pair')
     _around(fig, f'{(frame.p_adjusted < .05).sum()} of {frame.p_adjusted.notna().sum()} differences are clear',
-            f'difference{f" from {frame.against.iloc[0]}" if one else ""} (mean of {pairs} pairs, 95% interval); full: adjusted p < 0.05')
+            f'difference{f" from {frame.against.iloc[0]}" if one else ""} (mean of {pairs}, 95% interval{over}); full: adjusted p < 0.05')
     return fig
 
 # %% ../nbs/50_plot.ipynb #d151c225
