@@ -16,8 +16,6 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.data import TensorDataset
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
@@ -319,19 +317,6 @@ def subset_dls(
     "`dls` whose training loader draws only these positions, shuffled by `seed`"
     return with_train(dls, subset(dls.train, positions, bs, seed))
 
-# %% ../nbs/01_data.ipynb #8d3c5c4c
-def _pairs(net):
-    "Where a sequence has a convolution and then the batch normalisation of its channels, neither with a hook"
-    fits = lambda a, b: type(a) is nn.Conv2d and type(b) is nn.BatchNorm2d and b.track_running_stats and not any(o._forward_hooks or o._forward_pre_hooks for o in (a, b))
-    return [(m, k) for m in net.modules() if type(m).forward is nn.Sequential.forward for k in range(len(m)-1) if fits(m[k], m[k+1])]
-
-def _folded(model):
-    "The network in evaluation mode, those pairs made one convolution each; every other weight is shared"
-    if not _pairs(model): return model
-    net = copy.deepcopy(model, {id(o): o for o in (*model.parameters(), *model.buffers())})
-    for m,k in _pairs(net): m[k],m[k+1] = fuse_conv_bn_eval(m[k], m[k+1]), nn.Identity()
-    return net
-
 # %% ../nbs/01_data.ipynb #3745b83f
 @torch.no_grad()
 def predict(
@@ -342,8 +327,8 @@ def predict(
     modes,device = {m: m.training for m in model.modules()}, next(model.parameters()).device
     model.eval()
     try:
-        plain,net = lambda t: t.as_subclass(torch.Tensor), _folded(model) if device.type == 'cpu' else model
-        res = [(plain(net(*b[:-1]).float()), plain(b[-1]).flatten()) for b in (to_device(b, device) for b in dl)]
+        plain = lambda t: t.as_subclass(torch.Tensor)
+        res = [(plain(model(*b[:-1]).float()), plain(b[-1]).flatten()) for b in (to_device(b, device) for b in dl)]
     finally:
         for m,was in modes.items(): m.training = was
     return tuple(torch.cat(o).cpu() for o in zip(*res)) # one trip from the device, not one a batch
