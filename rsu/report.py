@@ -191,12 +191,13 @@ def orders(
     if not shown: return 'There is no control of the order: the samples were forgotten at once, or each group has an algorithm of its own.'
     level,apart = runs.groupby('model')[['tow','auc']].mean(), differences(runs[runs.model.isin([name, *shown])], name).set_index(['model','measure'])
     said = '\n'.join(_order(level.loc[name], level.loc[k], apart.loc[k], what) for k,what in shown.items())
-    return said + '\n\nThe intervals are of these models on other samples of the kind. Whether another seed would show the same is another question, which `compare_orders` asks.'
+    return said + '\n\nThe intervals are of these models on other samples of the kind, and p, which is adjusted for the number of these questions, must be below .05 for more than *comes out like*. Whether another seed would show the same is another question, which `compare_orders` asks.'
 
 _controls = {'one-shot': 'one shot with as many steps and the same settings', 'shuffled': 'its groups in an order of chance', 'reversed': 'its groups in the opposite order'}
 
 def _order(new, one, apart, what):
-    sure = lambda o: 'and nothing says how sure that is' if not o.over else f'95% interval {-o.high:+.3f} to {-o.low:+.3f}' # of the sequence less the control
+    chance = lambda p: f'p {p:.3f}' if p >= .001 else 'p below 0.001'
+    sure = lambda o: 'and nothing says how sure that is' if not o.over else f'95% interval {-o.high:+.3f} to {-o.low:+.3f}, {chance(o.p_adjusted)}' # of the sequence less the control
     figures = '; '.join(f'{words} {new[k]:.3f} against {one[k]:.3f}, {new[k]-one[k]:+.3f}, {sure(apart.loc[k])}' for k,words in {'tow': 'tug of war', 'auc': 'AUC'}.items())
     said = 'comes out like' if not apart.p_adjusted['tow'] < .05 else 'is nearer to retraining than' if apart.difference['tow'] < 0 else 'is farther from retraining than'
     return f"- The sequence {said} **{what}** ({figures})."
