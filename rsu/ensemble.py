@@ -16,7 +16,7 @@ from fastai.torch_core import no_random
 from torch import nn
 from torch.utils.data import TensorDataset
 from rsu.data import IndexLoader, Order
-from rsu.recipe import Recipe, derived, make, optimiser
+from rsu.recipe import Recipe, make, optimiser, reseed
 from rsu.recipe import _draws, _moved, _schedules
 
 # %% ../nbs/03_ensemble.ipynb #2d96f6ab
@@ -82,7 +82,7 @@ def _alone(recipe, dls, at, seed):
     course = _course(recipe, len(plan[0]))
     with no_random(seed):
         for step,(idx,hypers) in enumerate(zip((b for epoch in plan for b in epoch), course)):
-            torch.manual_seed(derived(seed, step))
+            reseed(x.device, seed, step)
             opt.set_hypers(**hypers)
             idx = idx.to(x.device)
             xb = _moved(x[idx], _draws(len(idx), seed, step).to(x.device)) if recipe.augment else x[idx]
@@ -232,7 +232,7 @@ class _Members:
             for n in {len(b) for b in plans[0]}: self.record(n)
             self.load(seeds)
             for t,(bs,hypers) in enumerate(zip(zip(*plans), _course(r, len(plans[0])//r.n_epoch))):
-                torch.manual_seed(derived(seeds[0], t))
+                reseed(device, seeds[0], t)
                 draws = torch.stack([_draws(len(b), s, t) for b,s in zip(bs, seeds)]) if r.augment else torch.zeros(1, dtype=torch.int64)
                 self.step(torch.stack(bs).to(device), draws.to(device), hypers)
         return self.states()

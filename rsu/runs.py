@@ -18,7 +18,7 @@ from fastai.torch_core import no_random
 from fastprogress.fastprogress import progress_bar
 from torch import nn
 from rsu.data import ForgetSplit
-from rsu.recipe import PeakMemory, derived, optimiser
+from rsu.recipe import PeakMemory, derived, optimiser, reseed
 from rsu.ensemble import _indirect, _joined, _one_thread, _turn, _widened
 from rsu.reference import _spread
 from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _twin
@@ -115,7 +115,7 @@ def _weights(one, t, role, at):
 def _assigned(one, w, at, step):
     "The labels (B,) that the algorithm assigns where a sample weighs anything, drawn as at this step of a single run"
     res,has = torch.zeros(len(at), dtype=torch.int64), w != 0
-    torch.manual_seed(derived(one.seed, step))
+    reseed(one.split.dls.device, one.seed, step)
     if has.any(): res[has] = torch.as_tensor(one.labels(at[has])).cpu()
     return res
 
