@@ -162,11 +162,13 @@ def _outputs(o, oracles, untrained):
 # %% ../nbs/41_evaluate.ipynb #6ae8976a
 def _drawn(o, refs):
     "Bootstrap draws over samples of one model's main figures (B,); of the same samples for every model of a split"
-    shares = {k: resampled(np.stack([m.right[k] for m in (o, *refs)], 1), seed=i) for i,k in enumerate(o.right)}
+    of = {k: i for i,k in enumerate(o.right)} # each set has draws of its own
+    shares = {k: resampled(np.stack([m.right[k] for m in (o, *refs)], 1), seed=s) for k,s in of.items()}
     below,above = _placed(*_residual(o.phi['forget'], o.phi['test'], *(torch.stack([r.phi[k] for r in refs]) for k in ('forget','test'))))
-    area = resampled(below, seed=[*o.right].index('forget')) - resampled(above, seed=[*o.right].index('test')) + above.mean()
-    pull,area = tow_draws(shares), area if min(len(below), len(above)) > 1 else np.nan*area
-    return {**{k: v[:,0] for k,v in shares.items()}, 'ua': 1-shares['forget'][:,0], 'tow': pull, 'auc': area, 'distance': 1 - pull*(1-abs(2*area-1))}
+    area = resampled(below, seed=of['forget']) - resampled(above, seed=of['test']) + above.mean()
+    if min(len(below), len(above)) < 2: area = np.full_like(area, np.nan) # as its standard error
+    tows = tow_draws(shares)
+    return {**{k: v[:,0] for k,v in shares.items()}, 'ua': 1-shares['forget'][:,0], 'tow': tows, 'auc': area, 'distance': 1 - tows*(1-abs(2*area-1))}
 
 # %% ../nbs/41_evaluate.ipynb #b141b1ec
 def _row(o, votes, oracles, untrained):
@@ -307,13 +309,13 @@ def _evaluated(models, oracles, path, controls, more, quiet):
     "The frame of runs; and, by method, what its runs made of the samples"
     rec,runs,refs = _gathered(models, oracles, path, controls, quiet)
     split,groups,untrained,rows = rec.split, _places(runs, rec.split), _untrained(rec.parent, rec.split), []
-    name = hashlib.sha256(split.key.encode() + b''.join(positions(o).tobytes() for o in (split.valid, split.test))).hexdigest()[:12]
+    samples = hashlib.sha256(split.key.encode() + b''.join(positions(o).tobytes() for o in (split.valid, split.test))).hexdigest()[:12]
     told = {k: [(one := _tell(o, split), _voted(one)) for o in os] for k,os in {**runs, 'retrain': refs}.items()}
     for k,os in {**runs, 'retrain': refs}.items():
         for i,(o,(one,votes)) in enumerate(zip(os, told[k])):
             others = [p for j,p in enumerate(told['retrain']) if (k,i) != ('retrain',j)]
             seed,cost = (0, dict(steps=0, samples=0, seconds=0., memory=0.)) if o is rec.parent else (o.unlearning.seed, o.unlearning.cost)
-            rows.append(dict(model=k, seed=seed, split=name, **_row(one, votes, others, untrained), **{g: one.right['forget'][at].mean() for g,at in groups.items()}, **cost, **{c: v for f in more for c,v in f(o, split).items()}))
+            rows.append(dict(model=k, seed=seed, split=samples, **_row(one, votes, others, untrained), **{g: one.right['forget'][at].mean() for g,at in groups.items()}, **cost, **{c: v for f in more for c,v in f(o, split).items()}))
     df = pd.DataFrame(rows)
     return df.assign(ratio=df.seconds/df.seconds[df.model == 'retrain'].mean()), {k: [one for one,_ in os] for k,os in told.items()}
 

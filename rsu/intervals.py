@@ -97,7 +97,7 @@ def _tested(test, effect, df):
 def _sampled(a, b, measure):
     "Of the same draws from the same samples; None where there are none, or where they all say the same"
     rows = pd.concat([a, b])
-    if not {'draws','split'} <= {*rows} or rows.draws.isna().any() or rows.split.nunique() > 1 or measure not in rows.draws.iloc[0]: return None
+    if not {'draws','split'} <= {*rows} or rows.draws.isna().any() or rows.split.nunique() > 1 or not all(measure in o for o in rows.draws): return None
     sd = np.std(np.subtract(*(np.mean([o[measure] for o in m.draws], axis=0) for m in (a, b))))
     gap = a[measure].mean()-b[measure].mean()
     if sd > 0: return dict(over='samples', low=gap-1.96*sd, high=gap+1.96*sd, effect=np.nan, p=2*norm.sf(abs(gap)/sd))
