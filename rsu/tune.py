@@ -82,6 +82,11 @@ def _ranges(algorithm, trials, allowed):
     best = max(trials, key=lambda t: t.value).user_attrs['settings']
     return {k: _widened(allowed, k, *bounds, best[k]) for k,bounds in algorithm.space.items()}
 
+def _spans(trials):
+    "The widest bounds within which every setting was searched"
+    ranges = [t.user_attrs['ranges'] for t in trials if not t.user_attrs['again']]
+    return {k: (min(r[k][0] for r in ranges), max(r[k][1] for r in ranges)) for k in ranges[0]}
+
 def _search(study, algorithm, seed, known, allowed):
     "The next run of the search: an Optuna trial and its settings"
     n,ranges = len(known), _ranges(algorithm, known, allowed)
@@ -132,7 +137,7 @@ class Tuning:
     given:float         # Score of the settings that were given
     nothing:float       # Score of the model left as it is
     retrained:float     # Mean score of the oracles, each held against the others
-    edges:dict=field(default_factory=dict) # Settings that are still on the edge of their range, and that range
+    edges:dict=field(default_factory=dict) # Settings on the edge of the widest range that was searched, and that range
 
     def __repr__(self):
         at = ''.join(f'; {k} is on the edge of [{lo:.3g}, {hi:.3g}]: more runs, or a range of your own, may find better' for k,(lo,hi) in self.edges.items())
@@ -184,11 +189,10 @@ def _told(algorithm, known, learn, split, told):
     "The algorithm with the best of the settings, and the record of the search"
     mean = lambda s: float(np.mean([t.value for t in known if t.user_attrs['settings'] == s]))
     taken = max(_best(known), key=mean)
-    ranges = [t for t in known if not t.user_attrs['again']][-1].user_attrs['ranges']
     res = algorithm.but(**taken)
     alone = [_score_of(o, told[:i]+told[i+1:]) for i,o in enumerate(told)]
     res.tuning = Tuning(_frame(known), mean(taken), mean(_settings(algorithm)), _score(learn, split, told)['score'], float(np.mean(alone)),
-                        {k: tuple(b) for k,b in ranges.items() if _edge(taken[k], *b)})
+                        {k: tuple(b) for k,b in _spans(known).items() if _edge(taken[k], *b)})
     return res
 
 def _score_of(one, oracles):
