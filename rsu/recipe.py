@@ -121,7 +121,7 @@ class StepSeed(Callback):
 
 # %% ../nbs/02_recipe.ipynb #324ceb85
 class Meter(Callback):
-    "Count optimiser steps, samples fed to the network, and seconds spent training (validation left out)"
+    "Count optimiser steps that were taken, samples fed to the network, and seconds spent training (validation left out)"
     order = 90
     def __init__(self): self.steps,self.samples,self.seconds,self.began = 0,0,0.,None
     def _now(self):
@@ -129,6 +129,7 @@ class Meter(Callback):
         return perf_counter()
     def before_train(self): self.began = self._now()
     def after_step(self): self.steps += 1
+    def after_cancel_step(self): self.steps -= 1 # `after_step` follows even so
     def after_batch(self):
         if self.training: self.samples += sum(len(at) for at,_ in getattr(self.dl, 'now', {}).values()) or find_bs(self.yb) # of all roles side by side
     def after_train(self):

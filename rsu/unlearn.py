@@ -638,6 +638,7 @@ def unlearn(
         meter,one = Meter(),s.algorithm.but()
         target = (wanted if s.until is None else aim(s.until))(s.forget) if len(s.forget) else None
         with PeakMemory(next(new.model.parameters()).device) as peak: one.forget(new, split, s, derived(seed, len(done)), [meter, *L(s.carry), *L(cbs)], quiet, target)
+        if meter.samples and not meter.steps: warnings.warn(f"{s.algorithm!r} took no step: each was cancelled, by mixed precision where gradients overflow in float16, or by a callback. Nothing was forgotten: use to_bf16(), or no mixed precision.", stacklevel=2)
         done.append(s); told.append(seen_by(new.model, split))
         rows.append(dict(stage=len(done), group=s.name, n=len(s.forget), steps=meter.steps, samples=meter.samples, seconds=meter.seconds+one.preparation, memory=peak.mb, ended=one.ended))
         if todo: todo = how.again(todo, split, new)
