@@ -7,7 +7,7 @@ __all__ = ['Groups', 'Quantiles', 'Thresholds', 'NaturalBreaks', 'ByClass', 'Lab
            'SeqUnlearn', 'OneShot', 'RUM']
 
 # %% ../nbs/30_sequence.ipynb #a3097b8c
-import numpy as np
+import numpy as np, torch
 from fastai.callback.core import Callback
 from rsu.value import Refused, Value, choose
 from rsu.unlearn import Algorithm, Stage
@@ -142,11 +142,17 @@ class _Nothing(Algorithm):
     def passes(self, epoch): return ()
     def terms(self, epoch): return ()
 
+def _laid_as(p, v):
+    "`v` with the strides of `p`, which a file does not keep and a fused update relies on"
+    return torch.empty_like(p).copy_(v) if torch.is_tensor(v) and v.shape == p.shape and v.stride() != p.stride() else v
+
 class _Carry(Callback):
     "Hands what the optimiser remembers from one stage to the next"
     run_valid = False
     def __init__(self): self.state = {}
-    def before_fit(self): self.learn.opt.load_state_dict(dict(self.learn.opt.state_dict(), state=self.state))
+    def before_fit(self):
+        self.learn.opt.load_state_dict(dict(self.learn.opt.state_dict(), state=self.state))
+        for p,o in self.learn.opt.opt.state.items(): o.update({k: _laid_as(p, v) for k,v in o.items()})
     def after_fit(self): self.state = self.learn.opt.state_dict()['state']
 
 def _each(what, names, kind):
