@@ -21,6 +21,7 @@ from fastcore.basics import patch
 from rsu.value import Refused, choose, known
 from rsu.data import ForgetSplit, as_fastai, positions, predict, predict_train, subset, targets
 from rsu.recipe import Meter, StepSeed, borrowed
+from rsu.recipe import _beside
 from rsu.attack import attack_r, entropy, lira, margin, memorization, modified_entropy, privacy_risk, rmia
 
 # %% ../nbs/22_ranking.ipynb #74403b7b
@@ -249,6 +250,7 @@ def _norm(parts):
 # %% ../nbs/22_ranking.ipynb #1d77e538
 def _slopes(learn, of):
     "A function of weights, inputs and labels: the gradient of each sample's loss with respect to argument `of` (0 weights, 1 inputs)"
+    _beside(learn.loss_func, learn.model)
     def loss(weights, xs, y): return learn.loss_func(functional_call(learn.model, weights, tuple(x[None] for x in xs)), y[None])
     return vmap(grad(loss, argnums=of), in_dims=(None,0,0))
 

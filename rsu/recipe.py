@@ -19,7 +19,7 @@ from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combined_cos
 from fastai.learner import AvgSmoothLoss, Learner, Recorder, defaults
-from fastai.losses import CrossEntropyLossFlat
+from fastai.losses import BaseLoss, CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import find_bs, no_random, to_detach
@@ -227,6 +227,11 @@ def borrowed(
         learn.add_cbs([cb for cb in cbs if cb not in learn.cbs])
 
 def _silent(*args, **kwargs): pass
+
+# %% ../nbs/02_recipe.ipynb #9b3cdd9d
+def _beside(loss, model):
+    "Move a loss function that holds tensors to where the model is, as fastai's `fit` does"
+    if isinstance(loss, (nn.Module, BaseLoss)): loss.to(next(model.parameters()).device)
 
 # %% ../nbs/02_recipe.ipynb #bcaba206
 class Recipe(Value):

@@ -26,6 +26,7 @@ from rsu.value import Refused, Value, choose
 from rsu.data import ForgetSplit, batches, lone, positions, predict, predict_train, read_shard, shuffled, subset, write_shard
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
+from rsu.recipe import _beside
 
 # %% ../nbs/10_unlearn.ipynb #77769ed6
 def _chunks(at, bs):
@@ -250,6 +251,7 @@ def _plain(b, device): return tuple(o.as_subclass(torch.Tensor) for o in to_devi
 @patch
 def before_fit(self:Algorithm):
     "Freeze the teacher, where a term asks for it"
+    _beside(self.own_loss, self.model)
     targets = {t.target for e in range(self.n_epoch) for t in self.terms(e)}
     if 'teacher' in targets: self.teacher = frozen(self.model)
 
@@ -572,6 +574,7 @@ def _asked(learn, split, how, n_epoch=None, lr=None):
     if isinstance(how, type) or not hasattr(how, 'stages'): raise Refused(f"how={how!r} is no algorithm: give an instance such as SCRUB(), or a SeqUnlearn around one.")
     if len(learn.dls.train_ds) != split.N: raise Refused(f"The learner was trained on {len(learn.dls.train_ds)} samples and the split speaks of {split.N}: make the split from learn.dls.")
     _classifies(learn)
+    _beside(learn.loss_func, learn.model)
     return how.given(n_epoch, lr).ready(learn, split)
 
 # %% ../nbs/10_unlearn.ipynb #a22492ba
