@@ -562,7 +562,7 @@ def _checksum(tensors): return hashlib.sha256(b''.join(tensors[k].contiguous().n
 # %% ../nbs/01_data.ipynb #626c1ded
 def write_shard(
     path:Path,    # The file
-    tensors:dict, # CPU tensors by name
+    tensors:dict, # Tensors by name, wherever they are
     **facts       # What else to note, as strings or numbers
 ):
     "Write tensors to one safetensors file, whole or not at all, with a checksum"
@@ -570,6 +570,7 @@ def write_shard(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
     facts = {k: str(v) for k,v in sorted(facts.items())}
+    tensors = {k: v.detach().cpu().contiguous() for k,v in tensors.items()}
     save_file(tensors, part, metadata={'facts': json.dumps(dict(facts, checksum=_checksum(tensors)))}) # one string: safetensors shuffles several
     os.replace(part, path)
 
