@@ -183,7 +183,7 @@ def _model(s, dls, out, record):
 
 _noted = 'phi','correct','el2n'
 
-def _keep(learn, path, **facts): write_shard(path, {k: v.detach().cpu().contiguous() for k,v in learn.model.state_dict().items()}, **facts)
+def _keep(learn, path, **facts): write_shard(path, learn.model.state_dict(), **facts)
 
 # %% ../nbs/60_cli.ipynb #8aaf0956
 def _model_and_ranker(s, dls, out):

@@ -570,7 +570,7 @@ def write_shard(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
     facts = {k: str(v) for k,v in sorted(facts.items())}
-    tensors = {k: v.detach().cpu().contiguous() for k,v in tensors.items()}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k,v in tensors.items()} # of its own each: safetensors refuses tied weights
     save_file(tensors, part, metadata={'facts': json.dumps(dict(facts, checksum=_checksum(tensors)))}) # one string: safetensors shuffles several
     os.replace(part, path)
 

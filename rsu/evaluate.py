@@ -61,8 +61,7 @@ def _file(path, learn, split, s):
 _costs = ['steps','samples','seconds','memory']
 
 def _save(oracle, file):
-    state = {k: v.detach().cpu().contiguous() for k,v in oracle.model.state_dict().items()}
-    write_shard(file, state, **{k: oracle.unlearning.stages[k].iloc[0] for k in _costs})
+    write_shard(file, oracle.model.state_dict(), **{k: oracle.unlearning.stages[k].iloc[0] for k in _costs})
 
 class _Stored(Retrain):
     "A retraining that was kept: its weights are read"

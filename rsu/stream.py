@@ -166,7 +166,7 @@ def _answer(new, ledger, split, how, ranker, bank, oracles, before, seed, **kwar
     if bank is not None:
         forgotten = np.union1d(np.flatnonzero(ledger.forgotten(dls)), split.forget)
         facts['drift'] = drift(new, before, forgotten, bank, n)._asdict()
-    write_shard(_file(ledger, n), {k: v.detach().cpu().contiguous().clone() for k,v in new.model.state_dict().items()}, request=n)
+    write_shard(_file(ledger, n), new.model.state_dict(), request=n)
     ledger.add(dls, split.forget, **facts)
     if oracles: ledger.note(ledger.path/f'oracles-{n:04}', 'oracles')
     _sweep(ledger)

@@ -593,9 +593,9 @@ class _Kept:
 
     def keep(self, todo, done, rows, told, new):
         "Replace the file"
-        state = {f'model.{k}': v.detach().cpu().contiguous().clone() for k,v in new.model.state_dict().items()}
+        state = {f'model.{k}': v for k,v in new.model.state_dict().items()}
         carry = done[-1].carry
-        memory = {f'memory.{i}.{k}': v.cpu().contiguous().clone() for i,o in (carry.state if carry else {}).items() for k,v in o.items() if torch.is_tensor(v)}
+        memory = {f'memory.{i}.{k}': v for i,o in (carry.state if carry else {}).items() for k,v in o.items() if torch.is_tensor(v)}
         turn = np.zeros(len(self.split), dtype=np.int32) # of each sample
         for i,s in enumerate([*done, *todo]): turn[np.searchsorted(self.split.forget, s.forget)] = i
         facts = dict(self.made, rows=json.dumps(rows), others=json.dumps([{k: float(o[k]) for k in _others} for o in told]))
