@@ -239,6 +239,7 @@ class UNSIR(Algorithm):
     wd:float=0.
 
     def ready(self, learn, split):
+        if self.n_epoch < 2: raise Refused(f"n_epoch={self.n_epoch}: UNSIR harms in its first epoch and repairs in the others, so give 2 or more.")
         _whole(split, split.forget, split.retain)
         continuous(split.dls.train)
         return super().ready(learn, split)

@@ -115,8 +115,20 @@ def _top(forget):
     if not forget[4:].isdecimal() or int(forget[4:]) < 1: raise Refused(f"'{forget}' is not understood: give the number of riskiest samples, top:60.")
     return int(forget[4:])
 
+_words,_wholes = 'data forget ranker pending schedule optimiser network'.split(), 'n references n_epoch train_epochs oracles seed'.split()
+
+def _of_their_kinds(s):
+    "Refuse what a file or a program gives in another kind than the command line would"
+    number = lambda v, *kinds: isinstance(v, kinds) and not isinstance(v, bool)
+    for k,what,ok in [*((k, 'a word in quotes', lambda v: isinstance(v, str)) for k in _words), *((k, 'a whole number', lambda v: number(v, int, np.integer)) for k in _wholes), ('lr', 'a number', lambda v: number(v, int, float))]:
+        v = getattr(s, k)
+        if v is not None and not ok(v): raise Refused(f"{k} = {v!r} cannot be: give {what}.")
+    if not isinstance(s.order, (str,tuple)): raise Refused(f"order = {s.order!r} cannot be: give a word in quotes, or the groups' names.")
+    if any(isinstance(o, dict) for o in (s.algorithm if isinstance(s.algorithm, tuple) else [s.algorithm])): raise Refused("An algorithm with settings needs its name, too: kind = 'NegGradPlus', for example.")
+
 def _check(s):
     "Refuse what is wrong with the settings themselves"
+    _of_their_kinds(s)
     choose('ranker', s.ranker, _rankers)
     _sequence(s)
     if s.references < 2 or s.references % 2: raise Refused(f"references={s.references} cannot come in pairs of halves: give an even number, 2 or more.")
@@ -151,7 +163,7 @@ def _claim(out, s, request):
     return facts
 
 def _write(path, facts):
-    part = path.with_suffix('.part')
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
     part.write_text(json.dumps(facts, indent=1))
     os.replace(part, path)
 
@@ -256,6 +268,7 @@ def search(
     command:str=''  # The command that was given
 ) -> pd.DataFrame:  # A row an algorithm
     "Search settings on a model, a forget set and seeds of the search's own"
+    if budget < 10: raise Refused(f"budget={budget} is no search: give 10 runs or more.")
     out,hows = Path(out),_asked(s.algorithm)
     s = s.but(algorithm='scrub') # the folder serves all of them
     _check(s)
@@ -267,13 +280,14 @@ def search(
     split = _exposed(s, dls, split, learn, ranker)
     for name,cls in hows.items():
         print(f'Searching {name}')
-        try: best = tune(learn, split, cls(), budget, s.oracles, s.seed, out, quiet=True)
+        try: best = tune(learn, split, cls(), budget, s.oracles, s.seed, out)
         except Refused as e: print(f'{name} is left out. {e}'); continue
         print(f'{best}: {best.tuning}')
         rows = json.loads((out/'settings.json').read_text()) if (out/'settings.json').exists() else []
         rows = [r for r in rows if r['settings']['kind'] != cls.__name__]
         _write(out/'settings.json', sorted([*rows, _found(s, dls, best, command)], key=lambda r: r['settings']['kind']))
-    return pd.read_json(out/'settings.json') if (out/'settings.json').exists() else pd.DataFrame()
+    if not (out/'settings.json').exists(): raise Refused("None of these algorithms can be searched here: what is in the way is said of each above.")
+    return pd.read_json(out/'settings.json')
 
 # %% ../nbs/60_cli.ipynb #6da0bfc0
 def _learner(s, dls, model, state):
@@ -374,6 +388,8 @@ def _forget_options(f, add):
     g.add_argument('--out', required=True, metavar='FOLDER', help='folder of the ledger')
 
 # %% ../nbs/60_cli.ipynb #c3ac0f17
+_search_seed = 1000 # so that a search with no seed given is not of the request that a run with none given reports
+
 def _int_or_str(o): return int(o) if o.lstrip('-').isdecimal() else o
 
 def parser() -> argparse.ArgumentParser:
@@ -398,7 +414,7 @@ def parser() -> argparse.ArgumentParser:
         add(g, 'network', f"{', '.join(_networks)}; one that suits the data where not given", metavar='NAME')
         add(g, 'train_epochs', "epochs of the model's own training", type=int, metavar='N')
         add(g, 'oracles', 'retrained models to compare with', type=int, metavar='N')
-        add(g, 'seed', 'of everything', type=int, metavar='N')
+        g.add_argument('--seed', default=argparse.SUPPRESS, type=int, metavar='N', help=f"of everything [{d['seed'] if o is r else _search_seed}]")
         g.add_argument('--out', required=True, metavar='FOLDER', help='folder of the job; the same command again takes up what is there')
     _forget_options(f, add)
     for o,d in ((r, d), (f, {**d, 'groups': 1})):
@@ -437,7 +453,7 @@ def main(
             page = forget(Settings(**args), out, **mine)
         else:
             budget = args.pop('budget')
-            search(Settings(**args), out, budget, said)
+            search(Settings(**{'seed': _search_seed, **args}), out, budget, said)
     except Refused as e:
         print(f'rsu: {e}', file=sys.stderr)
         sys.exit(2)

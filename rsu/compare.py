@@ -6,7 +6,7 @@
 __all__ = ['UnlearnProbe', 'Comparison', 'compare_orders', 'evaluate_stages', 'matched']
 
 # %% ../nbs/42_compare.ipynb #f5c39fee
-import hashlib
+import hashlib, os
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastprogress.fastprogress import progress_bar
@@ -53,10 +53,16 @@ def _studied(orders, algorithms, seeds, groups, more):
             for s in seeds: yield a,name,s,SeqUnlearn(a, groups, order, seed=s, **more)
         for s in seeds: yield a,'one-shot',s,SeqUnlearn(a, 1, **{k: v for k,v in more.items() if k in ('pending','repair')})
 
-def _file(path, learn, ranking, how, seed):
+def _file(path, learn, ranking, how, seed, against):
     "Where the rows of a run are kept"
-    h = hashlib.sha256(f'{ranking.key} {how.key} {seed} {digest(learn.model)}'.encode() + ranking.scores.tobytes())
+    h = hashlib.sha256(f'{ranking.key} {how.key} {seed} {digest(learn.model)} {ranking.held} {against}'.encode() + ranking.scores.tobytes())
     return Path(path)/f'run-{h.hexdigest()[:16]}.parquet'
+
+def _rows_in(file):
+    "The rows that are kept there; None where there are none, or the file is damaged"
+    if not (file and file.exists()): return None
+    try: return pd.read_parquet(file)
+    except (OSError, ValueError): print(f"'{file}' is damaged: the run is made again.")
 
 # %% ../nbs/42_compare.ipynb #422bccf9
 def compare_orders(
@@ -75,22 +81,26 @@ def compare_orders(
     "A study of orders: every algorithm in every order with every seed, beside one-shot, shuffled groups, doing nothing and retraining"
     if isinstance(algorithms, Algorithm): algorithms = [algorithms]
     runs = list(_studied(orders, algorithms, seeds, groups, more))
-    divided = runs[0][-1].stages(ranking) # refuses what cannot be done before any work
+    n = oracles if isinstance(oracles, int) else len(oracles)
+    if n < 2: raise Refused(f"oracles={n} cannot be held against each other: ask for 2 or more.")
+    for *_,how in runs: how.ready(learn, ranking).stages(ranking) # refuses what cannot be done before any work
+    divided = runs[0][-1].stages(ranking)
     parts = {'all': np.arange(len(ranking)), **{s.name: np.searchsorted(ranking.forget, s.forget) for s in divided if len(s.forget)}}
     if isinstance(oracles, int): oracles = fit_oracles(learn, ranking, oracles, path and Path(path)/'oracles', quiet)
     refs = [seen_by(o.model, ranking) for o in oracles]
     rows = _rows(seen_by(learn.model, ranking), refs, parts, algorithm='', order='do nothing', seed=0, steps=0, seconds=0., ended='done')
     for i,(o,seen) in enumerate(zip(oracles, refs)): rows += _rows(seen, refs[:i]+refs[i+1:], parts, algorithm='', order='retrain', seed=i, steps=o.unlearning.steps, seconds=o.unlearning.seconds, ended='done')
-    files = [path and _file(path, learn, ranking, how, s) for _,_,s,how in runs]
-    todo = [i for i,f in enumerate(files) if not (f and f.exists())]
-    made = {}
+    against = ' '.join(digest(o.model) for o in oracles)
+    files = [path and _file(path, learn, ranking, how, s, against) for _,_,s,how in runs]
+    done = [_rows_in(f) for f in files]
+    todo = [i for i,df in enumerate(done) if df is None]
     for j,new in unlearn_many(learn, [(ranking, runs[i][3], runs[i][2]) for i in todo], executor, quiet):
         (a,order,s,how),rec = runs[todo[j]],new.unlearning
-        made[todo[j]] = df = pd.DataFrame(_rows(new.unlearning.seen[-1], refs, parts, algorithm=repr(a), order=order, seed=s, steps=rec.steps, seconds=rec.seconds, ended=', '.join(sorted(set(rec.stages.ended)))))
+        done[todo[j]] = df = pd.DataFrame(_rows(new.unlearning.seen[-1], refs, parts, algorithm=repr(a), order=order, seed=s, steps=rec.steps, seconds=rec.seconds, ended=', '.join(sorted(set(rec.stages.ended)))))
         if f := files[todo[j]]:
-            df.to_parquet(f.with_suffix('.part'))
-            f.with_suffix('.part').rename(f)
-    done = [made[i] if i in made else pd.read_parquet(f) for i,f in enumerate(files)]
+            part = f.with_name(f'{f.name}.{os.getpid()}.part') # another process may make the same
+            df.to_parquet(part)
+            os.replace(part, f)
     return Comparison(pd.concat([pd.DataFrame(rows), *done], ignore_index=True))
 
 # %% ../nbs/42_compare.ipynb #578e1aa4

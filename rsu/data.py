@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['Samples', 'Order', 'shuffled', 'lone', 'IndexLoader', 'loaders', 'digits', 'fashion_mnist', 'cifar10', 'cifar100',
-           'svhn', 'breast_cancer', 'plant', 'as_fastai', 'positions', 'subset', 'batches', 'with_train', 'subset_dls',
-           'predict', 'at_once', 'predict_train', 'targets', 'fingerprint', 'ForgetSplit', 'write_shard', 'read_shard']
+           'svhn', 'breast_cancer', 'plant', 'as_fastai', 'positions', 'subset', 'batches', 'as_they_are', 'with_train',
+           'subset_dls', 'predict', 'at_once', 'predict_train', 'targets', 'fingerprint', 'ForgetSplit', 'write_shard',
+           'read_shard']
 
 # %% ../nbs/01_data.ipynb #b9578f94
 import copy, hashlib, json, os
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -43,6 +45,10 @@ class Samples(TensorDataset):
     ):
         "The same samples on `device`"
         return Samples(*(t.to(device) for t in self.tensors), vocab=self.vocab, frame=self.frame)
+
+    def new_empty(self):
+        "No samples, of the same classes: what `learn.export` keeps of a data set"
+        return Samples(*(t[:0] for t in self.tensors), vocab=self.vocab)
 
 # %% ../nbs/01_data.ipynb #6d85a131
 class Order:
@@ -264,11 +270,13 @@ def plant(
 def as_fastai(
     dl # A loader, fastai's or PyTorch's
 ):     # A fastai loader
-    "`dl` as a fastai loader: PyTorch's are wrapped, and those over plain tensors are indexed on the device"
+    "`dl` as a fastai loader: PyTorch's are wrapped, and those over plain tensors are indexed on the device; of a sampler with `indices` it has the positions"
     if isinstance(dl, DataLoader): return dl
     if isinstance(dl.dataset, TensorDataset) and dl.collate_fn is torch.utils.data.default_collate:
-        return IndexLoader(dl.dataset, bs=dl.batch_size, device=default_device())
-    return DataLoader(dl.dataset, bs=dl.batch_size, num_workers=dl.num_workers, create_batch=dl.collate_fn, device=default_device())
+        res = IndexLoader(dl.dataset, bs=dl.batch_size, device=default_device())
+    else: res = DataLoader(dl.dataset, bs=dl.batch_size, num_workers=dl.num_workers, create_batch=dl.collate_fn, device=default_device())
+    some = getattr(dl.sampler, 'indices', None) # as SubsetRandomSampler has them
+    return res if some is None else subset(res, np.sort(np.asarray(some)))
 
 def positions(
     dl           # A loader, fastai's or PyTorch's
@@ -298,6 +306,15 @@ def batches(
     "Batch after batch of `dl`, each of exactly the positions that `plan` (a list of position arrays) lists for it"
     for size,run in groupby(plan, len): yield from subset(dl, np.concatenate(list(run)), bs=size)
 
+def as_they_are(
+    dl,              # A training loader, fastai's or PyTorch's
+    at,              # Positions in its data set, (n,)
+    bs:int|None=None # Batch size; the loader's own where not given
+):                   # The batches
+    "The samples at these positions in their order, without the chance that fastai's transforms add for training: to be looked at, not trained on"
+    ds = dl.dataset
+    with ds.set_split_idx(1) if hasattr(ds, 'set_split_idx') else nullcontext(): yield from subset(dl, at, bs)
+
 # %% ../nbs/01_data.ipynb #fe800aba
 def with_train(
     dls,  # `DataLoaders`
@@ -321,7 +338,7 @@ def subset_dls(
 @torch.no_grad()
 def predict(
     model, # A network
-    dl     # An unshuffled loader
+    dl     # An unshuffled loader, or batches
 ):         # Logits (n, C) float32 and labels (n,), both on the CPU, in the loader's order
     "Logits and labels of all samples of `dl`, in evaluation mode; the modes are put back"
     modes,device = {m: m.training for m in model.modules()}, next(model.parameters()).device
@@ -345,7 +362,7 @@ def predict_train(
     at=None # Positions in the training set, (n,); all of it where not given
 ):          # Logits (n, C) float32 and labels (n,), both on the CPU
     "`predict` for positions `at` of the training set (all of it where not given), in their order"
-    return predict(model, subset(dls.train, np.arange(len(dls.train_ds)) if at is None else at, bs=at_once(model)))
+    return predict(model, as_they_are(dls.train, np.arange(len(dls.train_ds)) if at is None else at, at_once(model)))
 
 # %% ../nbs/01_data.ipynb #982e1c71
 def targets(
@@ -356,7 +373,7 @@ def targets(
     if isinstance(ds, Samples): return ds.tensors[-1].cpu().numpy().copy()
     if not hasattr(dls, '_targets'):
         res = []
-        for b in subset(dls.train, np.arange(len(ds)), bs=512):
+        for b in as_they_are(dls.train, np.arange(len(ds)), 512):
             if any(not torch.isfinite(o).all() for o in b[:-1]): raise Refused("The data hold NaN or infinite values: remove or mend those samples first.")
             res.append(b[-1].flatten().cpu())
         dls._targets = torch.cat(res).numpy()
@@ -369,7 +386,7 @@ def fingerprint(
     "Twelve hexadecimal digits that tell training sets apart: positions and labels, all bytes of resident tensors, the first batch of others"
     h = hashlib.sha256(positions(dls.train).tobytes() + np.ascontiguousarray(targets(dls)).tobytes())
     ds = dls.train_ds
-    seen = ds.tensors if isinstance(ds, TensorDataset) else subset(dls.train, np.arange(min(64, len(ds)))).one_batch()
+    seen = ds.tensors if isinstance(ds, TensorDataset) else next(as_they_are(dls.train, np.arange(min(64, len(ds))), 64))
     for t in seen: h.update(np.ascontiguousarray(t.cpu().numpy()).tobytes())
     return h.hexdigest()[:12]
 
@@ -388,14 +405,15 @@ def _column(dls, by):
     if len(values) != len(dls.train_ds): raise Refused(f"by= holds {len(values)} values for {len(dls.train_ds)} training samples: give one a sample.")
     return values
 
-def _read_csv(path):
-    "The ids in a CSV file: its column 'id', or its only column"
+def _read_csv(path, words):
+    "The ids in a CSV file, its column 'id' or its only column; as `words`, or else as numbers where they are such"
     if not Path(path).exists(): raise Refused(f"There is no file '{path}': give the path of a CSV file with a column 'id'.")
-    try: df = pd.read_csv(path)
+    try: df = pd.read_csv(path, dtype=str if words else None, keep_default_na=not words)
     except pd.errors.EmptyDataError: df = pd.DataFrame({'id': []})
     except (ValueError, OSError) as e: raise Refused(f"'{path}' cannot be read as CSV ({str(e).strip()}): give a file with a column 'id'.") from None
-    if 'id' in df.columns: return df['id'].to_numpy()
-    if df.shape[1] == 1 and not _is_number(df.columns[0]): return df.iloc[:,0].to_numpy()
+    ids = df['id'] if 'id' in df.columns else df.iloc[:,0] if df.shape[1] == 1 and not _is_number(df.columns[0]) else None
+    if ids is not None and (ids.isna() | (ids == '')).any(): raise Refused(f"'{path}' has {(ids.isna() | (ids == '')).sum()} rows without an id: fill or remove them.")
+    if ids is not None: return ids.to_numpy()
     raise Refused(f"'{path}' has no column 'id' (it has {', '.join(map(str, df.columns))}): name the column of ids 'id'.")
 
 def _is_number(s):
@@ -420,6 +438,7 @@ def _class(what, dls):
 # %% ../nbs/01_data.ipynb #c0525bfb
 def _ask(dls, forget, by, seed):
     "The positions that `forget` asks for, in whichever of its forms"
+    if not isinstance(seed, (int, np.integer)) or seed < 0: raise Refused(f"seed={seed!r} is no seed: give a whole number, 0 or more.")
     N,pool = len(dls.train_ds), positions(dls.train)
     if isinstance(forget, (str, Path)):
         kind,_,what = str(forget).partition(':')
@@ -427,13 +446,13 @@ def _ask(dls, forget, by, seed):
         if kind == 'class' and what: return np.intersect1d(_class(what, dls), pool)
         if not str(forget).endswith('.csv'):
             raise Refused(f"forget='{forget}' is not understood: give positions, a mask, 'random:60', 'random:0.05', 'class:3' or the path of a .csv of ids.")
-        forget = _read_csv(forget)
+        forget = _read_csv(forget, words=by is not None and _column(dls, by).dtype.kind not in 'iufb')
     elif np.ndim(forget) == 0: raise Refused(f"forget={forget} could be a position or a class: say [{forget}] or 'class:{forget}'.")
     forget = forget.cpu().numpy() if isinstance(forget, torch.Tensor) else np.asarray(forget)
     if by is not None:
         values,asked = _column(dls, by), pd.unique(pd.Series(forget))
         unknown = [o for o in asked if o not in set(values.tolist())]
-        if unknown: raise Refused(f"No training sample belongs to {', '.join(map(repr, unknown[:3]))}: check the ids.")
+        if unknown: raise Refused(f"No training sample belongs to {', '.join(repr(o.item() if isinstance(o, np.generic) else o) for o in unknown[:3])}: check the ids.")
         return np.intersect1d(np.flatnonzero(np.isin(values, asked)), pool)
     if forget.dtype == bool:
         if len(forget) != N: raise Refused(f"The mask has {len(forget)} entries for {N} training samples: give one a sample.")
@@ -457,14 +476,17 @@ def _checked(forget, N, pool):
 
 def _with_test(dls, test, seed):
     "`dls` with three loaders: its own third, or `test`, or one divided from valid"
+    if len(dls.loaders) < 2: raise Refused("These DataLoaders have no validation loader: give a second one.")
     if test is not None:
         test = as_fastai(test) if hasattr(test, 'dataset') else as_fastai(dls.valid).new(test)
     elif len(dls.loaders) > 2: test = dls.loaders[2]
     valid = as_fastai(dls.loaders[1])
     if test is None:
         both = np.array_split(shuffled(positions(valid), seed), 2)
-        print(f"There is no test loader: the {len(valid.dataset)} validation samples are divided by seed {seed} into {len(both[0])} for validation and {len(both[1])} for the test.")
+        print(f"There is no test loader: the {len(positions(valid))} validation samples are divided by seed {seed} into {len(both[0])} for validation and {len(both[1])} for the test.")
         valid,test = [subset(valid, np.sort(o)) for o in both]
+    for name,dl in dict(validation=valid, test=test).items():
+        if not len(positions(dl)): raise Refused(f"There are no {name} samples: give a loader that has some.")
     res = copy.copy(dls)
     res.loaders = [as_fastai(dls.loaders[0]), valid, test]
     return res
@@ -508,6 +530,16 @@ class ForgetSplit:
         "Twelve hexadecimal digits of data and forget set"
         return hashlib.sha256((fingerprint(self.dls) + self.forget.tobytes().hex()).encode()).hexdigest()[:12]
 
+    @cached_property
+    def held(self) -> str:
+        "Twelve hexadecimal digits of the validation and test samples: results that hang on them are told apart by it"
+        h = hashlib.sha256()
+        for dl in (self.valid, self.test):
+            at,ds = positions(dl),dl.dataset
+            h.update(at.tobytes())
+            for t in ds.tensors if isinstance(ds, TensorDataset) else next(as_they_are(dl, at[:64], 64)): h.update(np.ascontiguousarray(t.cpu().numpy()).tobytes())
+        return h.hexdigest()[:12]
+
     def __len__(self): return len(self.forget)
     def __repr__(self):
         n = [len(self.forget), len(self.retain), len(positions(self.valid)), len(positions(self.test))]
@@ -526,7 +558,7 @@ def _blocks(dls, at, features):
     "Rows (n, d) for the positions `at`, block by block: inputs from the training loader, or given features"
     if features is not None: yield from (features[torch.as_tensor(i)] for i in np.array_split(at, -(-len(at)//2048)))
     else:
-        for b in subset(dls.train, at, bs=2048): yield torch.cat([o.as_subclass(torch.Tensor).flatten(1).float() for o in b[:-1]], 1)
+        for b in as_they_are(dls.train, at, 2048): yield torch.cat([o.as_subclass(torch.Tensor).flatten(1).float() for o in b[:-1]], 1)
 
 def _features(features, N):
     "`features` as a tensor (N, d); `Refused` where they cannot be the training set's"

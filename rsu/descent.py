@@ -35,6 +35,11 @@ class L1Sparse(FineTune):
 _layers = (nn.modules.conv._ConvNd, nn.Linear)
 _norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
+def _own_weights(model, algorithm):
+    "Refuse layers whose weight is computed from other parameters: to draw it anew would change nothing"
+    for k,m in model.named_modules():
+        if isinstance(m, _layers) and 'weight' not in m._parameters: raise Refused(f"{type(algorithm).__name__} changes the weights of layers, and that of '{k}' is computed from other parameters (by weight or spectral normalisation): take those away first (torch.nn.utils.parametrize.remove_parametrizations).")
+
 def last_layers(
     model, # A network
     k:int  # How many layers
@@ -90,6 +95,7 @@ class EUk(CFk):
     def rate(self, epoch): return .05 + .95*_cosine(epoch, self.n_epoch)
 
     def ready(self, learn, split):
+        _own_weights(learn.model, self)
         res = super().ready(learn, split)
         if self.n_epoch is not None: return res
         recipe = recipe_of(learn)
@@ -134,6 +140,7 @@ class MSG(FineTune):
             if not 0 <= getattr(self, k) <= 1: raise Refused(f"{k}={getattr(self, k)} is no share: give a number from 0 to 1.")
 
     def ready(self, learn, split):
+        _own_weights(learn.model, self)
         if not _kernels(learn.model): raise Refused("MSG draws weights of convolutions anew, and no convolution learns in this network: take CFk or EUk instead.")
         return super().ready(learn, split)
 
@@ -164,6 +171,7 @@ class ConvTranspose(FineTune):
     bs:int=64
 
     def ready(self, learn, split):
+        _own_weights(learn.model, self)
         shapes = {tuple(p.shape[2:]) for p in _kernels(learn.model).values()}
         if not shapes: raise Refused("ConvTranspose turns the kernels of convolutions, and no convolution learns in this network: take CFk or EUk instead.")
         for o in sorted(shapes):

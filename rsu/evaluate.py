@@ -14,7 +14,7 @@ from fastprogress.fastprogress import progress_bar
 import rsu
 from rsu.value import Refused, choose
 from rsu.data import positions, predict, predict_train, read_shard, write_shard
-from rsu.recipe import Recipe, derived, recipe_of
+from rsu.recipe import Recipe, derived, recipe_of, _loss_key
 from rsu.unlearn import digest, seen_by, unlearn
 from rsu.exact import Retrain
 from rsu.attack import attack_p, auc, margin
@@ -55,7 +55,7 @@ def _source(o):
 def _file(path, learn, split, s):
     "Where the oracle of seed `s` is kept"
     recipe = recipe_of(learn)
-    what = f"{split.key} {getattr(recipe, 'key', 'function')} {_code(recipe)} {rsu.__version__}"
+    what = f"{split.key} {getattr(recipe, 'key', 'function')} {_code(recipe)} {rsu.__version__}{_loss_key(getattr(split.dls.train_ds, 'loss_func', None))}"
     return Path(path)/f'oracle-{hashlib.sha256(what.encode()).hexdigest()[:12]}-{s:04}.safetensors'
 
 _costs = ['steps','samples','seconds','memory']
@@ -103,7 +103,7 @@ def _looked(model, split):
 
 def _tell(learn, split):
     "What the learner's model makes of the samples, which it keeps: oracles are looked at once, however many tables they serve"
-    key = split.key,positions(split.test).tobytes(),digest(learn.model)
+    key = split.key,split.held,digest(learn.model)
     if vars(learn).get('_told',(None,))[0] != key: learn._told = key,_looked(learn.model, split)
     return learn._told[1]
 
@@ -275,6 +275,7 @@ def _record(models):
     for k,o in models:
         if not hasattr(o, 'unlearning'): raise Refused(f"The model '{k}' has no record of an unlearning: give what learn.unlearn(...) returned.")
     recs = [o.unlearning for _,o in models]
+    if any(r.parent is None for r in recs): raise Refused("The record of a learner that was read from a file has neither the model that was given nor the data: evaluate before learn.export, or give both back (unlearning.parent and unlearning.split).")
     if any(r.parent is not recs[0].parent or r.split.key != recs[0].split.key for r in recs): raise Refused("The models forgot different samples or come from different learners: evaluate them one table at a time.")
     return recs[0]
 
@@ -308,7 +309,7 @@ def _evaluated(models, oracles, path, controls, more, quiet):
     "The frame of runs; and, by method, what its runs made of the samples"
     rec,runs,refs = _gathered(models, oracles, path, controls, quiet)
     split,groups,untrained,rows = rec.split, _places(runs, rec.split), _untrained(rec.parent, rec.split), []
-    samples = hashlib.sha256(split.key.encode() + b''.join(positions(o).tobytes() for o in (split.valid, split.test))).hexdigest()[:12]
+    samples = hashlib.sha256(f'{split.key} {split.held}'.encode()).hexdigest()[:12]
     told = {k: [(one := _tell(o, split), _voted(one)) for o in os] for k,os in {**runs, 'retrain': refs}.items()}
     for k,os in {**runs, 'retrain': refs}.items():
         for i,(o,(one,votes)) in enumerate(zip(os, told[k])):

@@ -61,6 +61,18 @@ class Shards(nn.Module):
         votes = F.one_hot(logps.argmax(-1), logps.shape[-1]).float().mean(0)
         return torch.logaddexp(votes.log() + np.log(1-.01/s), mean + np.log(.01/s))
 
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update({f'{prefix}members.{i}.{j}': torch.as_tensor(at) for i,slices in enumerate(self.members) for j,at in enumerate(slices)})
+        destination.update({f'{prefix}checkpoints.{i}.{j}.{k}': v for i,kept in enumerate(self.checkpoints) for j,o in enumerate(kept) for k,v in o.items()})
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
+        mine = {k.removeprefix(prefix): state_dict.pop(k) for k in [*state_dict] if k.startswith((f'{prefix}members.', f'{prefix}checkpoints.'))}
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        if self.members and not mine: missing_keys.append(f'{prefix}members')
+        if mine: self.members = [[mine[f'members.{i}.{j}'].cpu().numpy().copy() for j in range(len(o))] for i,o in enumerate(self.members)]
+        if mine: self.checkpoints = [[{k: mine[f'checkpoints.{i}.{j}.{k}'].cpu().clone() for k in net.state_dict()} for j in range(len(o)-1)] for i,(net,o) in enumerate(zip(self.nets, self.members))]
+
 # %% ../nbs/11_exact.ipynb #bccbb343
 @patch
 def again(self:Shards,

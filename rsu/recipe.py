@@ -7,7 +7,7 @@ __all__ = ['small_cnn', 'cifar_resnet18', 'mlp', 'optimiser', 'TrainOnly', 'deri
            'Augment', 'borrowed', 'Recipe', 'n_classes', 'everywhere', 'recipe_of', 'make']
 
 # %% ../nbs/02_recipe.ipynb #c2097b74
-import inspect
+import hashlib, inspect
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from fastai.torch_core import find_bs, no_random, to_detach
 from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.value import Refused, Value, choose, known
-from rsu.data import positions, subset, subset_dls, with_train
+from rsu.data import positions, subset, subset_dls, targets, with_train
 
 # %% ../nbs/02_recipe.ipynb #39d817c4
 def _conv(c_in, c_out, *after, stride=1): return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), *after]
@@ -130,7 +130,7 @@ class Meter(Callback):
     def before_train(self): self.began = self._now()
     def after_step(self): self.steps += 1
     def after_cancel_step(self): self.steps -= 1 # `after_step` follows even so
-    def after_batch(self):
+    def after_pred(self): # and not after the batch, which an algorithm may end before this is called
         if self.training: self.samples += sum(len(at) for at,_ in getattr(self.dl, 'now', {}).values()) or find_bs(self.yb) # of all roles side by side
     def after_train(self):
         if self.began is not None: self.seconds,self.began = self.seconds + self._now() - self.began, None
@@ -233,6 +233,17 @@ def _beside(loss, model):
     "Move a loss function that holds tensors to where the model is, as fastai's `fit` does"
     if isinstance(loss, (nn.Module, BaseLoss)): loss.to(next(model.parameters()).device)
 
+def _loss_key(loss):
+    "What tells results of this loss function from those of another; '' for plain cross-entropy"
+    name = '' if loss is None else _loss_facts(loss)
+    return '' if name in ('', _loss_facts(CrossEntropyLossFlat())) else '-' + hashlib.sha256(name.encode()).hexdigest()[:8]
+
+def _loss_facts(loss):
+    f = getattr(loss, 'func', loss)
+    held = {k: v for k,v in getattr(f, '__dict__', {}).items() if isinstance(v, (int,float,str)) and k != 'training'}
+    if isinstance(f, nn.Module): held.update({k: v.tolist() for k,v in f.state_dict().items()})
+    return f"{getattr(loss, '__qualname__', type(loss).__qualname__)} {sorted(held.items())}"
+
 # %% ../nbs/02_recipe.ipynb #bcaba206
 class Recipe(Value):
     "How a model is made from nothing"
@@ -301,7 +312,7 @@ def n_classes(
 ) -> int:
     "The number of classes, from the data's vocabulary or its largest label"
     c = next((c for c in (getattr(o, 'c', None) for o in (dls.train, dls)) if isinstance(c, (int, np.integer)) and c), None) # a table may have a column c
-    return int(c) if c else int(torch.cat([b[-1].flatten() for b in dls.train]).max())+1
+    return int(c) if c else int(targets(dls).max())+1
 
 # %% ../nbs/02_recipe.ipynb #5b53952e
 @contextmanager

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from rsu import __version__
 from rsu.value import Refused
 from rsu.data import at_once, fingerprint, positions, predict, predict_train, read_shard, subset, targets, write_shard
-from rsu.recipe import derived, recipe_of
+from rsu.recipe import derived, recipe_of, _loss_key
 from rsu.ensemble import Trainer, obstacle, _one_thread
 from rsu.attack import margin, privacy_risk
 
@@ -153,7 +153,7 @@ def at(self:ReferenceBank,
 # %% ../nbs/21_reference.ipynb #9870f02b
 def _file(path, seed, k): return path/f'reference-{seed}-{k:04}.safetensors'
 
-def _made_from(dls, recipe): return dict(data=fingerprint(dls), recipe=_recipe_key(recipe), rsu=__version__)
+def _made_from(dls, recipe): return dict(data=fingerprint(dls), recipe=_recipe_key(recipe)+_loss_key(getattr(dls.train_ds, 'loss_func', None)), rsu=__version__)
 
 def _recipe_key(recipe):
     "What tells recipes apart: a value's key, a function's name and source"

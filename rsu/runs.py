@@ -18,10 +18,11 @@ from fastai.torch_core import no_random
 from fastprogress.fastprogress import progress_bar
 from torch import nn
 from rsu.data import ForgetSplit
+from rsu.value import Refused
 from rsu.recipe import PeakMemory, derived, optimiser, reseed
 from rsu.ensemble import _indirect, _joined, _one_thread, _turn, _widened
 from rsu.reference import _spread
-from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _twin
+from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _lost, _twin
 
 # %% ../nbs/18_runs.ipynb #f79c1075
 class Job(NamedTuple):
@@ -282,6 +283,7 @@ def _abreast(learn, jobs, hows, k):
         new.model.load_state_dict(members.nets[j].state_dict())
         new.model.train() # as a quiet fit leaves it
         new.unlearning = Unlearning(learn, job.split, hows[j], job.seed, _by_group(told[j][0], splits[j], groups[j]), pd.DataFrame(rows[j]), groups[j], told[j])
+        if j not in lost: _lost(hows[j], told[j])
         yield j,(None if j in lost else new)
 
 # %% ../nbs/18_runs.ipynb #09f2272b
@@ -314,8 +316,9 @@ def unlearn_many(
     quiet:bool=False   # No progress bar
 ):                     # Pairs of a job's number and its new `Learner`, as they are done: a generator
     "Carry out many unlearning runs, each as `unlearn` would, with `unlearning` to tell what was done"
+    if odd := [o for o in jobs if not isinstance(o, (tuple, list))]: raise Refused(f"A job is a split, an algorithm and a seed, and {odd[0]!r} is none: give Job(split, how, seed) or such a tuple.")
     jobs = [Job(*o) for o in jobs]
-    hows = [_asked(learn, o.split, o.how) for o in jobs]
+    hows = [_asked(learn, o.split, o.how, seed=o.seed) for o in jobs]
     for how,o in zip(hows, jobs): how.stages(o.split) # a sequence of too few steps is refused here
     runs = _carried_out(learn, jobs, hows, executor)
     return runs if quiet or not jobs else iter(progress_bar(runs, total=len(jobs)))

@@ -59,6 +59,9 @@ class NaturalBreaks(Groups):
     "Groups between which the scores have their gaps: one-dimensional k-means (Jenks 1967; scikit-learn's `KMeans`)"
     n:int=3 # Groups
 
+    def __post_init__(self):
+        if not isinstance(self.n, int) or self.n < 1: raise Refused(f"NaturalBreaks(n={self.n!r}) makes no groups: give a whole number, 1 or more.")
+
     def divide(self, split):
         from sklearn.cluster import KMeans
         scores = _scores(split)
@@ -153,7 +156,8 @@ class _Carry(Callback):
     def before_fit(self):
         self.learn.opt.load_state_dict(dict(self.learn.opt.state_dict(), state=self.state))
         for p,o in self.learn.opt.opt.state.items(): o.update({k: _laid_as(p, v) for k,v in o.items()})
-    def after_fit(self): self.state = self.learn.opt.state_dict()['state']
+    def after_fit(self): # what led astray is not handed on: the weights were put back, too
+        if not any(getattr(cb, 'ended', '') == 'diverged' for cb in self.learn.cbs): self.state = self.learn.opt.state_dict()['state']
 
 def _each(what, names, kind):
     "What is given for every group by its name: one thing for all, or a tuple in the order of exposure"

@@ -7,6 +7,7 @@ __all__ = ['Tuning', 'tune', 'shipped', 'settings_for']
 
 # %% ../nbs/43_tune.ipynb #a1877789
 import hashlib, json, warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
@@ -19,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from rsu.value import Refused, _decode
 from rsu.data import ForgetSplit
-from rsu.recipe import derived, recipe_of
+from rsu.recipe import derived, recipe_of, _loss_key
 from rsu.unlearn import Algorithm, Diverged, digest, seen_by, unlearn
 from rsu.evaluate import _against, fit_oracles
 
@@ -95,7 +96,8 @@ def _search(study, algorithm, seed, known, allowed):
     else:
         settings = _settings(algorithm)
         dist = lambda lo,hi: optuna.distributions.IntDistribution(lo, hi) if isinstance(lo, int) else optuna.distributions.FloatDistribution(*map(_scale(lo, hi)[0], (lo, hi)))
-        study.enqueue_trial({k: v if isinstance(v, int) else float(_scale(*algorithm.space[k])[0](v)) for k,v in settings.items()})
+        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)): # a killed search may have said so already
+            study.enqueue_trial({k: int(v) if isinstance(algorithm.space[k][0], int) else float(_scale(*algorithm.space[k])[0](v)) for k,v in settings.items()})
         trial = study.ask({k: dist(*b) for k,b in ranges.items()})
     trial.set_user_attr('ranges', ranges)
     return trial,settings
@@ -113,10 +115,27 @@ class _Lock:
     def acquire(self): self.lock.acquire(); return True
     def release(self): self.lock.release()
 
+def _mend(path):
+    "Cut the journal where a full disk or a lost machine left a line that is none"
+    file = path/'search.jsonl'
+    if not file.exists(): return
+    with FileLock(path/'search.lock'):
+        lines = file.read_bytes().splitlines(keepends=True)
+        n = next((i for i,o in enumerate(lines) if not _whole(o)), len(lines))
+        if n == len(lines): return
+        print(f"'{file}' is damaged in line {n+1}: the search goes on from what stands before it.")
+        part = file.with_suffix('.part')
+        part.write_bytes(b''.join(lines[:n]))
+        part.replace(file)
+
+def _whole(line):
+    try: json.loads(line); return line.endswith(b'\n')
+    except ValueError: return False
+
 def _study(path, key):
     "The search of that key, from its file where there is one"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if path: Path(path).mkdir(parents=True, exist_ok=True)
+    if path: _mend(Path(path))
     storage = JournalStorage(JournalFileBackend(str(Path(path)/'search.jsonl'), _Lock(str(Path(path)/'search.lock')))) if path else InMemoryStorage()
     study = optuna.create_study(storage=storage, study_name=key, direction='maximize', load_if_exists=True)
     for t in study.get_trials(deepcopy=False):
@@ -125,7 +144,7 @@ def _study(path, key):
 
 def _key(learn, split, algorithm, budget, oracles, seed):
     "What a search is about, in twelve hexadecimal digits"
-    h = hashlib.sha256(f"{split.key} {getattr(recipe_of(learn), 'key', 'function')} {algorithm.key} {json.dumps(algorithm.space)} {budget} {oracles} {seed} {digest(learn.model)}".encode())
+    h = hashlib.sha256(f"{split.key} {split.held} {getattr(recipe_of(learn), 'key', 'function')} {algorithm.key} {json.dumps(algorithm.space)} {budget} {oracles} {seed} {digest(learn.model)}{_loss_key(learn.loss_func)}".encode())
     return h.hexdigest()[:12]
 
 # %% ../nbs/43_tune.ipynb #8a7882e6
@@ -143,6 +162,18 @@ class Tuning:
         at = ''.join(f'; {k} is on the edge of [{lo:.3g}, {hi:.3g}]: more runs, or a range of your own, may find better' for k,(lo,hi) in self.edges.items())
         return f"score {self.score:.3f} after {len(self.trials)} runs (as given {self.given:.3f}, doing nothing {self.nothing:.3f}, retraining {self.retrained:.3f}){at}"
 
+# %% ../nbs/43_tune.ipynb #f0b94c83
+def _can_be_searched(algorithm):
+    "Refuse an algorithm whose ranges, or whose own settings within them, do not make a search"
+    name = type(algorithm).__name__
+    if not algorithm.space: raise Refused(f"{name} has no settings to search.")
+    for k,(low,high) in algorithm.space.items():
+        if k not in algorithm._names(): raise Refused(f"{name} has no setting '{k}' to search: its settings are {', '.join(algorithm._names())}.")
+        if not low < high or isinstance(low, float) and low <= 0: raise Refused(f"The range of {k}, {low} to {high}, is none: give a lower bound above 0, and a higher one.")
+        v = getattr(algorithm, k)
+        with np.errstate(all='ignore'):
+            if v is not None and not np.isfinite(_scale(low, high)[0](v)): raise Refused(f"{k}={v} cannot begin a search, which goes by logarithms: give a value from {low} to {high}.")
+
 # %% ../nbs/43_tune.ipynb #c6326706
 def tune(
     learn,                # A trained learner
@@ -156,13 +187,23 @@ def tune(
 ) -> Algorithm:           # With the settings found; its `tuning` tells how
     "Search the settings of an algorithm on validation samples, on seeds of its own"
     if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm): raise Refused(f"algorithm={algorithm!r} is no algorithm: give an instance such as SCRUB().")
-    if not algorithm.space: raise Refused(f"{type(algorithm).__name__} has no settings to search.")
-    if budget < 10: raise Refused(f"budget={budget} is no search: give 10 runs or more.")
-    if oracles < 2: raise Refused(f"oracles={oracles} cannot be held against each other: ask for 2 or more.")
+    _can_be_searched(algorithm)
+    for k,v,low in (('budget',budget,10), ('oracles',oracles,2), ('seed',seed,0)):
+        if not isinstance(v, int) or v < low: raise Refused(f"{k}={v!r} cannot be: give a whole number, {low} or more.")
+    if path:
+        try: Path(path).mkdir(parents=True, exist_ok=True)
+        except OSError as e: raise Refused(f"The folder '{path}' cannot be written ({e.strerror}): give another.") from None
     split = ForgetSplit(split.dls, split.forget, test=split.valid) # whatever asks for test samples gets those of validation
-    algorithm = algorithm.ready(learn, split)
+    space,algorithm = algorithm.space,algorithm.ready(learn, split)
+    if algorithm.space is not space: algorithm.space = space # of a copy
     told = [seen_by(o.model, split) for o in fit_oracles(learn, split, oracles, path and Path(path)/'oracles', quiet, first=_first)]
-    study,again = _study(path, _key(learn, split, algorithm, budget, oracles, seed)), budget//5
+    key = _key(learn, split, algorithm, budget, oracles, seed)
+    with FileLock(Path(path)/f'{key}.lock') if path else nullcontext(): # one process searches; another waits and finds it done
+        return _searched(_study(path, key), learn, split, algorithm, budget, told, seed, quiet)
+
+def _searched(study, learn, split, algorithm, budget, told, seed, quiet):
+    "The search, from where it stands"
+    again = budget//5
     known = _known(study)
     allowed = partial(_allowed, algorithm, learn, split)
     todo = range(len(known), budget)
@@ -202,6 +243,7 @@ def _score_of(one, oracles):
 # %% ../nbs/43_tune.ipynb #e4cb5fc0
 def shipped() -> pd.DataFrame: # A row a search; `settings` holds an algorithm, `command` what repeats the search
     "The settings that come with the package"
+    import rsu.algorithms # whose settings they are
     rows = json.loads((files('rsu')/'settings.json').read_text())
     return pd.DataFrame([{**r, 'settings': _decode(r['settings'])} for r in rows])
 

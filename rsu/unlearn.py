@@ -23,7 +23,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
 from rsu.value import Refused, Value, choose
-from rsu.data import ForgetSplit, batches, lone, positions, predict, predict_train, read_shard, shuffled, subset, write_shard
+from rsu.data import ForgetSplit, as_they_are, batches, lone, positions, predict, predict_train, read_shard, shuffled, subset, write_shard
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
 from rsu.recipe import _beside
@@ -124,7 +124,7 @@ class Algorithm(Value, Callback):
     space = dict(lr=(1e-4,1e-1), n_epoch=(1,15))   # what a search may change, and between which bounds
     reads = ''                                     # what it reads beside its passes, or in their stead
     acts_if = ''                                   # the setting without which its own events change nothing
-    preparation,ended = 0.,'done'
+    preparation,ended,stilled = 0.,'done',()
     _: KW_ONLY
     n_epoch:int=10           # Epochs
     lr:float=0.01            # Learning rate
@@ -174,8 +174,20 @@ class Algorithm(Value, Callback):
         split   # What must be forgotten
     ):          # An algorithm
         "The algorithm as it will be run on this learner; `Refused` where it cannot be"
+        _sound(self)
         if 'retain data' in self.needs and not len(split.retain): raise Refused(f"{type(self).__name__} trains on retained samples and there are none: leave some out of the forget set.")
         return self
+
+_bounds = [('n_epoch','epochs are a whole number, 0 or more', int, lambda v: v >= 0), ('lr','a learning rate is a number, 0 or more', float, lambda v: v >= 0),
+           *((k,'a batch has a whole number of samples, 1 or more', int, lambda v: v >= 1) for k in ('bs','bs_forget')),
+           ('mom','momentum is a number from 0 to below 1', float, lambda v: 0 <= v < 1), ('wd','weight decay is a number, 0 or more', float, lambda v: v >= 0)]
+
+def _sound(algorithm):
+    "Refuse settings with which there is no fit"
+    for k,what,kind,ok in _bounds:
+        v = getattr(algorithm, k)
+        if v is None or isinstance(v, {int: (int, np.integer), float: (int, float, np.number)}[kind]) and ok(v): continue
+        raise Refused(f"{k}={v!r} cannot be: {what}.")
 
 # %% ../nbs/10_unlearn.ipynb #226c1a95
 @patch
@@ -255,16 +267,17 @@ def before_fit(self:Algorithm):
     targets = {t.target for e in range(self.n_epoch) for t in self.terms(e)}
     if 'teacher' in targets: self.teacher = frozen(self.model)
 
-@patch
-def _still(self:Algorithm, x, still):
-    "Batch statistics of one sample do not exist: while a batch of one passes, batch normalisation uses its running ones"
-    if len(x) == 1:
-        for m in self.model.modules():
-            if isinstance(m, nn.modules.batchnorm._BatchNorm): m.train(not still)
+def _of_one(model, x):
+    "The batch normalisations to be switched to their running statistics while the batch `x` passes: batch statistics of one sample do not exist"
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training] if len(x) == 1 else []
+
+def _train(modules, mode):
+    for m in modules: m.train(mode)
 
 @patch
 def before_batch(self:Algorithm):
-    self._still(self.xb[0], True)
+    self.stilled = _of_one(self.model, self.xb[0])
+    _train(self.stilled, False)
     self.learn.opt.set_hypers(lr=self.lr * self.rate(self._pace(self.epoch + self.iter/self.n_iter)))
 
 @patch
@@ -275,7 +288,7 @@ def _pace(self:Algorithm, epoch):
 
 @patch
 def after_batch(self:Algorithm):
-    self._still(self.xb[0], False)
+    _train(self.stilled, True)
     self._stop_at_target()
 
 # %% ../nbs/10_unlearn.ipynb #e2d55268
@@ -344,12 +357,14 @@ def objective(self:Algorithm,
     "The loss function of the fit: the sum of the terms over the roles in flight; in validation the learner's own"
     if not self.training: return self.own_loss(pred, *yb)
     loss,device = 0.,pred.device
+    _train(self.stilled, True) # the batch that they were switched for has passed
     for i,(role,(at,b)) in enumerate(self.learn.dls.train.now.items()):
         *xb,y = (*self.xb, *yb) if i == 0 else _plain(b, device)
         if i > 0:
-            self._still(xb[0], True)
+            one = _of_one(self.model, xb[0])
+            _train(one, False)
             pred = self.model(*xb).float()
-            self._still(xb[0], False)
+            _train(one, True)
         loss = loss + self._role(role, pred, xb, y, at)
     return loss
 
@@ -358,8 +373,8 @@ def objective(self:Algorithm,
 def stream(self:Algorithm,
     at # Positions in the training set, (n,)
 ):     # Pairs: inputs (a tuple of tensors) and labels (n,)
-    "The samples `at` in batches of `bs`, in their order, on the model's device"
-    for b in subset(self.split.dls.train, at, self.bs):
+    "The samples `at` in batches of `bs`, in their order and as they are (not augmented), on the model's device"
+    for b in as_they_are(self.split.dls.train, at, self.bs):
         *xb,y = _plain(b, next(self.model.parameters()).device)
         yield tuple(xb),y
 
@@ -414,28 +429,30 @@ def forget(self:Algorithm,
     "Fit `learn` for one stage; only its weights are other afterwards"
     feed,learns = self._begin(learn, split, stage, seed, until),{p: p.requires_grad for p in learn.model.parameters()}
     try:
-        with no_random(seed), borrowed(learn, feed, quiet, loss_func=self.objective, opt_func=optimiser(self.opt, self.mom, self.wd), opt=None):
+        with no_random(seed), borrowed(learn, feed, quiet, loss_func=self.objective, opt_func=optimiser(self.opt, self.mom, self.wd), opt=None, lr=self.lr, wd=self.wd):
             self.good,self.began = _copied(learn.model),perf_counter()
             learn.fit(self.n_epoch, self.lr, cbs=[self, StepSeed(seed), *L(cbs)])
             if not self.n_epoch: self.preparation = perf_counter() - self.began
-            if not self.n_epoch or self.ended == 'target reached': self._guard(learn)
+            if not self.n_epoch: self._guard(learn)
     finally:
         for p,was in learns.items(): p.requires_grad_(was)
 
 # %% ../nbs/10_unlearn.ipynb #7f7e45ed
 class Diverged(UserWarning):
-    "An algorithm lost what had to be retained; the last good weights are kept"
+    "What had to be retained was lost"
 
 # %% ../nbs/10_unlearn.ipynb #5d03e2e5
 @patch
 def _retained(self:Algorithm, model):
-    "Accuracy on up to 256 of the retained samples; -1 where a weight is no number"
+    "Accuracy on up to 256 of the retained samples; 0 where they are all read as one class and are not, -1 where a weight is no number"
     if not all(torch.isfinite(p).all() for p in model.parameters()): return -1.
     at = self.split.retain
     at = at[::max(1, len(at)//256)][:256]
     if not len(at): return 1.
     logits,y = predict_train(model, self.split.dls, at)
-    return (logits.argmax(1) == y).double().mean().item() if torch.isfinite(logits).all() else -1.
+    if not torch.isfinite(logits).all(): return -1.
+    read = logits.argmax(1)
+    return 0. if len(read.unique()) == 1 < len(y.unique()) else (read == y).double().mean().item()
 
 @patch
 def _guard(self:Algorithm, learn):
@@ -445,8 +462,13 @@ def _guard(self:Algorithm, learn):
     if level >= self.begun/2: self.good = _copied(learn.model); return
     learn.model.load_state_dict(self.good)
     self.ended = 'diverged'
-    fell = 'a weight or a logit is no number any more' if level < 0 else f'the accuracy on retained samples fell from {self.begun:.2f} to {level:.2f}'
+    fell = 'a weight or a logit is no number any more' if level < 0 else f'the accuracy on retained samples fell from {self.begun:.2f} to {level:.2f}' if level else 'retained samples of all classes are read as one'
     warnings.warn(f"{self!r} diverged: {fell}. The last good weights are kept; {self.lower}.", Diverged, stacklevel=2)
+
+def _lost(how, told):
+    "Warn where several stages, each within its bounds, have together lost what had to be retained"
+    first,last = told[0]['retain'],told[-1]['retain']
+    if len(told) > 2 and last < first/2: warnings.warn(f"{how!r}: in {len(told)-1} stages the accuracy on retained samples fell from {first:.2f} to {last:.2f}. Nothing was put back: lower lr, or give a repair.", Diverged, stacklevel=3)
 
 @patch
 def _before(self:Algorithm, learn):
@@ -466,6 +488,13 @@ def before_train(self:Algorithm):
 def after_train(self:Algorithm):
     self._guard(self.learn)
     if self.ended == 'diverged': raise CancelFitException
+
+@patch
+def after_cancel_epoch(self:Algorithm): self.after_train() # which is left out when a callback ends the epoch, or the fit, from within
+
+@patch
+def after_cancel_fit(self:Algorithm):
+    if self.ended != 'diverged': self._guard(self.learn)
 
 # %% ../nbs/10_unlearn.ipynb #28de9228
 @patch
@@ -537,7 +566,7 @@ def _by_group(seen, split, groups):
 
 @dataclass(repr=False)
 class Unlearning:
-    "What was done to a model: `learn.unlearning`"
+    "What was done to a model: `learn.unlearning`. A pickle of it, `learn.export` among them, has neither `parent` nor `split`"
     parent:Learner        # The learner that was given, as it was
     split:ForgetSplit     # What had to be forgotten
     how:Value             # Algorithm or sequence, with its epochs and learning rate
@@ -559,7 +588,10 @@ class Unlearning:
     def cost(self) -> dict:
         "steps, samples fed to them, seconds, and the peak of memory (MB)"
         return dict(steps=self.steps, samples=int(self.stages.samples.sum()), seconds=self.seconds, memory=float(self.stages.memory.max()))
-    def __repr__(self): return f"{self.how} forgot {len(self.split)} samples in {len(self.stages)} stages, {self.steps} steps, {self.seconds:.1f} s (seed {self.seed})"
+    def __getstate__(self):
+        "A file, as `learn.export` makes it, holds neither the old weights nor the data, which are what had to be forgotten"
+        return dict(self.__dict__, parent=None, split=None)
+    def __repr__(self): return f"{self.how} forgot {int(self.stages.n.sum())} samples in {len(self.stages)} stages, {self.steps} steps, {self.seconds:.1f} s (seed {self.seed})"
 
 # %% ../nbs/10_unlearn.ipynb #e98839ce
 @torch.no_grad()
@@ -569,10 +601,13 @@ def _classifies(learn):
     with evaluating(learn.model): shape = tuple(learn.model(*xb).shape)
     if len(shape) != 2 or shape[1] < 2: raise Refused(f"The model gives {shape[1:]} numbers for a sample: rsu forgets from classifiers with one logit a class (N, C), two classes or more.")
 
-def _asked(learn, split, how, n_epoch=None, lr=None):
+def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     "The algorithm or sequence as it will be run; `Refused` where it cannot be"
     if isinstance(how, type) or not hasattr(how, 'stages'): raise Refused(f"how={how!r} is no algorithm: give an instance such as SCRUB(), or a SeqUnlearn around one.")
+    if not isinstance(seed, (int, np.integer)) or seed < 0: raise Refused(f"seed={seed!r} is no seed: give a whole number, 0 or more.")
     if len(learn.dls.train_ds) != split.N: raise Refused(f"The learner was trained on {len(learn.dls.train_ds)} samples and the split speaks of {split.N}: make the split from learn.dls.")
+    new = np.setdiff1d(split.retain, positions(learn.dls.train))
+    if len(new): raise Refused(f"The split would retain position {new[0]}, which this learner does not train on: it was forgotten before, or never trained on. Make the split from learn.dls.")
     _classifies(learn)
     _beside(learn.loss_func, learn.model)
     return how.given(n_epoch, lr).ready(learn, split)
@@ -629,8 +664,9 @@ def unlearn(
     until=None              # Stop when the samples to forget are known no better than this: an accuracy in [0, 1], 'valid' (that of validation, before) or oracles (their mean)
 ) -> Learner:               # A new learner; its `unlearning` tells what was done
     "Make a learner that has forgotten: a copy of `learn`, changed by `how` stage after stage"
-    how = _asked(learn, split, how, n_epoch, lr)
+    how = _asked(learn, split, how, n_epoch, lr, seed)
     todo,new = how.stages(split), _twin(learn, split.retain_dls)
+    if until is not None and not any(s.steps for s in todo): raise Refused(f"until= ends a fit at a step, and {how!r} has none that could be the last: leave it out.")
     told,done,rows = [seen_by(new.model, split)],[],[]
     aim = lambda until: _target(until, split, told[0])
     wanted = aim(until)
@@ -646,6 +682,7 @@ def unlearn(
         rows.append(dict(stage=len(done), group=s.name, n=len(s.forget), steps=meter.steps, samples=meter.samples, seconds=meter.seconds+one.preparation, memory=peak.mb, ended=one.ended))
         if todo: todo = how.again(todo, split, new)
         if kept: kept.keep(todo, done, rows, told, new)
+    _lost(how, told)
     groups = {s.name: s.forget for s in done if len(s.forget)} if len(done) > 1 else {}
     before,*after = [_by_group(o, split, groups) for o in told]
     new.unlearning = Unlearning(learn, split, how, seed, before, pd.DataFrame([{**r, **o} for r,o in zip(rows, after)]), groups, told)
