@@ -405,8 +405,9 @@ def _column(dls, by):
     if len(values) != len(dls.train_ds): raise Refused(f"by= holds {len(values)} values for {len(dls.train_ds)} training samples: give one a sample.")
     return values
 
-def _read_csv(path, words):
-    "The ids in a CSV file, its column 'id' or its only column; as `words`, or else as numbers where they are such"
+def _read_csv(path, dls, by):
+    "The ids in a CSV file, its column 'id' or its only column; as words where those of the data are words, '007' too"
+    words = by is not None and any(isinstance(o, str) for o in _column(dls, by))
     if not Path(path).exists(): raise Refused(f"There is no file '{path}': give the path of a CSV file with a column 'id'.")
     try: df = pd.read_csv(path, dtype=str if words else None, keep_default_na=not words)
     except pd.errors.EmptyDataError: df = pd.DataFrame({'id': []})
@@ -446,7 +447,7 @@ def _ask(dls, forget, by, seed):
         if kind == 'class' and what: return np.intersect1d(_class(what, dls), pool)
         if not str(forget).endswith('.csv'):
             raise Refused(f"forget='{forget}' is not understood: give positions, a mask, 'random:60', 'random:0.05', 'class:3' or the path of a .csv of ids.")
-        forget = _read_csv(forget, words=by is not None and _column(dls, by).dtype.kind not in 'iufb')
+        forget = _read_csv(forget, dls, by)
     elif np.ndim(forget) == 0: raise Refused(f"forget={forget} could be a position or a class: say [{forget}] or 'class:{forget}'.")
     forget = forget.cpu().numpy() if isinstance(forget, torch.Tensor) else np.asarray(forget)
     if by is not None:

@@ -95,7 +95,7 @@ def _wanted(ledger, dls, request, known, seed):
     "Positions that a request asks for and that are not forgotten yet"
     whole = subset_dls(dls, np.union1d(positions(dls.train), np.flatnonzero(known)))
     if ledger.by is not None:
-        ids = _read_csv(request) if isinstance(request, (str,Path)) else np.atleast_1d(np.asarray(request))
+        ids = _read_csv(request, whole, ledger.by) if isinstance(request, (str,Path)) else np.atleast_1d(np.asarray(request))
         request = ids[~ledger.knows(ids)]
         if not len(request): return np.array([], dtype=np.int64)
     at = ForgetSplit(whole, request, ledger.by, seed).forget

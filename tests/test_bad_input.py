@@ -83,6 +83,17 @@ def test_numbers(option, value, here, capsys): refused(capsys, f"--{option.repla
 @pytest.mark.parametrize('option, value', [('references', 3), ('references', 1), ('oracles', 1), ('n', 9), ('n', 2000), ('seed', 2**32)])
 def test_numbers_that_do_not_fit(option, value, here, capsys): refused(capsys, f'--{option}', value, says=str(value))
 
+@pytest.mark.parametrize('text', [
+    'oracles = 2.0', 'references = 4.0', 'train_epochs = 1.5', 'seed = "5"', 'seed = 1.5', 'n = 200.0', 'forget = 20', 'data = 3', 'order = 3', 'n_epoch = "3"', 'lr = "x"', 'lr = true',
+    '[algorithm]\nkind = "NegGradPlus"\nlr = "x"', '[algorithm]\nkind = "NegGradPlus"\nlr = -0.01', '[algorithm]\nkind = "NegGradPlus"\nn_epoch = -1', '[algorithm]\nkind = "NegGradPlus"\nbs = 0',
+    '[algorithm]\nlr = 1.0', 'groups = "breaks:0"'])
+def test_values_in_a_file(text, here, capsys):
+    # an option beside the file would win over what the file says of it
+    (here/'run.toml').write_text(text)
+    name = text.split(' =')[0]
+    start = [o for k, v in zip(small[::2], small[1::2]) if k != '--'+name.replace('_', '-') and not (name.startswith('groups') and k == '--groups') for o in (k, v)]
+    refused(capsys, '--config', 'run.toml', '--ranker', 'confidence', '--out', 'out', start=start)
+
 @pytest.mark.parametrize('args', [['--seeds', '3'], ['--data'], ['stray'], ['--lr', '--seed', '3']])
 def test_the_command_itself(args, here, capsys): refused(capsys, *args)
 

@@ -1,5 +1,5 @@
 "A search that is killed and started again finds what it would have found, and none of its runs is made twice."
-import json, shutil, subprocess, time
+import json, shutil, subprocess, sys, time
 
 from common import rsu
 from rsu.tune import settings_for, shipped
@@ -43,3 +43,44 @@ def test_the_settings_that_come_with_the_package():
         assert f'--data {r.data} ' in r.command and f'--forget {r.forget} ' in r.command and '--seed 1000' in r.command
         assert settings_for(r.data, r.network, r.forget, r.settings.name) == r.settings
         assert r.nothing <= 1 and r.retrained <= 1 and r.runs >= 10
+
+# A search of an algorithm that is quick to run, in a script that several processes can run at once.
+script = '''
+from rsu.all import *
+from rsu.tune import tune
+import sys
+dls = digits(n=300)
+other = digits(seed=1, n=300).valid
+learn = Recipe(small_cnn, n_epoch=2, lr=5e-3).fit(dls, quiet=True)
+if 'other' in sys.argv: dls.loaders[1] = other
+best = tune(learn, ForgetSplit(dls, 'random:12', seed=1), FineTune(bs=64), budget=10, oracles=2, path='search', quiet=True)
+print(best, best.tuning.score, len(best.tuning.trials))
+'''
+
+def search(cwd, *args): return subprocess.Popen([sys.executable, 'search.py', *args], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+def told(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out.splitlines()
+
+def test_two_at_once_a_damaged_file_and_other_samples(tmp_path):
+    (tmp_path/'search.py').write_text(script)
+    one, two = [told(p) for p in [search(tmp_path), search(tmp_path)]]
+    assert one == two and done(tmp_path/'search') == 10
+    # a line that is none is cut off, with what stands behind it, and the search goes on to the same end
+    file = tmp_path/'search'/'search.jsonl'
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b''.join(lines[:len(lines)//2]) + lines[len(lines)//2][:9] + b'\0\0\n' + lines[-1])
+    again = told(search(tmp_path))
+    assert 'is damaged in line' in again[0] and again[1:] == one and done(tmp_path/'search') == 10
+    # scores on other validation samples are not those of these
+    assert told(search(tmp_path, 'other')) != one and done(tmp_path/'search') == 20
+
+def test_a_search_that_cannot_be(tmp_path):
+    for args, says in [(['--budget', '5'], 'budget=5'), (['--algorithm', 'unsir'], 'None of these')]:
+        done = subprocess.run([rsu, 'tune', *ask, *args, '--out', 'out'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 2 and says in done.stderr and done.stderr.count('\n') == 1, done.stderr
+
+def test_the_settings_are_known_to_a_process_that_knows_no_algorithm(tmp_path):
+    subprocess.run([sys.executable, '-c', 'from rsu.tune import shipped; assert len(shipped()) > 100'], cwd=tmp_path, check=True, timeout=300)
