@@ -23,7 +23,7 @@ class Retrain(Algorithm):
     needs,space = ('retain data','a recipe'), {}
     reads = 'R, as often as the recipe says'
     _: KW_ONLY
-    n_epoch:int|None=None
+    n_epoch:int|None=None # This and what follows: the recipe's where not given
     lr:float|None=None
     bs:int|None=None
     opt:str|None=None
@@ -102,7 +102,7 @@ class SISA(Algorithm):
     slices:int=5      # Parts of a shard, each with a checkpoint
     vote:str='label'  # 'label' (most votes) or 'mean' (of the softmax)
     _: KW_ONLY
-    n_epoch:int|None=None
+    n_epoch:int|None=None # This and what follows are said in the recipe and refused here
     lr:float|None=None
     bs:int|None=None
     opt:str|None=None
