@@ -105,7 +105,7 @@ def _settled(learn, split, target, lr, bs, per, max_epoch):
 def _original(learn, split):
     "The accuracy on the samples to forget before they were forgotten, as the learner's record has it"
     rec = learn.__dict__.get('unlearning')
-    if rec is None or rec.split.key != split.key: raise Refused("This Learner has no record of having forgotten these samples: give target=, the accuracy on them that the original model had.")
+    if rec is None or rec.split is None or rec.split.key != split.key: raise Refused("This Learner has no record of having forgotten these samples: give target=, the accuracy on them that the original model had.")
     return float(rec.before['forget'])
 
 # %% ../nbs/46_relearn.ipynb #8dcdaf14

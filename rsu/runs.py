@@ -22,7 +22,7 @@ from rsu.value import Refused
 from rsu.recipe import PeakMemory, derived, optimiser, reseed
 from rsu.ensemble import _indirect, _joined, _one_thread, _turn, _widened
 from rsu.reference import _spread
-from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _lost, _twin
+from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _goes_on, _lost, _twin
 
 # %% ../nbs/18_runs.ipynb #f79c1075
 class Job(NamedTuple):
@@ -319,6 +319,8 @@ def unlearn_many(
     if odd := [o for o in jobs if not isinstance(o, (tuple, list))]: raise Refused(f"A job is a split, an algorithm and a seed, and {odd[0]!r} is none: give Job(split, how, seed) or such a tuple.")
     jobs = [Job(*o) for o in jobs]
     hows = [_asked(learn, o.split, o.how, seed=o.seed) for o in jobs]
-    for how,o in zip(hows, jobs): how.stages(o.split) # a sequence of too few steps is refused here
+    for how,o in zip(hows, jobs):
+        _goes_on(learn, o.split)
+        how.stages(o.split) # a sequence of too few steps is refused here
     runs = _carried_out(learn, jobs, hows, executor)
     return runs if quiet or not jobs else iter(progress_bar(runs, total=len(jobs)))

@@ -606,11 +606,14 @@ def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     if isinstance(how, type) or not hasattr(how, 'stages'): raise Refused(f"how={how!r} is no algorithm: give an instance such as SCRUB(), or a SeqUnlearn around one.")
     if not isinstance(seed, (int, np.integer)) or seed < 0: raise Refused(f"seed={seed!r} is no seed: give a whole number, 0 or more.")
     if len(learn.dls.train_ds) != split.N: raise Refused(f"The learner was trained on {len(learn.dls.train_ds)} samples and the split speaks of {split.N}: make the split from learn.dls.")
-    new = np.setdiff1d(split.retain, positions(learn.dls.train))
-    if len(new): raise Refused(f"The split would retain position {new[0]}, which this learner does not train on: it was forgotten before, or never trained on. Make the split from learn.dls.")
     _classifies(learn)
     _beside(learn.loss_func, learn.model)
     return how.given(n_epoch, lr).ready(learn, split)
+
+def _goes_on(learn, split):
+    "Refuse a split by which the learner would train on what it has forgotten before"
+    new = np.setdiff1d(split.retain, positions(learn.dls.train))
+    if len(new): raise Refused(f"The split would retain position {new[0]}, which this learner does not train on: it was forgotten before, or never trained on. Make the split from learn.dls.")
 
 # %% ../nbs/10_unlearn.ipynb #a22492ba
 def digest(
@@ -665,6 +668,7 @@ def unlearn(
 ) -> Learner:               # A new learner; its `unlearning` tells what was done
     "Make a learner that has forgotten: a copy of `learn`, changed by `how` stage after stage"
     how = _asked(learn, split, how, n_epoch, lr, seed)
+    _goes_on(learn, split)
     todo,new = how.stages(split), _twin(learn, split.retain_dls)
     if until is not None and not any(s.steps for s in todo): raise Refused(f"until= ends a fit at a step, and {how!r} has none that could be the last: leave it out.")
     told,done,rows = [seen_by(new.model, split)],[],[]
