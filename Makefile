@@ -40,7 +40,7 @@ demo: $(ENV)
 
 test: check
 	python .ci/notebooks.py $(JOBS) $$($(GPU))
-	python -m pytest tests -q -n $(JOBS) --dist loadfile
+	python -m pytest tests -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(ENV)
 	flags=$$($(GPU)); test -n "$$flags" || { echo 'No CUDA device here: nothing was tested.' >&2; exit 1; }

@@ -11,7 +11,7 @@ from nbdev.test import test_nb
 
 def main(n_workers, flags):
     config = get_config()
-    files = sorted(f.absolute() for f in nbglob(as_path=True))
+    files = sorted((f.absolute() for f in nbglob(as_path=True)), reverse=True) # the long ones come last in the site, and first here
     forks = mp.get_context('forkserver')
     forks.set_forkserver_preload(['nbdev.test', 'fastai.vision.all'])
     os.chdir(config.nbs_path)

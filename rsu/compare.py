@@ -34,7 +34,7 @@ class UnlearnProbe(Ranker):
     def score(self, learn, at):
         new = unlearn(learn, ForgetSplit(learn.dls, at), self.algorithm, self.n_epoch, self.lr, self.seed, quiet=True)
         before,after = (margin(*predict_train(m, learn.dls, at)) for m in (learn.model, new.model))
-        return (after-before).numpy() / new.unlearning.steps
+        return (after-before).numpy() / max(1, new.unlearning.steps) # closed forms take none
 
 # %% ../nbs/42_compare.ipynb #22273bf7
 class Comparison(pd.DataFrame):

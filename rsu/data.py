@@ -23,7 +23,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import default_device, show_image, subplots, to_device
-from rsu.value import Refused, known
+from rsu.value import Refused, known, _integer
 
 # %% ../nbs/01_data.ipynb #6954253f
 class Samples(TensorDataset):
@@ -439,7 +439,7 @@ def _class(what, dls):
 # %% ../nbs/01_data.ipynb #c0525bfb
 def _ask(dls, forget, by, seed):
     "The positions that `forget` asks for, in whichever of its forms"
-    if not isinstance(seed, (int, np.integer)) or seed < 0: raise Refused(f"seed={seed!r} is no seed: give a whole number, 0 or more.")
+    _integer('seed', seed)
     N,pool = len(dls.train_ds), positions(dls.train)
     if isinstance(forget, (str, Path)):
         kind,_,what = str(forget).partition(':')

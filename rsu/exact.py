@@ -6,7 +6,7 @@
 __all__ = ['Retrain', 'Shards', 'SISA', 'Sharded']
 
 # %% ../nbs/11_exact.ipynb #a3ee19a6
-import inspect
+import inspect, warnings
 from dataclasses import KW_ONLY
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
@@ -14,7 +14,7 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from rsu.value import Refused, Value, choose
 from rsu.data import positions, shuffled, subset, with_train
-from rsu.recipe import Recipe, derived, make, n_classes, recipe_of
+from rsu.recipe import Recipe, derived, make, n_classes, recipe_of, _loss_key
 from rsu.unlearn import Algorithm, Stage
 
 # %% ../nbs/11_exact.ipynb #b0cc77a7
@@ -32,6 +32,11 @@ class Retrain(Algorithm):
 
     def stages(self, split): return [Stage('all', split.forget, split.retain, self, [])]
     def budget(self, split): raise Refused("Retrain starts from nothing, so it cannot be one stage after another: give it to unlearn alone.")
+
+    def ready(self, learn, split):
+        if isinstance(recipe_of(learn), Recipe) and _loss_key(learn.loss_func) != _loss_key(getattr(split.dls.train_ds, 'loss_func', None)):
+            warnings.warn("The learner's loss function is not what its recipe trains with, and retraining goes by the recipe. Give it to the data set, learn.dls.train_ds.loss_func = ..., before the model is trained.", stacklevel=2)
+        return super().ready(learn, split)
 
     def forget(self, learn, split, stage, seed, cbs=None, quiet=False, until=None):
         recipe,said = recipe_of(learn), {k: v for k,v in vars(self).items() if k in self._names() and v is not None}

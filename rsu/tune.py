@@ -18,7 +18,7 @@ from fastprogress.fastprogress import progress_bar
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from rsu.value import Refused, _decode
+from rsu.value import Refused, _decode, _integer
 from rsu.data import ForgetSplit
 from rsu.recipe import derived, recipe_of, _loss_key
 from rsu.unlearn import Algorithm, Diverged, digest, seen_by, unlearn
@@ -188,8 +188,7 @@ def tune(
     "Search the settings of an algorithm on validation samples, on seeds of its own"
     if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm): raise Refused(f"algorithm={algorithm!r} is no algorithm: give an instance such as SCRUB().")
     _can_be_searched(algorithm)
-    for k,v,low in (('budget',budget,10), ('oracles',oracles,2), ('seed',seed,0)):
-        if not isinstance(v, int) or v < low: raise Refused(f"{k}={v!r} cannot be: give a whole number, {low} or more.")
+    for k,v,low in (('budget',budget,10), ('oracles',oracles,2), ('seed',seed,0)): _integer(k, v, low)
     if path:
         try: Path(path).mkdir(parents=True, exist_ok=True)
         except OSError as e: raise Refused(f"The folder '{path}' cannot be written ({e.strerror}): give another.") from None

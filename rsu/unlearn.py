@@ -22,7 +22,7 @@ from fastai.callback.core import Callback, CancelFitException, event
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
-from rsu.value import Refused, Value, choose
+from rsu.value import Refused, Value, choose, _integer
 from rsu.data import ForgetSplit, as_they_are, batches, lone, positions, predict, predict_train, read_shard, shuffled, subset, write_shard
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
@@ -604,7 +604,7 @@ def _classifies(learn):
 def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     "The algorithm or sequence as it will be run; `Refused` where it cannot be"
     if isinstance(how, type) or not hasattr(how, 'stages'): raise Refused(f"how={how!r} is no algorithm: give an instance such as SCRUB(), or a SeqUnlearn around one.")
-    if not isinstance(seed, (int, np.integer)) or seed < 0: raise Refused(f"seed={seed!r} is no seed: give a whole number, 0 or more.")
+    _integer('seed', seed)
     if len(learn.dls.train_ds) != split.N: raise Refused(f"The learner was trained on {len(learn.dls.train_ds)} samples and the split speaks of {split.N}: make the split from learn.dls.")
     _classifies(learn)
     _beside(learn.loss_func, learn.model)

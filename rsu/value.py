@@ -8,6 +8,7 @@ __all__ = ['Refused', 'choose', 'known', 'Value']
 # %% ../nbs/00_value.ipynb #f578d2c6
 import difflib, hashlib, json
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import dataclass_transform
 
@@ -26,6 +27,16 @@ def choose(
     near = difflib.get_close_matches(str(name).lower(), list(options), n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(sorted(options))}."
     raise Refused(f"There is no {what} called '{name}': {hint}")
+
+# %% ../nbs/00_value.ipynb #ff7ed600
+def _integer(
+    what:str, # What the number is, for the message
+    n,        # The number
+    low:int=0 # The least that it may be
+) -> int:     # The number
+    "`n`; `Refused` where it is no whole number or less than `low`"
+    if not isinstance(n, Integral) or n < low: raise Refused(f"{what}={n!r} cannot be: give a whole number, {low} or more.")
+    return n
 
 # %% ../nbs/00_value.ipynb #619f8963
 _kinds, _functions = {}, {}

@@ -4,7 +4,7 @@ import json, shutil, subprocess, sys, time
 from common import rsu
 from rsu.tune import settings_for, shipped
 
-ask = '--data digits --n 300 --forget random:12 --algorithm neggradplus --oracles 2 --train-epochs 2 --budget 12 --seed 1000'.split()
+ask = '--data digits --n 300 --forget random:12 --algorithm gradascent --oracles 2 --train-epochs 2 --budget 12 --seed 1000'.split()
 
 def done(out):
     "Runs that the search's file holds, by their score."
@@ -53,7 +53,9 @@ dls = digits(n=300)
 other = digits(seed=1, n=300).valid
 learn = Recipe(small_cnn, n_epoch=2, lr=5e-3).fit(dls, quiet=True)
 if 'other' in sys.argv: dls.loaders[1] = other
-best = tune(learn, ForgetSplit(dls, 'random:12', seed=1), FineTune(bs=64), budget=10, oracles=2, path='search', quiet=True)
+how = FineTune(bs=64)
+how.space = dict(n_epoch=(1,2), lr=(1e-3,1e-2))
+best = tune(learn, ForgetSplit(dls, 'random:12', seed=1), how, budget=10, oracles=2, path='search', quiet=True)
 print(best, best.tuning.score, len(best.tuning.trials))
 '''
 
