@@ -182,12 +182,13 @@ class SeqUnlearn(Value):
     def __post_init__(self):
         for o in self._given():
             if not isinstance(o, Algorithm): raise Refused(f"algorithm={o!r} is no algorithm: give an instance such as SCRUB().")
+        if not self._given(): raise Refused("No group has an algorithm, so nothing would be forgotten: give one, SCRUB() for example.")
         if not isinstance(self.groups, (int, Groups)): raise Refused(f"groups={self.groups!r} are no groups: give a number, or a value such as ByClass().")
         if isinstance(self.groups, int): Quantiles(self.groups)
         if isinstance(self.order, str): choose('order', self.order, _orders)
         choose('pending policy', self.pending, ['held out','retain']); choose('schedule', self.schedule, ['each stage','whole']); choose('policy for the optimiser', self.optimiser, ['fresh','kept'])
         if self.optimiser == 'kept' and isinstance(self.algorithm, (list,tuple)): raise Refused("What one algorithm's optimiser remembers is nothing to another: keep it for a single algorithm only.")
-        if self.repair is not None and (self.repair.n_epoch == 0 or {r for e in range(self.repair.n_epoch) for o in self.repair.passes(e) for r in o} != {'retain'}): raise Refused(f"repair={self.repair!r} does not train on retained samples alone: give FineTune(), for example.")
+        if self.repair is not None and (not isinstance(self.repair, Algorithm) or self.repair.n_epoch == 0 or {r for e in range(self.repair.n_epoch) for o in self.repair.passes(e) for r in o} != {'retain'}): raise Refused(f"repair={self.repair!r} does not train on retained samples alone: give FineTune(), for example.")
         for o in (self.until if isinstance(self.until, (list,tuple)) else [self.until]):
             if o is not None and o != 'valid' and not (isinstance(o, (int,float)) and 0 <= o <= 1): raise Refused(f"until={o!r} is no target of a group: give an accuracy from 0 to 1, or 'valid'.")
         if self.rerank is not None and not (isinstance(self.rerank, type) and hasattr(self.rerank, 'score')): raise Refused(f"rerank={self.rerank!r} is no ranker's class: give Confidence, for example.")

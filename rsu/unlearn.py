@@ -591,7 +591,7 @@ class Unlearning:
     def __getstate__(self):
         "A file, as `learn.export` makes it, holds neither the old weights nor the data, which are what had to be forgotten"
         return dict(self.__dict__, parent=None, split=None)
-    def __repr__(self): return f"{self.how} forgot {int(self.stages.n.sum())} samples in {len(self.stages)} stages, {self.steps} steps, {self.seconds:.1f} s (seed {self.seed})"
+    def __repr__(self): return f"{self.how} forgot {int(self.stages.n.sum())} samples in {len(self.stages)} {'stage' if len(self.stages) == 1 else 'stages'}, {self.steps} steps, {self.seconds:.1f} s (seed {self.seed})"
 
 # %% ../nbs/10_unlearn.ipynb #e98839ce
 @torch.no_grad()
