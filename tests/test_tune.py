@@ -2,6 +2,7 @@
 import json, shutil, subprocess, sys, time
 
 from common import rsu
+from rsu.cli import main
 from rsu.tune import settings_for, shipped
 
 ask = '--data digits --n 300 --forget random:12 --algorithm gradascent --oracles 2 --train-epochs 2 --budget 12 --seed 1000'.split()
@@ -86,3 +87,10 @@ def test_a_search_that_cannot_be(tmp_path):
 
 def test_the_settings_are_known_to_a_process_that_knows_no_algorithm(tmp_path):
     subprocess.run([sys.executable, '-c', 'from rsu.tune import shipped; assert len(shipped()) > 100'], cwd=tmp_path, check=True, timeout=300)
+
+def test_a_search_has_a_seed_of_its_own(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr('rsu.cli.search', lambda s, *args: asked.append(s))
+    for args in (['tune', '--out', 'a'], ['tune', '--seed', '7', '--out', 'a']): main(args)
+    assert [o.seed for o in asked] == [1000, 7]
+    assert all(f'--seed {asked[0].seed}' in c for c in shipped().command if c.startswith('rsu tune '))
