@@ -269,7 +269,10 @@ def before_fit(self:Algorithm):
 
 def _of_one(model, x):
     "The batch normalisations to be switched to their running statistics while the batch `x` passes: batch statistics of one sample do not exist"
-    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training] if len(x) == 1 else []
+    if len(x) > 1: return []
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    if any(m.running_mean is None for m in norms): raise Refused("A batch holds one sample, and the model has a batch normalisation without running statistics: forget more samples at once, or give the layer track_running_stats=True.")
+    return norms
 
 def _train(modules, mode):
     for m in modules: m.train(mode)
