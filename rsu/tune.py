@@ -132,19 +132,19 @@ def _whole(line):
     try: json.loads(line); return line.endswith(b'\n')
     except ValueError: return False
 
-def _study(path, key):
-    "The search of that key, from its file where there is one"
+def _study(path, name):
+    "The study of that name, from its file where there is one"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if path: _mend(Path(path))
     storage = JournalStorage(JournalFileBackend(str(Path(path)/'search.jsonl'), _Lock(str(Path(path)/'search.lock')))) if path else InMemoryStorage()
-    study = optuna.create_study(storage=storage, study_name=key, direction='maximize', load_if_exists=True)
+    study = optuna.create_study(storage=storage, study_name=name, direction='maximize', load_if_exists=True)
     for t in study.get_trials(deepcopy=False):
         if t.state == TrialState.RUNNING: study.tell(t.number, state=TrialState.FAIL) # a run that was killed is run again
     return study
 
-def _key(learn, split, algorithm, budget, oracles, seed):
+def _key(learn, split, algorithm, oracles, seed):
     "What a search is about, in twelve hexadecimal digits"
-    h = hashlib.sha256(f"{split.key} {split.held} {getattr(recipe_of(learn), 'key', 'function')} {algorithm.key} {json.dumps(algorithm.space)} {budget} {oracles} {seed} {digest(learn.model)}{_loss_key(learn.loss_func)}".encode())
+    h = hashlib.sha256(f"{split.key} {split.held} {getattr(recipe_of(learn), 'key', 'function')} {algorithm.key} {json.dumps(algorithm.space)} {oracles} {seed} {digest(learn.model)}{_loss_key(learn.loss_func)}".encode())
     return h.hexdigest()[:12]
 
 # %% ../nbs/43_tune.ipynb #8a7882e6
@@ -182,7 +182,7 @@ def tune(
     budget:int=40,        # Runs of the algorithm in all
     oracles:int=3,        # Models retrained for the search, 2 or more
     seed:int=0,           # Of the search
-    path=None,            # A folder that keeps the search and its oracles: the same call again goes on
+    path=None,            # A folder that keeps the search and its oracles: the same call again goes on, and so does one with a larger budget
     quiet:bool=False      # No progress bar
 ) -> Algorithm:           # With the settings found; its `tuning` tells how
     "Search the settings of an algorithm on validation samples, on seeds of its own"
@@ -196,23 +196,21 @@ def tune(
     space,algorithm = algorithm.space,algorithm.ready(learn, split)
     if algorithm.space is not space: algorithm.space = space # of a copy
     told = [seen_by(o.model, split) for o in fit_oracles(learn, split, oracles, path and Path(path)/'oracles', quiet, first=_first)]
-    key = _key(learn, split, algorithm, budget, oracles, seed)
+    key = _key(learn, split, algorithm, oracles, seed)
     with FileLock(Path(path)/f'{key}.lock') if path else nullcontext(): # one process searches; another waits and finds it done
-        return _searched(_study(path, key), learn, split, algorithm, budget, told, seed, quiet)
+        return _searched(_study(path, key), _study(path, f'{key}-{budget}'), learn, split, algorithm, budget, told, seed, quiet)
 
-def _searched(study, learn, split, algorithm, budget, told, seed, quiet):
-    "The search, from where it stands"
-    again = budget//5
-    known = _known(study)
+def _searched(study, repeats, learn, split, algorithm, budget, told, seed, quiet):
+    "The search, from where it stands; the repeats are of this budget alone"
+    first = budget - budget//5
+    known = lambda: [*_known(study)[:first], *_known(repeats)]
     allowed = partial(_allowed, algorithm, learn, split)
-    todo = range(len(known), budget)
+    todo = range(len(known()), budget)
     for n in todo if quiet else progress_bar(todo):
-        searching = n < budget-again
-        if searching: trial,settings = _search(study, algorithm, seed, known, allowed)
-        else: trial,settings = study.ask(), _best(known)[(n - (budget-again)) % len(_best(known))]
-        _run(study, trial, settings, learn, split, algorithm, told, _first + derived(seed, n) % 2**31, not searching)
-        known = _known(study)
-    return _told(algorithm, known, learn, split, told)
+        if n < first: its,(trial,settings) = study,_search(study, algorithm, seed, known(), allowed)
+        else: its,trial,settings = repeats,repeats.ask(),_best(known())[(n-first) % len(_best(known()))]
+        _run(its, trial, settings, learn, split, algorithm, told, _first + derived(seed, n) % 2**31, n >= first)
+    return _told(algorithm, known(), learn, split, told)
 
 # %% ../nbs/43_tune.ipynb #574dad43
 def _run(study, trial, settings, learn, split, algorithm, told, seed, again):
