@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from fastai.data.transforms import Normalize
 from rsu.value import Refused, choose
-from rsu.data import positions, shuffled, subset
+from rsu.data import as_they_are, positions, shuffled, subset
 from rsu.unlearn import Algorithm, Term, evaluating
 
 # %% ../nbs/16_adversary.ipynb #60453623
@@ -64,7 +64,7 @@ def _moves(split):
     "The `Pixels` of the samples to forget; `Refused` where they are not pixels"
     px = continuous(split.dls.train)
     if px.bounded:
-        p = torch.cat([px.read(b[:-1]).flatten() for b in subset(split.dls.train, split.forget)])
+        p = torch.cat([px.read(b[:-1]).flatten() for b in as_they_are(split.dls.train, split.forget)])
         if p.min() < -1e-3 or p.max() > 1+1e-3: raise Refused(f"The pixels lie from {p.min():.2f} to {p.max():.2f} and not in [0, 1], and no Normalize of the loader says why: give the loader raw pixels, and fastai's Normalize in after_batch.")
     return px
 

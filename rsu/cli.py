@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from torch import nn
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
+from filelock import FileLock
 from rsu.value import Refused, choose
 from rsu.data import ForgetSplit, fingerprint
-from rsu.recipe import Recipe, cifar_resnet18, mlp, small_cnn
+from rsu.recipe import Recipe, cifar_resnet18, mlp, small_cnn, _loss_key
 from rsu.reference import ReferenceBank, read_shard, write_shard
 from rsu.ranking import Ranking, Record, rankers
 from rsu.sequence import ByClass, Groups, Labelled, NaturalBreaks, SeqUnlearn, Singly, Thresholds
@@ -180,7 +181,7 @@ def _budget(s, dls, split):
 def _model(s, dls, out, record):
     "The model to be unlearned: from its file, or trained and kept there; with a record of its training, where there is to be one"
     recipe,path,made = recipe_for(s, dls), out/'model.safetensors', dict(data=fingerprint(dls))
-    made['recipe'] = recipe.key
+    made['recipe'] = recipe.key + _loss_key(getattr(dls.train_ds, 'loss_func', None))
     if path.exists() and (record is None or (out/'record.safetensors').exists()):
         state,facts = read_shard(path)
         if facts == made:
@@ -222,7 +223,7 @@ def run(
     split = _split(s, dls)
     how = _budget(s, dls, split).ready(recipe_for(s, dls).learner(dls), split)
     if isinstance(how.groups, int) or not _top(s.forget) and isinstance(how.groups, (ByClass,Labelled,Singly)): how.stages(Ranking.from_scores(split, np.zeros(len(split)))) # refuses what groups and steps do not allow
-    request = fingerprint(split.dls) if _top(s.forget) else split.key
+    request = f'{fingerprint(split.dls) if _top(s.forget) else split.key} {split.held}'
     if _claim(out, s, request).get('done') and all((out/f).exists() for f in _kept): return out/'report.html'
     print('1/5 The model')
     learn,ranker = _model_and_ranker(s, split.dls, out)
@@ -283,9 +284,10 @@ def search(
         try: best = tune(learn, split, cls(), budget, s.oracles, s.seed, out)
         except Refused as e: print(f'{name} is left out. {e}'); continue
         print(f'{best}: {best.tuning}')
-        rows = json.loads((out/'settings.json').read_text()) if (out/'settings.json').exists() else []
-        rows = [r for r in rows if r['settings']['kind'] != cls.__name__]
-        _write(out/'settings.json', sorted([*rows, _found(s, dls, best, command)], key=lambda r: r['settings']['kind']))
+        with FileLock(out/'settings.lock'): # another process may search other algorithms
+            rows = json.loads((out/'settings.json').read_text()) if (out/'settings.json').exists() else []
+            rows = [r for r in rows if r['settings']['kind'] != cls.__name__]
+            _write(out/'settings.json', sorted([*rows, _found(s, dls, best, command)], key=lambda r: r['settings']['kind']))
     if not (out/'settings.json').exists(): raise Refused("None of these algorithms can be searched here: what is in the way is said of each above.")
     return pd.read_json(out/'settings.json')
 
@@ -317,6 +319,7 @@ def _policy(s):
 def _first(s, dls, by, folder):
     "Refuse a request that cannot be, before a ledger is made for it"
     if _top(s.forget): raise Refused("top:... chooses samples for a study: a request names them, by a .csv of ids.")
+    if by and ':' in s.forget and not Path(s.forget).exists(): raise Refused(f"'{s.forget}' names samples, and a ledger by {by} knows whose they are: give a .csv of values of {by}.")
     if not (Path(folder)/'ledger.json').exists(): ForgetSplit(dls, s.forget, by, s.seed)
 
 def _bank(folder, ledger):

@@ -10,9 +10,11 @@ import hashlib, os
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastprogress.fastprogress import progress_bar
+import rsu
 from rsu.value import Refused
 from rsu.data import ForgetSplit, predict_train
 from rsu.attack import margin
+from rsu.recipe import _loss_key
 from rsu.ranking import Ranker, Ranking
 from rsu.ascent import NegGradPlus
 from rsu.unlearn import Algorithm, digest, seen_by, unlearn
@@ -53,9 +55,9 @@ def _studied(orders, algorithms, seeds, groups, more):
             for s in seeds: yield a,name,s,SeqUnlearn(a, groups, order, seed=s, **more)
         for s in seeds: yield a,'one-shot',s,SeqUnlearn(a, 1, **{k: v for k,v in more.items() if k in ('pending','repair')})
 
-def _file(path, learn, ranking, how, seed, against):
+def _file(path, learn, ranking, how, seed, against, parts):
     "Where the rows of a run are kept"
-    h = hashlib.sha256(f'{ranking.key} {how.key} {seed} {digest(learn.model)} {ranking.held} {against}'.encode() + ranking.scores.tobytes())
+    h = hashlib.sha256(f'{ranking.key} {how.key} {seed} {digest(learn.model)} {ranking.held} {against} {_loss_key(learn.loss_func)} {rsu.__version__} {[(k, at.tolist()) for k,at in parts.items()]}'.encode() + ranking.scores.tobytes())
     return Path(path)/f'run-{h.hexdigest()[:16]}.parquet'
 
 def _rows_in(file):
@@ -91,7 +93,7 @@ def compare_orders(
     rows = _rows(seen_by(learn.model, ranking), refs, parts, algorithm='', order='do nothing', seed=0, steps=0, seconds=0., ended='done')
     for i,(o,seen) in enumerate(zip(oracles, refs)): rows += _rows(seen, refs[:i]+refs[i+1:], parts, algorithm='', order='retrain', seed=i, steps=o.unlearning.steps, seconds=o.unlearning.seconds, ended='done')
     against = ' '.join(digest(o.model) for o in oracles)
-    files = [path and _file(path, learn, ranking, how, s, against) for _,_,s,how in runs]
+    files = [path and _file(path, learn, ranking, how, s, against, parts) for _,_,s,how in runs]
     done = [_rows_in(f) for f in files]
     todo = [i for i,df in enumerate(done) if df is None]
     for j,new in unlearn_many(learn, [(ranking, runs[i][3], runs[i][2]) for i in todo], executor, quiet):

@@ -12,17 +12,17 @@ __all__ = ['Samples', 'Order', 'shuffled', 'lone', 'IndexLoader', 'loaders', 'di
 import copy, hashlib, json, os
 from contextlib import nullcontext
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.utils.data import TensorDataset
+from torch.utils.data import RandomSampler, SequentialSampler, TensorDataset, WeightedRandomSampler
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from fastai.losses import CrossEntropyLossFlat
-from fastai.torch_core import default_device, show_image, subplots, to_device
+from fastai.torch_core import default_device, no_random, show_image, subplots, to_device
 from rsu.value import Refused, known, _integer
 
 # %% ../nbs/01_data.ipynb #6954253f
@@ -270,20 +270,32 @@ def plant(
 def as_fastai(
     dl # A loader, fastai's or PyTorch's
 ):     # A fastai loader
-    "`dl` as a fastai loader: PyTorch's are wrapped, and those over plain tensors are indexed on the device; of a sampler with `indices` it has the positions"
+    "`dl` as a fastai loader: PyTorch's are wrapped, and those over plain tensors are indexed on the device; of a sampler that draws a part it has the positions"
     if isinstance(dl, DataLoader): return dl
+    if not hasattr(dl.dataset, '__len__'): raise Refused("The data set has no length, and samples are forgotten by their position in it: give a data set with __len__ and __getitem__.")
+    bs = dl.batch_size or getattr(dl.batch_sampler, 'batch_size', None)
+    if bs is None: raise Refused("The loader does not say how large its batches are: give it batch_size, or a batch sampler with that attribute.")
     if isinstance(dl.dataset, TensorDataset) and dl.collate_fn is torch.utils.data.default_collate:
-        res = IndexLoader(dl.dataset, bs=dl.batch_size, device=default_device())
-    else: res = DataLoader(dl.dataset, bs=dl.batch_size, num_workers=dl.num_workers, create_batch=dl.collate_fn, device=default_device())
-    some = getattr(dl.sampler, 'indices', None) # as SubsetRandomSampler has them
-    return res if some is None else subset(res, np.sort(np.asarray(some)))
+        res = IndexLoader(dl.dataset, bs=bs, device=default_device())
+    else: res = DataLoader(dl.dataset, bs=bs, num_workers=dl.num_workers, create_batch=dl.collate_fn, device=default_device())
+    some = _drawn(dl.sampler if dl.batch_size else getattr(dl.batch_sampler, 'sampler', dl.sampler), len(dl.dataset))
+    return res if some is None else subset(res, np.unique(np.asarray(some)))
+
+def _drawn(sampler, n):
+    "The positions that a sampler of PyTorch's draws; None for all"
+    if isinstance(sampler, (SequentialSampler,RandomSampler)): return None
+    if isinstance(sampler, WeightedRandomSampler): return np.flatnonzero(np.asarray(sampler.weights))
+    if hasattr(sampler, 'indices'): return sampler.indices # as SubsetRandomSampler has them
+    if isinstance(sampler, (list,tuple,range,np.ndarray,torch.Tensor)): return sampler
+    with no_random(0): seen = {int(o) for o in islice(sampler, n+1)}
+    if len(seen) < n: raise Refused(f"A sampler of the kind {type(sampler).__name__} does not say which samples it draws: give the loader a Subset of the data, or a SubsetRandomSampler.")
 
 def positions(
     dl           # A loader, fastai's or PyTorch's
 ) -> np.ndarray: # Positions in its data set, (n,) int64, as they are before any shuffle
-    "The positions that a loader draws from: all of its data set, or what `subset` left of it"
+    "The positions that a loader draws from: all of its data set, the first `n` of a fastai loader that has fewer, or what `subset` left of it"
     order = as_fastai(dl).get_idxs
-    return order.positions if isinstance(order, Order) else np.arange(len(dl.dataset))
+    return order.positions if isinstance(order, Order) else np.arange(min(len(dl.dataset), getattr(dl, 'n', None) or len(dl.dataset)))
 
 # %% ../nbs/01_data.ipynb #90dc8568
 def subset(
@@ -323,6 +335,7 @@ def with_train(
     "`dls` with another training loader; its other loaders and its settings are shared"
     res = copy.copy(dls)
     res.loaders = [train, *dls.loaders[1:]]
+    if getattr(train, 'dataset', None) is not dls.train_ds: vars(res).pop('_targets', None)
     return res
 
 def subset_dls(
@@ -374,6 +387,7 @@ def targets(
     if not hasattr(dls, '_targets'):
         res = []
         for b in as_they_are(dls.train, np.arange(len(ds)), 512):
+            if not isinstance(b, (tuple,list)) or not all(torch.is_tensor(o) for o in b) or b[-1].numel() != len(b[0]) or b[-1].is_floating_point(): raise Refused("A batch must be tensors, inputs first and last one whole number a sample, its class: give such a data set or collate_fn.")
             if any(not torch.isfinite(o).all() for o in b[:-1]): raise Refused("The data hold NaN or infinite values: remove or mend those samples first.")
             res.append(b[-1].flatten().cpu())
         dls._targets = torch.cat(res).numpy()

@@ -7,6 +7,7 @@ __all__ = ['main_measures', 'fit_oracles', 'measure_table', 'evaluate_runs', 'ev
 
 # %% ../nbs/41_evaluate.ipynb #4f1862cc
 import hashlib, inspect
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -14,7 +15,7 @@ from fastprogress.fastprogress import progress_bar
 import rsu
 from rsu.value import Refused, choose
 from rsu.data import positions, predict, predict_train, read_shard, write_shard
-from rsu.recipe import Recipe, derived, recipe_of, _loss_key
+from rsu.recipe import Recipe, derived, recipe_of, _facts, _loss_key, _made_by, _source
 from rsu.unlearn import digest, seen_by, unlearn
 from rsu.exact import Retrain
 from rsu.attack import attack_p, auc, margin
@@ -44,13 +45,10 @@ def fit_oracles(
 
 # %% ../nbs/41_evaluate.ipynb #a63d6581
 def _code(recipe):
-    "The source of a recipe's function, and of the module that it calls upon; what was typed into a notebook has no module"
-    f = recipe.network if isinstance(recipe, Recipe) else recipe
-    return ''.join(map(_source, (f, inspect.getmodule(f))))
-
-def _source(o):
-    try: return inspect.getsource(o)
-    except (OSError, TypeError): return ''
+    "What a recipe's function is, and the source of the module that it calls upon; what was typed into a notebook has no module"
+    f = _made_by(recipe)
+    while isinstance(f, partial): f = f.func
+    return _facts(_made_by(recipe)) + _source(inspect.getmodule(f))
 
 def _file(path, learn, split, s):
     "Where the oracle of seed `s` is kept"

@@ -33,15 +33,18 @@ class Retrain(Algorithm):
     def stages(self, split): return [Stage('all', split.forget, split.retain, self, [])]
     def budget(self, split): raise Refused("Retrain starts from nothing, so it cannot be one stage after another: give it to unlearn alone.")
 
+    def _recipe(self, learn):
+        recipe,said = recipe_of(learn), {k: v for k,v in vars(self).items() if k in self._names() and v is not None}
+        if said and not isinstance(recipe, Recipe): raise Refused(f"The recipe is a function, so Retrain cannot change {', '.join(said)}: change the function.")
+        return recipe.but(**said) if said else recipe
+
     def ready(self, learn, split):
-        if isinstance(recipe_of(learn), Recipe) and _loss_key(learn.loss_func) != _loss_key(getattr(split.dls.train_ds, 'loss_func', None)):
+        if isinstance(self._recipe(learn), Recipe) and _loss_key(learn.loss_func) != _loss_key(getattr(split.dls.train_ds, 'loss_func', None)):
             warnings.warn("The learner's loss function is not what its recipe trains with, and retraining goes by the recipe. Give it to the data set, learn.dls.train_ds.loss_func = ..., before the model is trained.", stacklevel=2)
         return super().ready(learn, split)
 
     def forget(self, learn, split, stage, seed, cbs=None, quiet=False, until=None):
-        recipe,said = recipe_of(learn), {k: v for k,v in vars(self).items() if k in self._names() and v is not None}
-        if said and not isinstance(recipe, Recipe): raise Refused(f"The recipe is a function, so Retrain cannot change {', '.join(said)}: change the function.")
-        made = make(recipe.but(**said) if said else recipe, split.dls, stage.retain, seed, cbs)
+        made = make(self._recipe(learn), split.dls, stage.retain, seed, cbs)
         learn.model = made.model
 
 # %% ../nbs/11_exact.ipynb #e8a86404
@@ -74,7 +77,9 @@ class Shards(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
         mine = {k.removeprefix(prefix): state_dict.pop(k) for k in [*state_dict] if k.startswith((f'{prefix}members.', f'{prefix}checkpoints.'))}
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        if self.members and not mine: missing_keys.append(f'{prefix}members')
+        own,theirs = ({f'{prefix}members.{i}.{j}' for i,o in enumerate(self.members) for j in range(len(o))}, {prefix+k for k in mine if k.startswith('members.')})
+        missing_keys += sorted(own-theirs); unexpected_keys += sorted(theirs-own)
+        if own != theirs: return # of other shards or slices
         if mine: self.members = [[mine[f'members.{i}.{j}'].cpu().numpy().copy() for j in range(len(o))] for i,o in enumerate(self.members)]
         if mine: self.checkpoints = [[{k: mine[f'checkpoints.{i}.{j}.{k}'].cpu().clone() for k in net.state_dict()} for j in range(len(o)-1)] for i,(net,o) in enumerate(zip(self.nets, self.members))]
 

@@ -77,7 +77,6 @@ class _ClosedForm(Algorithm):
     def ready(self, learn, split):
         one = super().ready(learn, split).but()
         one.learn,one.split,one.own_loss = learn,split,learn.loss_func
-        if not one.learning(): raise Refused(f"No parameter of the model learns, so {type(self).__name__} can change none: unfreeze it first.")
         try:
             with evaluating(learn.model):
                 for xb,y in one.stream(split.forget[:2]): list(sample_grads(learn.model, one.value, xb, y))

@@ -74,8 +74,8 @@ def _read(self:Ledger):
     except ValueError: res = {}
     if 'entries' not in res: raise Refused(f"'{self.file}' is no ledger: restore it from a copy, or name another folder.")
     if res['check'] != _salted(self.key, ['the key'])[0]: raise Refused(f"'{self.key_file}' is not the key of this ledger: give the one that it was made with.")
-    if res['by'] != self._scheme: raise Refused(f"This ledger knows samples by {res['by']} and not by {self._scheme}: open it with the same by=.")
-    return res
+    if res['entries'] and res['by'] != self._scheme: raise Refused(f"This ledger knows samples by {res['by']} and not by {self._scheme}: open it with the same by=.")
+    return res if res['by'] == self._scheme else {k: v for k,v in {**res, 'by': self._scheme}.items() if k != 'data'}
 
 @patch
 def _write(self:Ledger, facts): _replace(self.file, facts)
@@ -107,7 +107,7 @@ def forgotten(self:Ledger,
     dls        # `DataLoaders`
 ) -> np.ndarray: # (N,) bool
     "Which training samples the ledger knows as forgotten"
-    names,which = np.unique(self._named(dls), return_inverse=True)
+    which,names = pd.factorize(self._named(dls))
     return self.knows(names)[which]
 
 @patch
@@ -133,7 +133,7 @@ def add(self:Ledger,
     **facts  # What else the entry holds: figures, words, no sample
 ):
     "Append an entry: a request that was answered"
-    ids = _salted(self.key, np.unique(self._named(dls)[at]))
+    ids = sorted(_salted(self.key, pd.unique(self._named(dls)[at])))
     with self._changing() as all: all['entries'].append(dict(request=len(all['entries'])+1, time=_now(), n=len(at), ids=ids, **facts))
 
 @patch

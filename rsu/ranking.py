@@ -19,7 +19,7 @@ from fastai.learner import Learner
 from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
 from rsu.value import Refused, choose, known
-from rsu.data import ForgetSplit, as_fastai, positions, predict, predict_train, subset, targets
+from rsu.data import ForgetSplit, as_fastai, as_they_are, positions, predict, predict_train, subset, targets
 from rsu.recipe import Meter, StepSeed, borrowed
 from rsu.recipe import _beside
 from rsu.attack import attack_r, entropy, lira, margin, memorization, modified_entropy, privacy_risk, rmia
@@ -259,7 +259,7 @@ def _each(learn, at, bs, f):
     weights = _weights(learn.model)
     device = next(iter(weights.values())).device
     with _evaluating(learn.model):
-        every = [[o.as_subclass(torch.Tensor) for o in to_device(tuple(b), device)] for b in subset(learn.dls.train, at, bs)]
+        every = [[o.as_subclass(torch.Tensor) for o in to_device(tuple(b), device)] for b in as_they_are(learn.dls.train, at, bs)]
         return torch.cat([f(weights, tuple(xs), y).cpu() for *xs,y in every]).numpy()
 
 # %% ../nbs/22_ranking.ipynb #66fbf65a

@@ -7,7 +7,7 @@ __all__ = ['small_cnn', 'cifar_resnet18', 'mlp', 'optimiser', 'TrainOnly', 'deri
            'Augment', 'borrowed', 'Recipe', 'n_classes', 'everywhere', 'recipe_of', 'make']
 
 # %% ../nbs/02_recipe.ipynb #c2097b74
-import hashlib, inspect
+import hashlib, inspect, warnings
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import nn
 from fastai.callback.core import Callback, CancelValidException
+from fastai.callback.data import WeightedDL
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combined_cos
 from fastai.learner import AvgSmoothLoss, Learner, Recorder, defaults
@@ -235,14 +236,32 @@ def _beside(loss, model):
 
 def _loss_key(loss):
     "What tells results of this loss function from those of another; '' for plain cross-entropy"
-    name = '' if loss is None else _loss_facts(loss)
-    return '' if name in ('', _loss_facts(CrossEntropyLossFlat())) else '-' + hashlib.sha256(name.encode()).hexdigest()[:8]
+    name = '' if loss is None else _facts(loss)
+    return '' if name in ('', _facts(CrossEntropyLossFlat())) else '-' + hashlib.sha256(name.encode()).hexdigest()[:8]
 
-def _loss_facts(loss):
-    f = getattr(loss, 'func', loss)
-    held = {k: v for k,v in getattr(f, '__dict__', {}).items() if isinstance(v, (int,float,str)) and k != 'training'}
-    if isinstance(f, nn.Module): held.update({k: v.tolist() for k,v in f.state_dict().items()})
-    return f"{getattr(loss, '__qualname__', type(loss).__qualname__)} {sorted(held.items())}"
+def _source(o):
+    try: return inspect.getsource(o)
+    except (OSError, TypeError): return ''
+
+def _facts(o, seen=()):
+    "What tells a function, a loss or a setting from another, as text: names, sources, and what they hold"
+    if id(o) in seen: return ''
+    its = lambda v: _facts(v, (*seen, id(o)))
+    if isinstance(o, BaseLoss): return its(o.func)
+    if isinstance(o, Value): return o.key
+    if isinstance(o, partial): return f"partial {its(o.func)} {its(o.args)} {its(o.keywords)}"
+    if isinstance(o, (list,tuple)): return f"{[its(v) for v in o]}"
+    if isinstance(o, dict): return f"{sorted((str(k), its(v)) for k,v in o.items())}"
+    if isinstance(o, (torch.Tensor,np.ndarray)): return hashlib.sha256(np.ascontiguousarray(torch.as_tensor(o).detach().cpu().numpy()).tobytes()).hexdigest()
+    if o is None or isinstance(o, (bool,int,float,str)): return repr(o)
+    if inspect.isfunction(o): return f"{o.__qualname__} {_source(o)} {its([c.cell_contents for c in o.__closure__ or ()])} {its(o.__defaults__)} {its(o.__kwdefaults__)}"
+    if isinstance(o, type): return f"{o.__qualname__} {_source(o)}"
+    if isinstance(o, nn.Module): return f"{type(o).__qualname__} {its({k: v for k,v in vars(o).items() if isinstance(v, (int,float,str)) and k != 'training'})} {its(dict(o.state_dict()))} {its(dict(o.named_children()))}"
+    return getattr(o, '__qualname__', type(o).__qualname__)
+
+def _made_by(recipe):
+    "The function at the bottom of a recipe: that makes the network, or the whole training"
+    return recipe.network if isinstance(recipe, Recipe) else _made_by(recipe.recipe) if hasattr(recipe, 'recipe') else recipe
 
 # %% ../nbs/02_recipe.ipynb #bcaba206
 class Recipe(Value):
@@ -290,6 +309,10 @@ def learner(self:Recipe,
     return learn
 
 # %% ../nbs/02_recipe.ipynb #d09e2783
+def _unweighted(dl):
+    if isinstance(dl, WeightedDL) or isinstance(getattr(dl, 'sampler', None), torch.utils.data.WeightedRandomSampler):
+        warnings.warn("The loader draws samples by weight; a training that is repeated, by a recipe, an oracle or a reference, draws each once an epoch.", stacklevel=3)
+
 @patch
 def fit(self:Recipe,
     dls,                # `DataLoaders`
@@ -300,6 +323,7 @@ def fit(self:Recipe,
 ) -> Learner:
     "A fastai `Learner`, trained on `dls`, that carries this recipe; `seed` may be another than the recipe's"
     seed = self.seed if seed is None else seed
+    _unweighted(dls.train)
     learn,train = self.learner(dls, seed), subset(dls.train, positions(dls.train), self.bs, seed)
     if start is not None: learn.model.load_state_dict(start)
     ours = [ParamScheduler(_schedules[self.schedule](self.lr)), StepSeed(seed), *([Augment(seed)] if self.augment else [])]
@@ -344,6 +368,7 @@ def make(
 ) -> Learner:  # Trained on those positions alone
     "A model made from nothing by `recipe`, on a part of the training set"
     if isinstance(recipe, Recipe): return recipe.fit(with_train(dls, subset(dls.train, at)), seed, quiet=True, cbs=cbs)
+    _unweighted(dls.train)
     with no_random(seed), everywhere(cbs): learn = recipe(subset_dls(dls, at, seed=seed))
     if not isinstance(learn, Learner): raise Refused(f"The recipe function returned a {type(learn).__name__}: it must return the trained Learner.")
     learn.dls,learn.recipe = dls,recipe

@@ -13,10 +13,11 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from filelock import FileLock, Timeout
+from torch.utils.data import TensorDataset
 from rsu import __version__
 from rsu.value import Refused
-from rsu.data import at_once, fingerprint, positions, predict, predict_train, read_shard, subset, targets, write_shard
-from rsu.recipe import derived, recipe_of, _loss_key
+from rsu.data import as_fastai, as_they_are, at_once, fingerprint, positions, predict, predict_train, read_shard, subset, targets, write_shard
+from rsu.recipe import derived, recipe_of, _facts, _loss_key, _made_by
 from rsu.ensemble import Trainer, obstacle, _one_thread
 from rsu.attack import margin, privacy_risk
 
@@ -153,14 +154,21 @@ def at(self:ReferenceBank,
 # %% ../nbs/21_reference.ipynb #9870f02b
 def _file(path, seed, k): return path/f'reference-{seed}-{k:04}.safetensors'
 
-def _made_from(dls, recipe): return dict(data=fingerprint(dls), recipe=_recipe_key(recipe)+_loss_key(getattr(dls.train_ds, 'loss_func', None)), rsu=__version__)
+def _made_from(dls, recipe):
+    return {'data': fingerprint(dls), 'recipe': _recipe_key(recipe) + _loss_key(getattr(dls.train_ds, 'loss_func', None)), 'validation samples': _population(dls), 'rsu': __version__}
 
 def _recipe_key(recipe):
-    "What tells recipes apart: a value's key, a function's name and source"
-    if hasattr(recipe, 'key'): return recipe.key
-    try: source = inspect.getsource(recipe)
-    except (OSError, TypeError): source = ''
-    return f"{getattr(recipe, '__name__', 'function').strip('<>')}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+    "What tells recipes apart: a value's key or a function's name, and what the function is"
+    name = recipe.key if hasattr(recipe, 'key') else getattr(recipe, '__name__', 'function').strip('<>')
+    return f"{name}-{hashlib.sha256(_facts(_made_by(recipe)).encode()).hexdigest()[:8]}"
+
+def _population(dls):
+    "Eight hexadecimal digits of the data set of the validation loader, whichever of it the loader draws"
+    if len(dls.loaders) < 2: return 'none'
+    dl = as_fastai(dls.loaders[1])
+    h = hashlib.sha256(str(len(dl.dataset)).encode())
+    for t in dl.dataset.tensors if isinstance(dl.dataset, TensorDataset) else next(as_they_are(dl, np.arange(min(64, len(dl.dataset))), 64)): h.update(np.ascontiguousarray(t.cpu().numpy()).tobytes())
+    return h.hexdigest()[:8]
 
 def _claim(path, made):
     "Note in the folder what the bank is made from; `Refused` where it is another bank's"

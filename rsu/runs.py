@@ -69,6 +69,12 @@ def _done_by(how):
     return sorted({k for k in own if k not in _said and (hasattr(Algorithm, k) or hasattr(event, k))})
 
 # %% ../nbs/18_runs.ipynb #cf5e022b
+def _flat(groups):
+    "The parameters of a splitter's groups"
+    for o in groups:
+        if isinstance(o, torch.Tensor): yield o
+        else: yield from _flat(o)
+
 def alone(
     learn:Learner, # The learner that will be changed
     split,         # What must be forgotten
@@ -79,6 +85,7 @@ def alone(
     if why := _indirect(learn.dls, learn.loss_func): return why
     if split.dls.train_ds is not learn.dls.train_ds: return 'the split has samples of its own'
     if any(isinstance(cb, MixedPrecision) for cb in learn.cbs): return 'the learner is in mixed precision'
+    if len(list(_flat(learn.splitter(learn.model)))) < sum(p.requires_grad for p in learn.model.parameters()): return 'the learner trains a part of the network only'
     if any(m._forward_hooks or m._forward_pre_hooks for m in learn.model.modules()): return 'the network has hooks'
     if x.tensors[0].dim() not in (2,4) or _widened(copy.deepcopy(learn.model), 2) is None: return 'its layers cannot be laid side by side'
     if getattr(how, 'rerank', None): return 'what is left is ranked again after each stage'

@@ -15,8 +15,8 @@ from fastcore.basics import patch
 from fastai.learner import Learner
 from . import __version__
 from .value import Refused
-from .data import ForgetSplit, _read_csv, _with_test, positions, predict, predict_train, read_shard, subset_dls, targets, write_shard
-from .recipe import derived
+from .data import ForgetSplit, _read_csv, _with_test, as_fastai, positions, predict, predict_train, read_shard, subset_dls, targets, write_shard
+from .recipe import derived, recipe_of
 from .attack import lira, margin
 from .ledger import Ledger
 from .sequence import Labelled, SeqUnlearn
@@ -31,9 +31,9 @@ def _called(phi, phi_valid, refs, refs_valid, members, variance):
     score = lira(phi - surer, refs, members, variance=variance)
     return torch.where(score.isnan(), score, (score > 0).double())
 
-def _out_shares(bank, at):
+def _out_shares(bank, at, valid):
     "For each reference the share of the samples `at`, those that it never saw, that the others call members, (K,); NaN where it saw them all"
-    phi,valid,members,res = bank.phi, bank.phi_valid, bank.members, []
+    phi,members,res = bank.phi, bank.members, []
     for k in range(len(bank)):
         o = [i for i in range(len(bank)) if i != k]
         called = _called(phi[k], valid[k], phi[o], valid[o], members[o], bank.variance)
@@ -72,9 +72,9 @@ def drift(
     "Hold a model that has forgotten against the references that never saw the samples"
     phi,a = torch.full((len(learn.dls.train_ds),), torch.nan), alpha/2/look/(look+1)
     phi[at] = margin(*predict_train(learn.model, learn.dls, at))
-    logits,y = predict(learn.model, learn.dls.valid)
-    called,shares = _called(phi, margin(logits, y), bank.phi, bank.phi_valid, bank.members, bank.variance)[at].nanmean().item(), _out_shares(bank, at)
-    lost,right = before - (logits.argmax(1) == y).double().mean().item(), (bank.phi_valid > 0).double().mean(1)
+    (logits,y),valid = predict(learn.model, learn.dls.valid), bank.phi_valid[:,positions(as_fastai(learn.dls.valid))] # of the same samples
+    called,shares = _called(phi, margin(logits, y), bank.phi, valid, bank.members, bank.variance)[at].nanmean().item(), _out_shares(bank, at, valid)
+    lost,right = before - (logits.argmax(1) == y).double().mean().item(), (valid > 0).double().mean(1)
     most = prediction_bound(shares, a, _least(shares, len(at))), prediction_bound(right - right.mean(), a, 1/len(y)) * 2**.5
     return Drift(called, most[0], lost, most[1], _due(called, most[0], lost, most[1]))
 
@@ -116,7 +116,7 @@ def _start(learn, dls, ledger):
     "Note which model the ledger is about; its validation accuracy before the first request"
     own,entries = digest(learn.model), ledger.entries
     with ledger._changing() as facts:
-        if 'start' not in facts:
+        if not entries: # what a request that was refused left is made anew
             logits,y = predict(learn.model, dls.valid)
             facts.update(start=own, valid=(logits.argmax(1) == y).double().mean().item())
         if own not in (facts['start'], *(e['digest'] for e in entries[-1:])): raise Refused(f"The ledger in '{ledger.path}' is about another model: give the learner that its first request was made of, or the one that it ended with.")
@@ -159,7 +159,11 @@ def _answer(new, ledger, split, how, ranker, bank, oracles, before, seed, **kwar
     work = ledger.path/f"work-{ledger.name(split.forget)}"
     _sweep(ledger, work)
     what = split if ranker is None else ranker.rank(new, split)
+    was = {k: v.clone() for k,v in new.model.named_parameters()}
     new = unlearn(new, what, how if hasattr(how, 'stages') or not callable(how) else how(what), seed=derived(seed, n), path=work, **kwargs)
+    if all(torch.equal(v, was[k]) for k,v in new.model.named_parameters()):
+        shutil.rmtree(work, ignore_errors=True)
+        raise Refused(f"{new.unlearning.how!r} changed nothing (it ended: {new.unlearning.stages.ended.iloc[-1]}), so the request is not answered: give other settings, a lower lr where it diverged, or another algorithm.")
     facts = dict(how=_said(new.unlearning.how), seed=derived(seed, n), **_figures(new.unlearning), digest=digest(new.model), rsu=__version__, torch=torch.__version__)
     if ranker is not None: facts['ranker'] = ranker.name
     if oracles: facts['evidence'] = json.loads(evaluate(new, oracles, ledger.path/f'oracles-{n:04}', controls=(), quiet=kwargs['quiet']).to_json(orient='index'))
@@ -189,6 +193,9 @@ def unlearn_stream(
     quiet:bool=False       # Neither progress bar nor validation after each epoch
 ) -> Learner:              # As the last request left it; its `ledger` tells what was done
     "Answer requests one after another: each is forgotten, entered in the ledger, and never trained on again. The same call again goes on"
+    if oracles == 1: raise Refused("oracles=1 cannot be held against another: ask for 2 or more, or none.")
+    if oracles: recipe_of(learn) # refuses a learner that does not say how it was made
+    if bank is not None: bank.phi_valid # refuses a bank without validation margins
     ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger or Path(learn.path)/'ledger')
     dls = _with_test(learn.dls, None, seed)
     with ledger.held():

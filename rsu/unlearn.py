@@ -10,7 +10,7 @@ __all__ = ['Feed', 'Term', 'kl', 'Stage', 'Algorithm', 'frozen', 'evaluating', '
 import copy, hashlib, json, warnings
 from contextlib import contextmanager
 from pathlib import Path
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields
 from time import perf_counter
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -26,7 +26,7 @@ from rsu.value import Refused, Value, choose, _integer
 from rsu.data import ForgetSplit, as_they_are, batches, lone, positions, predict, predict_train, read_shard, shuffled, subset, write_shard
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
-from rsu.recipe import _beside
+from rsu.recipe import _beside, _loss_key, _opts
 
 # %% ../nbs/10_unlearn.ipynb #77769ed6
 def _chunks(at, bs):
@@ -175,6 +175,7 @@ class Algorithm(Value, Callback):
     ):          # An algorithm
         "The algorithm as it will be run on this learner; `Refused` where it cannot be"
         _sound(self)
+        if not {'a recipe','its own training'} & set(self.needs) and not any(p.requires_grad for p in learn.model.parameters()): raise Refused(f"No parameter of the model learns, so {type(self).__name__} can change none: unfreeze it first.")
         if 'retain data' in self.needs and not len(split.retain): raise Refused(f"{type(self).__name__} trains on retained samples and there are none: leave some out of the forget set.")
         return self
 
@@ -184,9 +185,11 @@ _bounds = [('n_epoch','epochs are a whole number, 0 or more', int, lambda v: v >
 
 def _sound(algorithm):
     "Refuse settings with which there is no fit"
+    unset = [f.name for f in fields(algorithm) if f.default is None]
+    if algorithm.opt is not None or 'opt' not in unset: choose('optimiser', algorithm.opt, _opts)
     for k,what,kind,ok in _bounds:
         v = getattr(algorithm, k)
-        if v is None or isinstance(v, {int: (int, np.integer), float: (int, float, np.number)}[kind]) and ok(v): continue
+        if v is None and k in unset or isinstance(v, {int: (int, np.integer), float: (int, float, np.number)}[kind]) and ok(v): continue
         raise Refused(f"{k}={v!r} cannot be: {what}.")
 
 # %% ../nbs/10_unlearn.ipynb #226c1a95
@@ -339,6 +342,7 @@ def measure(self:Algorithm,
 ) -> torch.Tensor:       # A scalar
     "The value of a term on a batch, its weight left out; an algorithm with a target of its own says here what it is"
     if t.target == 'teacher': return kl(self.teach(t.role, xb, y).float(), logits, t.T)
+    if t.target not in ('label','assigned'): raise Refused(f"{type(self).__name__} has a term with the target '{t.target}' and does not say what it is: give it a method `measure`, or one of the targets label, assigned and teacher.")
     if t.target == 'assigned': y = torch.as_tensor(self.labels(at), device=y.device).view_as(y)
     return self.own_loss(logits, y)
 
@@ -409,9 +413,18 @@ def gradient(self:Algorithm,
 
 # %% ../nbs/10_unlearn.ipynb #bd0c4de1
 @patch
+def _fits(self:Algorithm, roles):
+    "Refuse passes and terms of roles that there are not"
+    fed,name = {r for e in range(self.n_epoch) for o in self.passes(e) for r in o},type(self).__name__
+    if odd := sorted(r for r in fed if not len(roles.get(r, ()))): raise Refused(f"{name} draws batches of the role '{odd[0]}', which has no samples here: the roles are {', '.join(k for k,at in roles.items() if len(at))}.")
+    known = fed | ({'forget','retain','made'} if 'mixed' in fed else set())
+    if odd := sorted({t.role for e in range(self.n_epoch) for t in self.terms(e)} - known): raise Refused(f"{name} has a term on the role '{odd[0]}', which is in none of its passes: they draw {', '.join(sorted(fed))}.")
+
+@patch
 def _begin(self:Algorithm, learn, split, stage, seed, until=None):
     "Settle what a fit is about; its `Feed`"
     roles = self.roles(split, stage.forget, stage.retain, seed)
+    self._fits(roles)
     self.own_loss,self.seed,self.split,self.stage,self.until = learn.loss_func,seed,split,stage,until
     self.true,self.c = split.y,n_classes(split.dls)
     return Feed(split.dls.train, roles, {r: self._bs(r) for r in roles}, self._plan(stage, roles), seed)
@@ -598,18 +611,22 @@ class Unlearning:
 
 # %% ../nbs/10_unlearn.ipynb #e98839ce
 @torch.no_grad()
-def _classifies(learn):
+def _classifies(learn, y):
     "Refuse a model that does not give one logit a class"
     *xb,_ = _plain(next(iter(subset(learn.dls.train, positions(learn.dls.train)[:2]))), next(learn.model.parameters()).device)
-    with evaluating(learn.model): shape = tuple(learn.model(*xb).shape)
+    with evaluating(learn.model): out = learn.model(*xb)
+    if not torch.is_tensor(out): raise Refused(f"The model gives a {type(out).__name__} and not a tensor of logits: wrap it so that it gives them alone.")
+    shape = tuple(out.shape)
     if len(shape) != 2 or shape[1] < 2: raise Refused(f"The model gives {shape[1:]} numbers for a sample: rsu forgets from classifiers with one logit a class (N, C), two classes or more.")
+    if y.min() < 0 or y.max() >= shape[1]: raise Refused(f"The labels go from {y.min()} to {y.max()} and the model has {shape[1]} logits: number the classes from 0, and give each a logit.")
 
 def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     "The algorithm or sequence as it will be run; `Refused` where it cannot be"
     if isinstance(how, type) or not hasattr(how, 'stages'): raise Refused(f"how={how!r} is no algorithm: give an instance such as SCRUB(), or a SeqUnlearn around one.")
     _integer('seed', seed)
+    if not isinstance(split, ForgetSplit): raise Refused(f"split={split!r} is no request: give ForgetSplit(learn.dls, ...).")
     if len(learn.dls.train_ds) != split.N: raise Refused(f"The learner was trained on {len(learn.dls.train_ds)} samples and the split speaks of {split.N}: make the split from learn.dls.")
-    _classifies(learn)
+    _classifies(learn, split.y)
     _beside(learn.loss_func, learn.model)
     return how.given(n_epoch, lr).ready(learn, split)
 
@@ -628,9 +645,10 @@ def digest(
 # %% ../nbs/10_unlearn.ipynb #e480e0c7
 class _Kept:
     "What the stages of a run have made so far, in one file that is replaced after each"
-    def __init__(self, path, learn, split, how, seed, target):
+    def __init__(self, path, learn, split, how, seed, target, todo):
         self.file,self.split,self.how = Path(path)/'stages.safetensors',split,how
-        self.made = dict(split=split.key, how=how.key, seed=str(seed), target=str(target), weights=digest(learn.model))
+        plan = hashlib.sha256(b''.join(s.forget.astype(np.int64).tobytes() + b';' for s in todo)).hexdigest()
+        self.made = dict(split=split.key, held=split.held, how=how.key, seed=str(seed), target=str(target), weights=digest(learn.model), loss=_loss_key(learn.loss_func), plan=plan)
 
     def keep(self, todo, done, rows, told, new):
         "Replace the file"
@@ -646,7 +664,7 @@ class _Kept:
         "Put the last whole stage's weights into `new`; what is to do, what is done, and what was told of it"
         try: tensors,facts = read_shard(self.file)
         except Refused as e: print(str(e).split(':')[0] + ': the run begins anew.'); return stages,[],[],[seen_by(new.model, self.split)]
-        if any(facts.get(k) != v for k,v in self.made.items()): raise Refused(f"'{self.file.parent}' keeps the stages of another run (other samples, settings, seed or model): give another folder, or delete it.")
+        if any(facts.get(k) != v for k,v in self.made.items()): raise Refused(f"'{self.file.parent}' keeps the stages of another run (other samples, groups, settings, seed, loss function or model): give another folder, or delete it.")
         part = lambda name: {k.removeprefix(name): v for k,v in tensors.items() if k.startswith(name)}
         new.model.load_state_dict(part('model.'))
         rows,others = json.loads(facts['rows']),json.loads(facts['others'])
@@ -673,11 +691,11 @@ def unlearn(
     how = _asked(learn, split, how, n_epoch, lr, seed)
     _goes_on(learn, split)
     todo,new = how.stages(split), _twin(learn, split.retain_dls)
-    if until is not None and not any(s.steps for s in todo): raise Refused(f"until= ends a fit at a step, and {how!r} has none that could be the last: leave it out.")
+    if until is not None and not any(s.steps for s in todo) or any(s.until is not None and not sum(s.steps) for s in todo): raise Refused(f"until= ends a fit at a step, and {how!r} has none that could be the last: leave it out.")
     told,done,rows = [seen_by(new.model, split)],[],[]
     aim = lambda until: _target(until, split, told[0])
     wanted = aim(until)
-    kept = _Kept(path, learn, split, how, seed, wanted(split.forget)) if path else None
+    kept = _Kept(path, learn, split, how, seed, wanted(split.forget), todo) if path else None
     if kept and kept.file.exists(): todo,done,rows,told = kept.taken_up(todo, new)
     while todo:
         s,*todo = todo
