@@ -329,6 +329,11 @@ def _bank(folder, ledger):
     if Path(folder).exists() or not made.purged[made.path == str(Path(folder).resolve())].notna().any(): return ReferenceBank.open(folder)
     print(f"The bank '{folder}' was purged, so the drift is not judged: fit another on what stays.")
 
+def _take_back(ledger, weights):
+    "Where no request was ever answered, forget that these weights were noted: they may be another model's"
+    with ledger._changing() as facts:
+        if not facts['entries']: facts['made'] = [o for o in facts['made'] if o['path'] != str(Path(weights).resolve())]
+
 # %% ../nbs/60_cli.ipynb #e64f2be6
 def forget(
     s:Settings,    # What to forget, of which data, how; `groups` is 1 and `ranker` confidence where not given
@@ -354,7 +359,8 @@ def forget(
     ranker = None if s.groups == 1 else _ranker(s.ranker, bank=lambda: refs, record=lambda: None, seed=lambda: s.seed)
     with warnings.catch_warnings(record=True) as said:
         for kind in (RetrainingDue, Diverged): warnings.simplefilter('always', kind)
-        new = unlearn_stream(learn, [s.forget], policy, ledger, ranker, refs, s.oracles, seed=s.seed, quiet=True)
+        try: new = unlearn_stream(learn, [s.forget], policy, ledger, ranker, refs, s.oracles, seed=s.seed, quiet=True)
+        except Refused: _take_back(ledger, weights); raise
     for o in said: print(o.message)
     if purge: print('\n'.join(f"Purged of what was forgotten: {os.path.relpath(o.path)}" for o in ledger.purge(new).itertuples()) or 'Nothing to purge.')
     return write_report(out, 'erasure')

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd, pytest, torch
 from common import rsu, shell
 from rsu.cli import main
+from rsu.ledger import Ledger
 from rsu.recipe import Recipe, mlp
 from rsu.reference import ReferenceBank, read_shard
 from safetensors.torch import save_file
@@ -184,3 +185,36 @@ def test_weights_cut_short_and_unknown_persons(here, call, capsys):
     halved(here/'clinic.safetensors')
     assert call(*request('patient-5'), '--out', 'out') == 2 and 'clinic.safetensors' in capsys.readouterr().err
     assert call('--out', 'out') == 2 and '--forget' in capsys.readouterr().err
+
+def test_what_changed_nothing_is_no_answer(here, call, capsys):
+    # the fit diverges and the old weights are put back: no entry, nothing is purged, and the request can be made again
+    assert call(*request('patient-5'), '--algorithm', 'gradascent', '--lr', '1e12', '--purge', '--out', 'out') == 2
+    assert 'changed nothing (it ended: diverged)' in capsys.readouterr().err and not entries() and (here/'clinic.safetensors').exists()
+    assert not list((here/'out').glob('model-*')) and not list((here/'out').glob('work-*'))
+    assert call(*request('patient-5'), '--out', 'out') == 0 and len(entries()) == 1
+
+def test_a_refused_request_binds_nothing(here, call, capsys):
+    from clinic_data import network
+    save_file(network().state_dict(), here/'other.safetensors')
+    assert call(*request('patient-5'), '--weights', 'other.safetensors', '--algorithm', 'unsir', '--out', 'out') == 2
+    (here/'at.csv').write_text('id\n7\n')
+    command = [o for o in ask if o not in ('--by', 'person')]
+    try: main([*command, '--forget', 'at.csv', '--algorithm', 'unsir', '--out', 'out'])
+    except SystemExit as e: assert e.code == 2
+    assert call(*request('patient-5'), '--purge', '--out', 'out') == 0 and len(entries()) == 1
+    assert not (here/'clinic.safetensors').exists() and (here/'other.safetensors').exists() # which this model was not made from
+
+def test_whose_samples_are_asked_for_by_value(here, call, capsys):
+    assert call('--forget', 'class:1', '--out', 'out') == 2
+    assert 'give a .csv of values of person' in capsys.readouterr().err and not (here/'out').exists()
+
+def test_ids_of_several_kinds(tmp_path):
+    dls = Recipe(mlp).learner(loaders_of([4, '4b', 'x'])).dls
+    ledger = Ledger(tmp_path, by='who')
+    ledger.add(dls, [0, 3])
+    assert ledger.forgotten(dls).tolist() == [True, False, False]*10 and len(ledger.entries[0]['ids']) == 1
+
+def loaders_of(ids):
+    from rsu.data import Samples, loaders
+    part = lambda n: (torch.randn(n, 4), torch.arange(n) % 2)
+    return loaders(Samples(*part(30), frame=pd.DataFrame({'who': ids*10})), Samples(*part(10)), Samples(*part(10)))

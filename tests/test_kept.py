@@ -1,0 +1,108 @@
+"What is kept in a folder answers for what made it, and for nothing else."
+import copy
+from functools import partial
+
+import numpy as np, pytest, torch
+from torch import nn
+from torch.nn import functional as F
+from fastai.losses import CrossEntropyLossFlat
+from rsu.all import *
+from rsu.data import Samples
+from rsu.recipe import _loss_key
+from rsu.value import Refused
+
+@pytest.fixture(scope='module')
+def learn(): return Recipe(small_cnn, n_epoch=1, lr=5e-3).fit(digits(n=200), quiet=True)
+
+@pytest.fixture
+def split(learn): return ForgetSplit(learn.dls, 'random:12', seed=0)
+
+def halved(dls, part):
+    "The loaders with a half of the validation samples."
+    n = len(dls.valid_ds)//2
+    x, y = (t[part*n:(part+1)*n] for t in dls.valid_ds.tensors)
+    return loaders(dls.train_ds, Samples(x, y, dls.train_ds.vocab), dls.loaders[2].dataset)
+
+def test_stages_are_those_of_the_ranking_and_the_loss(learn, split, tmp_path):
+    how = SeqUnlearn(NegGradPlus(n_epoch=1, bs=16), 2)
+    one, other = (Ranking.from_scores(split, o) for o in (np.arange(12.), -np.arange(12.)))
+    learn.unlearn(one, how, path=tmp_path, quiet=True)
+    with pytest.raises(Refused, match='groups'): learn.unlearn(other, how, path=tmp_path, quiet=True)
+    smooth = copy.copy(learn)
+    smooth.loss_func = CrossEntropyLossFlat(label_smoothing=.9)
+    with pytest.raises(Refused, match='loss function'): smooth.unlearn(one, how, path=tmp_path, quiet=True)
+    few = ForgetSplit(learn.dls, split.forget, test=subset(learn.dls.loaders[2], range(40)))
+    with pytest.raises(Refused, match='other samples'): learn.unlearn(Ranking.from_scores(few, np.arange(12.)), how, path=tmp_path, quiet=True)
+
+def test_a_study_of_two_groups_is_not_one_of_three(learn, split, tmp_path):
+    ask = dict(algorithms=NegGradPlus(n_epoch=1, bs=16), seeds=range(1), orders=('descending',), oracles=2, quiet=True)
+    risk = Ranking.from_scores(split, np.arange(12.))
+    compare_orders(learn, risk, groups=3, path=tmp_path, **ask)
+    kept, anew = compare_orders(learn, risk, groups=2, path=tmp_path, **ask), compare_orders(learn, risk, groups=2, **ask)
+    told = ['algorithm', 'order', 'seed', 'group', 'n', 'forget']
+    assert sorted(kept[told].values.tolist()) == sorted(anew[told].values.tolist())
+
+def test_a_bank_knows_its_validation_samples(learn, tmp_path):
+    recipe = learn.recipe
+    one, other = (recipe.learner(halved(learn.dls, k)) for k in (0, 1))
+    ReferenceBank.fit(one, 2, tmp_path, quiet=True)
+    with pytest.raises(Refused, match='validation samples'): ReferenceBank.fit(other, 2, tmp_path, quiet=True)
+    part = recipe.learner(copy.copy(one.dls))
+    part.dls.loaders = [one.dls.loaders[0], subset(one.dls.valid, range(9)), one.dls.loaders[2]]
+    assert len(ReferenceBank.fit(part, 2, tmp_path, quiet=True)) == 2 # a part of the same samples
+
+def trained(dls, lr): return Recipe(small_cnn, n_epoch=1, lr=lr).fit(dls, quiet=True)
+
+def closing(lr):
+    def train(dls): return trained(dls, lr)
+    return train
+
+@pytest.mark.parametrize('make', [lambda lr: partial(trained, lr=lr), closing], ids=['partial', 'closure'])
+def test_oracles_and_banks_of_functions_that_hold_something(make, learn, split, tmp_path):
+    from rsu.evaluate import fit_oracles
+    def oracle(lr, path):
+        one = copy.copy(learn)
+        one.recipe = make(lr)
+        return fit_oracles(one, split, 1, path, quiet=True)[0].model.state_dict(), one
+    (slow, one), (fast, two) = oracle(1e-4, tmp_path), oracle(1e-2, tmp_path)
+    assert any(not torch.equal(slow[k], fast[k]) for k in slow)
+    again = oracle(1e-4, tmp_path)[0]
+    assert all(torch.equal(slow[k], again[k]) for k in slow) and len(list(tmp_path.glob('oracle-*'))) == 2
+    ReferenceBank.fit(one, 2, tmp_path/'bank', quiet=True)
+    with pytest.raises(Refused, match='another recipe'): ReferenceBank.fit(two, 2, tmp_path/'bank', quiet=True)
+
+class Own(nn.Module):
+    def __init__(self, smooth): super().__init__(); self.ce = nn.CrossEntropyLoss(label_smoothing=smooth)
+    def forward(self, logits, y): return self.ce(logits, y)
+
+def test_losses_are_told_apart():
+    losses = [CrossEntropyLossFlat(), CrossEntropyLossFlat(label_smoothing=.1), partial(F.cross_entropy, label_smoothing=.2), partial(F.cross_entropy, label_smoothing=.8),
+              partial(F.multi_margin_loss), lambda l, y: F.multi_margin_loss(l, y),
+              Own(.1), Own(.8), nn.CrossEntropyLoss(weight=torch.ones(10)), nn.CrossEntropyLoss(weight=torch.arange(10.))]
+    assert len({_loss_key(o) for o in losses}) == len(losses)
+    assert _loss_key(nn.CrossEntropyLoss()) == _loss_key(CrossEntropyLossFlat()) == _loss_key(None) == ''
+    assert _loss_key(Own(.1)) == _loss_key(Own(.1))
+
+def test_a_run_that_is_done_answers_for_its_test_samples(here, no_report, capsys, monkeypatch):
+    (here/'mine.py').write_text('''
+import os
+from rsu.all import *
+from rsu.data import Samples
+def get():
+    dls = digits(n=200)
+    k, (x, y) = int(os.environ['PART']), dls.loaders[2].dataset.tensors
+    return loaders(dls.train_ds, dls.valid_ds, Samples(x[k*50:(k+1)*50], y[k*50:(k+1)*50], dls.train_ds.vocab))
+''')
+    monkeypatch.syspath_prepend(here)
+    ask = '--data mine:get --forget random:8 --ranker confidence --groups 1 --oracles 2 --train-epochs 1 --algorithm neggradplus --n-epoch 4 --out out'.split()
+    monkeypatch.setenv('PART', '0')
+    assert no_report(*ask) == 0 and no_report(*ask) == 0
+    monkeypatch.setenv('PART', '1')
+    assert no_report(*ask) == 2 and 'other data' in capsys.readouterr().err
+
+def test_a_state_of_other_slices_is_refused():
+    dls, recipe = digits(n=120), Recipe(small_cnn, n_epoch=1)
+    three, two = (SISA(2, k).fit(dls, recipe) for k in (3, 2))
+    for a, b in ((three, two), (two, three)):
+        with pytest.raises(RuntimeError, match='members'): a.model.load_state_dict(b.model.state_dict())
+    three.model.load_state_dict(SISA(2, 3).fit(dls, recipe, seed=1).model.state_dict())

@@ -1,0 +1,147 @@
+"Slips in a class of one's own, in a model or in data: one sentence before anything is changed."
+import copy
+
+import numpy as np, pytest, torch
+from torch import nn
+from torch.utils.data import DataLoader as TorchLoader, Dataset, IterableDataset, RandomSampler, Sampler, SequentialSampler, WeightedRandomSampler, BatchSampler, TensorDataset
+from fastai.data.core import DataLoaders
+from fastai.callback.core import Callback
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from rsu.all import *
+from rsu.runs import alone
+from rsu.unlearn import Algorithm, Term
+from rsu.value import Refused
+
+@pytest.fixture(scope='module')
+def learn(): return Recipe(small_cnn, n_epoch=1, lr=5e-3).fit(digits(n=200), quiet=True)
+
+@pytest.fixture
+def split(learn): return ForgetSplit(learn.dls, 'random:12', seed=0)
+
+class Two(Algorithm):
+    "Passes over both, with whatever terms."
+    n_epoch: int = 1
+    def passes(self, epoch): return (('retain', 'forget'),)
+
+class Misspelt(Two):
+    def terms(self, epoch): return Term('retain'), Term('froget', weight=-1.)
+
+class Unsaid(Two):
+    def terms(self, epoch): return Term('retain'), Term('forget', 'preference')
+
+class Elsewhere(Two):
+    def passes(self, epoch): return (('retain', 'frget'),)
+    def terms(self, epoch): return Term('retain'),
+
+@pytest.mark.parametrize('how, says', [(Misspelt(), 'froget'), (Unsaid(), 'preference'), (Elsewhere(), 'frget')])
+def test_a_class_of_ones_own(how, says, learn, split):
+    with pytest.raises(Refused, match=says): learn.unlearn(split, how, quiet=True)
+
+class Pair(nn.Module):
+    def __init__(self, net): super().__init__(); self.net = net
+    def forward(self, x): return self.net(x), 0
+
+def twin(learn, model):
+    one = copy.copy(learn)
+    one.model = model
+    return one
+
+def test_models(learn, split):
+    frozen = twin(learn, copy.deepcopy(learn.model).requires_grad_(False))
+    for how in (SCRUB(n_epoch=1), FineTune(n_epoch=1), SSD()):
+        with pytest.raises(Refused, match='No parameter of the model learns'): frozen.unlearn(split, how, quiet=True)
+    with pytest.raises(Refused, match='gives a tuple'): twin(learn, Pair(learn.model)).unlearn(split, SCRUB(n_epoch=1), quiet=True)
+    few = twin(learn, nn.Sequential(nn.Flatten(), nn.Linear(64, 5)))
+    with pytest.raises(Refused, match='0 to 9 and the model has 5 logits'): few.unlearn(split, SCRUB(n_epoch=1), quiet=True)
+    with pytest.raises(Refused, match='is no request'): learn.unlearn([1, 2], SCRUB(n_epoch=1), quiet=True)
+
+def test_settings(learn, split):
+    risk = Ranking.from_scores(split, np.arange(12.))
+    for how, says in [(FineTune(opt='sdg'), 'sdg'), (SeqUnlearn((FineTune(), FineTune(opt='sdg')), 2), 'sdg'), (FineTune(lr=None), 'lr=None'), (FineTune(n_epoch=None), 'n_epoch=None'),
+                      (Retrain(n_epoch=0), 'n_epoch=0'), (Retrain(opt='sdg'), 'sdg'), (SeqUnlearn(SSD(), 2, until=.1), 'until=')]:
+        began = []
+        class Watch(Callback):
+            def before_fit(self): began.append(1)
+        with pytest.raises(Refused, match=says): learn.unlearn(risk, how, cbs=Watch(), quiet=True)
+        assert not began
+
+class Rows(Dataset):
+    def __init__(self, y): self.x, self.y = torch.randn(len(y), 1, 8, 8), y
+    def __len__(self): return len(self.y)
+    def __getitem__(self, i): return self.x[i], self.y[i]
+
+class Stream(IterableDataset):
+    def __iter__(self): yield from Rows(torch.zeros(10, dtype=torch.long))
+
+class Words(Rows):
+    def __getitem__(self, i): return dict(x=self.x[i], y=self.y[i])
+
+y = torch.arange(60) % 10
+rows = Rows(y)
+
+@pytest.mark.parametrize('data, says', [(Rows([f'class {i}' for i in y.tolist()]), 'whole number a sample'), (Rows(nn.functional.one_hot(y).float()), 'whole number a sample'),
+                                        (Rows(y.float()), 'whole number a sample'), (Words(y), 'must be tensors')])
+def test_data(data, says):
+    with pytest.raises(Refused, match=says): ForgetSplit(DataLoaders(TorchLoader(data, 16), TorchLoader(rows, 16)), [1, 2]).y
+
+def test_data_without_a_length():
+    with pytest.raises(Refused, match='no length'): ForgetSplit(DataLoaders(TorchLoader(Stream(), 16), TorchLoader(rows, 16)), [1, 2])
+
+class Some(Sampler):
+    def __init__(self, at): self.at = at
+    def __iter__(self): yield from self.at
+    def __len__(self): return len(self.at)
+
+weights = np.where(np.arange(60) < 20, 0., 1.)
+
+@pytest.mark.parametrize('loader, at', [
+    (TorchLoader(rows, 16, sampler=list(range(20, 50))), range(20, 50)),
+    (TorchLoader(rows, 16, sampler=WeightedRandomSampler(weights, 60)), range(20, 60)),
+    (TorchLoader(rows, 16, sampler=RandomSampler(rows, num_samples=30)), range(60)),
+    (TorchLoader(rows, 16, sampler=Some(range(59, -1, -1))), range(60)),
+    (TorchLoader(rows, batch_sampler=BatchSampler(SequentialSampler(rows), 16, False)), range(60)),
+    (TorchLoader(rows, batch_sampler=BatchSampler(list(range(20, 50)), 16, False)), range(20, 50)),
+    (DataLoader(rows, bs=16, n=40), range(40))])
+def test_which_samples_a_loader_draws(loader, at):
+    assert positions(loader).tolist() == list(at)
+    split = ForgetSplit(DataLoaders(loader, TorchLoader(rows, 16)), [at[0]])
+    assert sorted([*split.retain, at[0]]) == list(at)
+
+def test_a_sampler_that_does_not_say():
+    with pytest.raises(Refused, match='Some does not say'): positions(TorchLoader(rows, 16, sampler=Some(range(30))))
+
+def test_labels_are_those_of_the_loaders():
+    dls = digits(n=100)
+    x, y = dls.train_ds.tensors
+    first = with_train(dls, IndexLoader(TensorDataset(x, y), bs=16))
+    targets(first)
+    assert (targets(with_train(first, IndexLoader(TensorDataset(x, (y+1) % 10), bs=16))) == ((y+1) % 10).numpy()).all()
+
+def test_a_part_of_the_network_is_not_trained_beside_others(learn, split):
+    head = copy.copy(learn)
+    head.splitter = lambda m: [list(m[-1].parameters())]
+    assert alone(learn, split, NegGradPlus(n_epoch=1)) == '' and 'part of the network' in alone(head, split, NegGradPlus(n_epoch=1))
+
+class Noisy(Rows):
+    "As fastai's `Datasets`: chance is added where it is the training set's turn."
+    split_idx = 0
+    def set_split_idx(self, i):
+        from contextlib import contextmanager
+        @contextmanager
+        def turn():
+            was, self.split_idx = self.split_idx, i
+            try: yield
+            finally: self.split_idx = was
+        return turn()
+    def __getitem__(self, i): return self.x[i] + (torch.randn(1, 8, 8) if self.split_idx == 0 else 0), self.y[i]
+
+def test_rankers_look_at_samples_as_they_are():
+    dls = DataLoaders(DataLoader(Noisy(y), bs=16), DataLoader(rows, bs=16), device='cpu')
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), nn.CrossEntropyLoss())
+    for ranker in (Confidence(), GradNorm(), Curvature()): assert (ranker.score(learn, np.arange(9)) == ranker.score(learn, np.arange(9))).all(), ranker
+
+def test_weights_of_samples_are_told_of(learn):
+    from fastai.callback.data import WeightedDL
+    dls = with_train(learn.dls, WeightedDL(learn.dls.train_ds, bs=32, shuffle=True, wgts=np.ones(200), num_workers=0))
+    with pytest.warns(UserWarning, match='by weight'): Recipe(small_cnn, n_epoch=1).fit(dls, quiet=True)
