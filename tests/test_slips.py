@@ -9,7 +9,9 @@ from fastai.callback.core import Callback
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from rsu.all import *
+from rsu.data import Samples, read_shard
 from rsu.runs import alone
+from rsu.stream import drift
 from rsu.unlearn import Algorithm, Term
 from rsu.value import Refused
 
@@ -145,3 +147,23 @@ def test_weights_of_samples_are_told_of(learn):
     from fastai.callback.data import WeightedDL
     dls = with_train(learn.dls, WeightedDL(learn.dls.train_ds, bs=32, shuffle=True, wgts=np.ones(200), num_workers=0))
     with pytest.warns(UserWarning, match='by weight'): Recipe(small_cnn, n_epoch=1).fit(dls, quiet=True)
+
+def tensors(file): return read_shard(file)[0]
+
+def test_streams(learn, tmp_path):
+    bare = Learner(learn.dls, learn.model, learn.loss_func)
+    bank = ReferenceBank.fit(learn, 2, tmp_path/'bank', quiet=True)
+    short = ReferenceBank([{k: v for k, v in o.items() if k != 'phi_valid'} for o in map(tensors, bank.shards)], bank.y)
+    for one, kw, says in [(learn, dict(oracles=1), 'oracles=1'), (bare, dict(oracles=2), 'how it was made'), (learn, dict(bank=short), 'validation')]:
+        with pytest.raises(Refused, match=says): one.unlearn_stream([[1, 2]], NegGradPlus(n_epoch=1), tmp_path/'ledger', quiet=True, **kw)
+    assert not (tmp_path/'ledger').exists()
+
+def test_drift_is_told_by_the_validation_samples_that_are_drawn(learn, tmp_path):
+    bank = ReferenceBank.fit(learn, 4, tmp_path, quiet=True)
+    at, f = np.arange(0, len(learn.dls.valid_ds), 2), np.arange(5)
+    x, y = (t[at] for t in learn.dls.valid_ds.tensors)
+    drawn, own = copy.copy(learn), copy.copy(learn)
+    drawn.dls, own.dls = copy.copy(learn.dls), loaders(learn.dls.train_ds, Samples(x, y, learn.dls.train_ds.vocab), learn.dls.loaders[2].dataset)
+    drawn.dls.loaders = [learn.dls.loaders[0], subset(learn.dls.valid, at), learn.dls.loaders[2]]
+    cut = ReferenceBank([dict(o, phi_valid=o['phi_valid'][at]) for o in map(tensors, bank.shards)], bank.y)
+    assert drift(drawn, .5, f, bank) == drift(own, .5, f, cut)
