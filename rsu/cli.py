@@ -18,7 +18,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from filelock import FileLock
 from rsu.value import Refused, choose
-from rsu.data import ForgetSplit, fingerprint
+from rsu.data import ForgetSplit, as_fastai, device_of, fingerprint
 from rsu.recipe import Recipe, cifar_resnet18, mlp, small_cnn, _loss_key
 from rsu.reference import ReferenceBank, read_shard, write_shard
 from rsu.ranking import Ranking, Record, rankers
@@ -40,7 +40,7 @@ def recipe_for(
     dls         # The data of the run
 ) -> Recipe:
     "The recipe by which `rsu run` makes the model to be unlearned"
-    x = dls.one_batch()[0]
+    x = as_fastai(dls.train).one_batch()[0]
     named = {} if s.network is None else dict(network=choose('network', s.network, _networks))
     if named and (s.network == 'mlp') != (x.dim() == 2): raise Refused(f"The network '{s.network}' does not take samples of shape {tuple(x.shape[1:])}: mlp is for tables, the others for images.")
     big = dict(network=cifar_resnet18, n_epoch=30, lr=.1, schedule='cosine', opt='sgd', bs=256, wd=5e-4, augment=True) # RUM's settings
@@ -295,7 +295,7 @@ def search(
 def _learner(s, dls, model, state):
     "The user's model: what the function of that name returns, a network or a `Learner`, with these weights"
     made = recipe_for(s, dls).learner(dls) if model is None else named(model)
-    if isinstance(made, nn.Module): made = Learner(dls, made.to(dls.device), getattr(dls.train_ds, 'loss_func', None) or CrossEntropyLossFlat())
+    if isinstance(made, nn.Module): made = Learner(dls, made.to(device_of(dls)), getattr(dls.train_ds, 'loss_func', None) or CrossEntropyLossFlat())
     if not isinstance(made, Learner): raise Refused(f"'{model}' returned a {type(made).__name__}: it must return the network, or a fastai Learner.")
     made.dls = dls
     try: made.model.load_state_dict(state)

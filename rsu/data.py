@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Samples', 'Order', 'shuffled', 'lone', 'IndexLoader', 'loaders', 'digits', 'fashion_mnist', 'cifar10', 'cifar100',
-           'svhn', 'breast_cancer', 'plant', 'as_fastai', 'positions', 'subset', 'batches', 'as_they_are', 'with_train',
-           'subset_dls', 'predict', 'at_once', 'predict_train', 'targets', 'fingerprint', 'ForgetSplit', 'write_shard',
-           'read_shard']
+           'svhn', 'breast_cancer', 'plant', 'as_fastai', 'device_of', 'positions', 'subset', 'batches', 'as_they_are',
+           'with_train', 'subset_dls', 'predict', 'at_once', 'predict_train', 'targets', 'fingerprint', 'ForgetSplit',
+           'write_shard', 'read_shard']
 
 # %% ../nbs/01_data.ipynb #b9578f94
 import copy, hashlib, json, os
@@ -289,6 +289,12 @@ def _drawn(sampler, n):
     if isinstance(sampler, (list,tuple,range,np.ndarray,torch.Tensor)): return sampler
     with no_random(0): seen = {int(o) for o in islice(sampler, n+1)}
     if len(seen) < n: raise Refused(f"A sampler of the kind {type(sampler).__name__} does not say which samples it draws: give the loader a Subset of the data, or a SubsetRandomSampler.")
+
+def device_of(
+    dls           # `DataLoaders`, of fastai's loaders or PyTorch's
+) -> torch.device: # The CPU where they have none
+    "Where the loaders put their batches"
+    return torch.device(as_fastai(dls.train).device or 'cpu')
 
 def positions(
     dl           # A loader, fastai's or PyTorch's

@@ -15,7 +15,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import no_random
 from torch import nn
 from torch.utils.data import TensorDataset
-from rsu.data import IndexLoader, Order
+from rsu.data import IndexLoader, Order, device_of
 from rsu.recipe import Recipe, make, optimiser, reseed
 from rsu.recipe import _draws, _moved, _schedules
 
@@ -32,7 +32,7 @@ def _indirect(dls, loss):
     "Why a step is more than a batch of resident tensors and the cross-entropy of its logits; '' where it is not"
     dl = dls.train
     if not isinstance(dl, IndexLoader) or not isinstance(dl.dataset, TensorDataset) or len(dl.dataset.tensors) != 2: return 'the samples are fetched one by one'
-    if dl.dataset.tensors[0].device.type != torch.device(dls.device).type: return 'the samples do not fit on the device'
+    if dl.dataset.tensors[0].device.type != device_of(dls).type: return 'the samples do not fit on the device'
     if any(len(getattr(dl, k).fs) for k in ('after_item','before_batch','after_batch')): return 'the loader transforms its batches'
     if not _plain(loss): return 'the loss is not plain cross-entropy'
     if any(not _module(cb).startswith('fastai.') for cb in defaults.callbacks): return 'every Learner has callbacks of yours'
@@ -243,7 +243,7 @@ def together(
     dls     # `DataLoaders`
 ) -> int:
     "How many models take their steps together"
-    if obstacle(recipe, dls) or torch.device(dls.device).type != 'cuda': return 1
+    if obstacle(recipe, dls) or device_of(dls).type != 'cuda': return 1
     net,x = recipe.build(dls), dls.train_ds.tensors[0][:2]
     if _by_chance(net, x): return 1
     return 4 if x.dim() not in (2,4) or _widened(net, 2) is None else 16
@@ -265,7 +265,7 @@ class Trainer:
         compile:bool=False # Let `torch.compile` make the kernels: on a GPU, and slower to begin
     ):
         self.recipe,self.dls,self.compile,self.k,self.members = recipe,dls,compile,together(recipe, dls),None
-        self.recorded = torch.device(dls.device).type == 'cuda' and not obstacle(recipe, dls)
+        self.recorded = device_of(dls).type == 'cuda' and not obstacle(recipe, dls)
 
     def __call__(self,
         ats,  # For each model the positions of the training set to train on
@@ -277,7 +277,7 @@ class Trainer:
             for some in _chunks(ats, self.k): yield from zip(some, self._some([ats[i] for i in some], [seeds[i] for i in some]))
 
     def _one(self, at, seed):
-        with _one_thread(self.dls.device):
+        with _one_thread(device_of(self.dls)):
             return make(self.recipe, self.dls, at, seed).model if obstacle(self.recipe, self.dls) else _alone(self.recipe, self.dls, at, seed)
 
     def _some(self, ats, seeds):

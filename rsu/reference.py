@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from torch.utils.data import TensorDataset
 from rsu import __version__
 from rsu.value import Refused
-from rsu.data import as_fastai, as_they_are, at_once, fingerprint, positions, predict, predict_train, read_shard, subset, targets, write_shard
+from rsu.data import as_fastai, as_they_are, at_once, device_of, fingerprint, positions, predict, predict_train, read_shard, subset, targets, write_shard
 from rsu.recipe import derived, recipe_of, _facts, _loss_key, _made_by
 from rsu.ensemble import Trainer, obstacle, _one_thread
 from rsu.attack import margin, privacy_risk
@@ -227,7 +227,7 @@ class _Work:
     def seconds(self, ks):
         "What training the first of these references will take, from four of its steps; None where only doing it can tell"
         r = self.recipe
-        if obstacle(r, self.dls) or torch.device(self.dls.device).type != 'cpu': return None
+        if obstacle(r, self.dls) or device_of(self.dls).type != 'cpu': return None
         at = np.flatnonzero(self.member(ks[0]))
         some,trainer = at[:4*r.bs], Trainer(r.but(n_epoch=1), self.dls)
         for _ in range(2): # the first time all is new
@@ -239,7 +239,7 @@ class _Work:
         "Pairs of a number and the tensors that are kept of that reference"
         if not hasattr(self, 'trainer'): self.trainer = Trainer(self.recipe, self.dls, self.compile)
         members = [self.member(k) for k in ks]
-        with _one_thread(self.dls.device):
+        with _one_thread(device_of(self.dls)):
             return [(ks[i], self.told(net, members[i])) for i,net in self.trainer([np.flatnonzero(m) for m in members], [derived(self.seed, k) for k in ks])]
 
     def told(self, net, member):
@@ -264,7 +264,7 @@ def _spread(work, chunks, executor):
     if executor is None and chunks and each is None: # nobody can tell: one is trained to see
         yield from work(chunks[0])
         chunks,each = chunks[1:], time.perf_counter()-began
-    if executor is None and chunks and each*len(chunks) > _worth and torch.device(work.dls.device).type == 'cpu': executor = _cores(work)
+    if executor is None and chunks and each*len(chunks) > _worth and device_of(work.dls).type == 'cpu': executor = _cores(work)
     if executor is None: return (yield from (o for ks in chunks for o in work(ks)))
     jobs = [executor.submit(work, ks) for ks in chunks]
     try:
@@ -335,7 +335,7 @@ def _fill(work, files, missing, executor, bar):
                 names = {files[f]: f for f in mine}
                 chunks = [list(names)[i:i+size] for i in range(0, len(names), size)]
                 for k,tensors in _spread(work, chunks, executor):
-                    write_shard(names[k], tensors, seed=work.seed, reference=k, device=work.dls.device)
+                    write_shard(names[k], tensors, seed=work.seed, reference=k, device=str(device_of(work.dls)))
                     next(bar, None)
     next(bar, None)
 

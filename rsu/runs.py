@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from fastai.torch_core import no_random
 from fastprogress.fastprogress import progress_bar
 from torch import nn
-from rsu.data import ForgetSplit
+from rsu.data import ForgetSplit, device_of
 from rsu.value import Refused
 from rsu.recipe import PeakMemory, derived, optimiser, reseed
 from rsu.ensemble import _indirect, _joined, _one_thread, _turn, _widened
@@ -41,7 +41,7 @@ class _Runs:
 
     def __call__(self, some):
         "For each pair of a number and its job: the number, the new learner and its warnings"
-        with _one_thread(self.dls.device): return [(k, *self.told(job)) for k,job in some]
+        with _one_thread(device_of(self.dls)): return [(k, *self.told(job)) for k,job in some]
 
     def told(self, job):
         with warnings.catch_warnings(record=True) as said:
@@ -123,7 +123,7 @@ def _weights(one, t, role, at):
 def _assigned(one, w, at, step):
     "The labels (B,) that the algorithm assigns where a sample weighs anything, drawn as at this step of a single run"
     res,has = torch.zeros(len(at), dtype=torch.int64), w != 0
-    reseed(one.split.dls.device, one.seed, step)
+    reseed(device_of(one.split.dls), one.seed, step)
     if has.any(): res[has] = torch.as_tensor(one.labels(at[has])).cpu()
     return res
 
@@ -281,7 +281,7 @@ def _abreast(learn, jobs, hows, k):
     told = [[seen_by(new.model, split)] for new,split in zip(news, splits)]
     members,rows,lost = _Abreast(learn, k),[[] for _ in jobs],set()
     for i,now in enumerate(zip(*stages)):
-        with PeakMemory(learn.dls.device) as peak: steps,samples,seconds,gone = members.stage(learn, splits, now, [derived(s, i) for s in seeds])
+        with PeakMemory(device_of(learn.dls)) as peak: steps,samples,seconds,gone = members.stage(learn, splits, now, [derived(s, i) for s in seeds])
         lost |= gone
         for j in range(len(jobs)):
             told[j].append(seen_by(members.nets[j], splits[j]))
@@ -307,7 +307,7 @@ def _bunches(learn, jobs, hows):
 def _carried_out(learn, jobs, hows, executor):
     "Pairs of a job's number and its learner, as they are done"
     left = range(len(jobs))
-    if executor is None and torch.device(learn.dls.device).type == 'cuda':
+    if executor is None and device_of(learn.dls).type == 'cuda':
         bunches,left = _bunches(learn, jobs, hows)
         for ks in bunches:
             for j,new in _abreast(learn, [jobs[k] for k in ks], [hows[k] for k in ks], _places):

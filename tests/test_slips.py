@@ -167,3 +167,17 @@ def test_drift_is_told_by_the_validation_samples_that_are_drawn(learn, tmp_path)
     drawn.dls.loaders = [learn.dls.loaders[0], subset(learn.dls.valid, at), learn.dls.loaders[2]]
     cut = ReferenceBank([dict(o, phi_valid=o['phi_valid'][at]) for o in map(tensors, bank.shards)], bank.y)
     assert drift(drawn, .5, f, bank) == drift(own, .5, f, cut)
+
+class Net(nn.Sequential):
+    def __init__(self, c_in): super().__init__(nn.Conv2d(c_in, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+
+@pytest.mark.parametrize('loader', [TorchLoader, DataLoader], ids=["PyTorch's", "fastai's"])
+def test_loaders_that_name_no_device(loader, tmp_path):
+    dls = DataLoaders(*(loader(rows, 16) for _ in range(3)))
+    learn = Recipe(Net, n_epoch=1).fit(dls, quiet=True)
+    split = ForgetSplit(dls, [1, 2])
+    (_, one), = unlearn_many(learn, [(split, NegGradPlus(n_epoch=1), 0)], quiet=True)
+    two = learn.unlearn(split, NegGradPlus(n_epoch=1), quiet=True)
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters()))
+    bank = ReferenceBank.fit(learn, 2, tmp_path, quiet=True)
+    assert np.isfinite(PrivacyRisk(bank).score(learn, [1, 2])).all() and len(evaluate(one, oracles=2, quiet=True))
