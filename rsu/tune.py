@@ -167,7 +167,9 @@ def _can_be_searched(algorithm):
     "Refuse an algorithm whose ranges, or whose own settings within them, do not make a search"
     name = type(algorithm).__name__
     if not algorithm.space: raise Refused(f"{name} has no settings to search.")
-    for k,(low,high) in algorithm.space.items():
+    for k,bounds in algorithm.space.items():
+        if not isinstance(bounds, (list,tuple)) or len(bounds) != 2 or not all(isinstance(o, (int,float)) for o in bounds): raise Refused(f"The range of {k}, {bounds!r}, is none: give its lower and its upper bound, two numbers.")
+        low,high = bounds
         if k not in algorithm._names(): raise Refused(f"{name} has no setting '{k}' to search: its settings are {', '.join(algorithm._names())}.")
         if not low < high or isinstance(low, float) and low <= 0: raise Refused(f"The range of {k}, {low} to {high}, is none: give a lower bound above 0, and a higher one.")
         v = getattr(algorithm, k)

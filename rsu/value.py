@@ -68,7 +68,10 @@ def _decode(v):
     if not isinstance(v, dict): return v
     if 'function' in v: return choose('known function', v['function'], _functions)
     d = {k: _decode(o) for k,o in v.items() if k != 'kind'}
-    return choose('kind of value', v['kind'], _kinds)(**d) if 'kind' in v else d
+    if 'kind' not in v: return d
+    kind = choose('kind of value', v['kind'], _kinds)
+    if odd := sorted(d.keys() - kind._names()): raise Refused(f"{v['kind']} has no setting '{odd[0]}': it has {', '.join(kind._names()) or 'none'}.")
+    return kind(**d)
 
 def _show(v): return v.__name__ if callable(v) and hasattr(v, '__name__') else repr(v)
 
