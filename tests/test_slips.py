@@ -158,9 +158,10 @@ def test_streams(learn, tmp_path):
         with pytest.raises(Refused, match=says): one.unlearn_stream([[1, 2]], NegGradPlus(n_epoch=1), tmp_path/'ledger', quiet=True, **kw)
     assert not (tmp_path/'ledger').exists()
 
-def test_drift_is_told_by_the_validation_samples_that_are_drawn(learn, tmp_path):
+def test_drift_is_told_by_the_validation_samples_that_are_drawn(tmp_path):
+    learn = Recipe(small_cnn, n_epoch=6, lr=5e-3).fit(digits(n=200), quiet=True)
     bank = ReferenceBank.fit(learn, 4, tmp_path, quiet=True)
-    at, f = np.arange(0, len(learn.dls.valid_ds), 2), np.arange(5)
+    at, f = np.arange(0, len(learn.dls.valid_ds), 2), np.arange(40)
     x, y = (t[at] for t in learn.dls.valid_ds.tensors)
     drawn, own = copy.copy(learn), copy.copy(learn)
     drawn.dls, own.dls = copy.copy(learn.dls), loaders(learn.dls.train_ds, Samples(x, y, learn.dls.train_ds.vocab), learn.dls.loaders[2].dataset)
