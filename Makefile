@@ -38,6 +38,7 @@ demo: $(ENV)
 	rsu run --data digits --forget random:60 --ranker lira --references 16 --algorithm scrub --groups 3 \
 	    --order descending --seed 0 --out runs/demo
 
+# pytest-xdist would begin with the files of many tests, and end with the longest one alone.
 test: check
 	python .ci/notebooks.py $(JOBS) $$($(GPU))
 	python -m pytest tests -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
