@@ -255,9 +255,11 @@ def _facts(o, seen=()):
     if isinstance(o, (torch.Tensor,np.ndarray)): return hashlib.sha256(np.ascontiguousarray(torch.as_tensor(o).detach().cpu().numpy()).tobytes()).hexdigest()
     if o is None or isinstance(o, (bool,int,float,str)): return repr(o)
     if inspect.isfunction(o): return f"{o.__qualname__} {_source(o)} {its([c.cell_contents for c in o.__closure__ or ()])} {its(o.__defaults__)} {its(o.__kwdefaults__)}"
-    if isinstance(o, type): return f"{o.__qualname__} {_source(o)}"
-    if isinstance(o, nn.Module): return f"{type(o).__qualname__} {its({k: v for k,v in vars(o).items() if isinstance(v, (int,float,str)) and k != 'training'})} {its(dict(o.state_dict()))} {its(dict(o.named_children()))}"
-    return getattr(o, '__qualname__', type(o).__qualname__)
+    if inspect.ismethod(o): return f"{its(o.__func__)} {its(o.__self__)}"
+    if hasattr(o, '__qualname__'): return f"{o.__qualname__} {_source(o)}"
+    held = {k: v for k,v in getattr(o, '__dict__', {}).items() if isinstance(v, (int,float,str,list,tuple)) and k != 'training'}
+    if isinstance(o, nn.Module): held.update(weights=dict(o.state_dict()), parts=dict(o.named_children()))
+    return f"{its(type(o))} {its(held)}"
 
 def _made_by(recipe):
     "The function at the bottom of a recipe: that makes the network, or the whole training"
@@ -310,6 +312,7 @@ def learner(self:Recipe,
 
 # %% ../nbs/02_recipe.ipynb #d09e2783
 def _unweighted(dl):
+    "Warn of weights by which the loader draws samples, since a training that is repeated goes without"
     if isinstance(dl, WeightedDL) or isinstance(getattr(dl, 'sampler', None), torch.utils.data.WeightedRandomSampler):
         warnings.warn("The loader draws samples by weight; a training that is repeated, by a recipe, an oracle or a reference, draws each once an epoch.", stacklevel=3)
 

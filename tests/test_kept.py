@@ -75,13 +75,19 @@ class Own(nn.Module):
     def __init__(self, smooth): super().__init__(); self.ce = nn.CrossEntropyLoss(label_smoothing=smooth)
     def forward(self, logits, y): return self.ce(logits, y)
 
+class Called:
+    "A loss that is neither a function nor a module."
+    def __init__(self, smooth): self.smooth = smooth
+    def __call__(self, logits, y): return F.cross_entropy(logits, y, label_smoothing=self.smooth)
+    def again(self, logits, y): return self(logits, y)
+
 def test_losses_are_told_apart():
     losses = [CrossEntropyLossFlat(), CrossEntropyLossFlat(label_smoothing=.1), partial(F.cross_entropy, label_smoothing=.2), partial(F.cross_entropy, label_smoothing=.8),
               partial(F.multi_margin_loss), lambda l, y: F.multi_margin_loss(l, y),
-              Own(.1), Own(.8), nn.CrossEntropyLoss(weight=torch.ones(10)), nn.CrossEntropyLoss(weight=torch.arange(10.))]
+              Own(.1), Own(.8), Called(.1), Called(.8), Called(.1).again, Called(.8).again, nn.CrossEntropyLoss(weight=torch.ones(10)), nn.CrossEntropyLoss(weight=torch.arange(10.))]
     assert len({_loss_key(o) for o in losses}) == len(losses)
     assert _loss_key(nn.CrossEntropyLoss()) == _loss_key(CrossEntropyLossFlat()) == _loss_key(None) == ''
-    assert _loss_key(Own(.1)) == _loss_key(Own(.1))
+    for o in (Own, Called): assert _loss_key(o(.1)) == _loss_key(o(.1))
 
 def test_a_run_that_is_done_answers_for_its_test_samples(here, no_report, capsys, monkeypatch):
     (here/'mine.py').write_text('''
