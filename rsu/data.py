@@ -400,14 +400,16 @@ def targets(
     return dls._targets
 
 # %% ../nbs/01_data.ipynb #8cc1dab9
+def _update(h, dl, at):
+    "Put samples into a hash: all bytes of resident tensors, the first 64 positions of `at` of others"
+    for t in dl.dataset.tensors if isinstance(dl.dataset, TensorDataset) else next(as_they_are(dl, at[:64], 64)): h.update(np.ascontiguousarray(t.cpu().numpy()).tobytes())
+
 def fingerprint(
     dls # `DataLoaders`
 ) -> str:
     "Twelve hexadecimal digits that tell training sets apart: positions and labels, all bytes of resident tensors, the first batch of others"
     h = hashlib.sha256(positions(dls.train).tobytes() + np.ascontiguousarray(targets(dls)).tobytes())
-    ds = dls.train_ds
-    seen = ds.tensors if isinstance(ds, TensorDataset) else next(as_they_are(dls.train, np.arange(min(64, len(ds))), 64))
-    for t in seen: h.update(np.ascontiguousarray(t.cpu().numpy()).tobytes())
+    _update(h, dls.train, np.arange(len(dls.train_ds)))
     return h.hexdigest()[:12]
 
 # %% ../nbs/01_data.ipynb #d645b2e9
@@ -556,9 +558,9 @@ class ForgetSplit:
         "Twelve hexadecimal digits of the validation and test samples: results that hang on them are told apart by it"
         h = hashlib.sha256()
         for dl in (self.valid, self.test):
-            at,ds = positions(dl),dl.dataset
+            at = positions(dl)
             h.update(at.tobytes())
-            for t in ds.tensors if isinstance(ds, TensorDataset) else next(as_they_are(dl, at[:64], 64)): h.update(np.ascontiguousarray(t.cpu().numpy()).tobytes())
+            _update(h, dl, at)
         return h.hexdigest()[:12]
 
     def __len__(self): return len(self.forget)

@@ -13,10 +13,9 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from filelock import FileLock, Timeout
-from torch.utils.data import TensorDataset
 from rsu import __version__
 from rsu.value import Refused
-from rsu.data import as_fastai, as_they_are, at_once, device_of, fingerprint, positions, predict, predict_train, read_shard, subset, targets, write_shard
+from rsu.data import as_fastai, at_once, device_of, fingerprint, positions, predict, predict_train, read_shard, subset, targets, write_shard, _update
 from rsu.recipe import derived, recipe_of, _facts, _loss_key, _made_by
 from rsu.ensemble import Trainer, obstacle, _one_thread
 from rsu.attack import margin, privacy_risk
@@ -167,7 +166,7 @@ def _population(dls):
     if len(dls.loaders) < 2: return 'none'
     dl = as_fastai(dls.loaders[1])
     h = hashlib.sha256(str(len(dl.dataset)).encode())
-    for t in dl.dataset.tensors if isinstance(dl.dataset, TensorDataset) else next(as_they_are(dl, np.arange(min(64, len(dl.dataset))), 64)): h.update(np.ascontiguousarray(t.cpu().numpy()).tobytes())
+    _update(h, dl, np.arange(len(dl.dataset)))
     return h.hexdigest()[:8]
 
 def _claim(path, made):
