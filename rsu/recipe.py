@@ -7,7 +7,7 @@ __all__ = ['small_cnn', 'cifar_resnet18', 'mlp', 'optimiser', 'TrainOnly', 'deri
            'Augment', 'borrowed', 'Recipe', 'n_classes', 'everywhere', 'recipe_of', 'make']
 
 # %% ../nbs/02_recipe.ipynb #c2097b74
-import hashlib, inspect, warnings
+import hashlib, inspect
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import nn
 from fastai.callback.core import Callback, CancelValidException
-from fastai.callback.data import WeightedDL
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combined_cos
 from fastai.learner import AvgSmoothLoss, Learner, Recorder, defaults
@@ -311,11 +310,6 @@ def learner(self:Recipe,
     return learn
 
 # %% ../nbs/02_recipe.ipynb #d09e2783
-def _unweighted(dl):
-    "Warn of weights by which the loader draws samples, since a training that is repeated goes without"
-    if isinstance(dl, WeightedDL) or isinstance(getattr(dl, 'sampler', None), torch.utils.data.WeightedRandomSampler):
-        warnings.warn("The loader draws samples by weight; a training that is repeated, by a recipe, an oracle or a reference, draws each once an epoch.", stacklevel=3)
-
 @patch
 def fit(self:Recipe,
     dls,                # `DataLoaders`
@@ -326,7 +320,6 @@ def fit(self:Recipe,
 ) -> Learner:
     "A fastai `Learner`, trained on `dls`, that carries this recipe; `seed` may be another than the recipe's"
     seed = self.seed if seed is None else seed
-    _unweighted(dls.train)
     learn,train = self.learner(dls, seed), subset(dls.train, positions(dls.train), self.bs, seed)
     if start is not None: learn.model.load_state_dict(start)
     ours = [ParamScheduler(_schedules[self.schedule](self.lr)), StepSeed(seed), *([Augment(seed)] if self.augment else [])]
@@ -371,7 +364,6 @@ def make(
 ) -> Learner:  # Trained on those positions alone
     "A model made from nothing by `recipe`, on a part of the training set"
     if isinstance(recipe, Recipe): return recipe.fit(with_train(dls, subset(dls.train, at)), seed, quiet=True, cbs=cbs)
-    _unweighted(dls.train)
     with no_random(seed), everywhere(cbs): learn = recipe(subset_dls(dls, at, seed=seed))
     if not isinstance(learn, Learner): raise Refused(f"The recipe function returned a {type(learn).__name__}: it must return the trained Learner.")
     learn.dls,learn.recipe = dls,recipe

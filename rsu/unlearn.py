@@ -23,7 +23,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
 from rsu.value import Refused, Value, choose, _integer
-from rsu.data import ForgetSplit, as_they_are, batches, lone, positions, predict, predict_train, read_shard, shuffled, subset, write_shard
+from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, subset, weights_of, write_shard
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
 from rsu.recipe import _beside, _loss_key, _opts
@@ -35,13 +35,13 @@ def _chunks(at, bs):
     return np.split(at, cuts[:-1] if lone(len(at), bs) else cuts)
 
 class _Stream:
-    "Batches of `positions` without end, shuffled anew by `seed` at every pass"
-    def __init__(self, positions, bs, seed): self.positions,self.bs,self.seed,self.k,self.queue = positions,bs,seed,0,[]
+    "Batches of `positions` without end, drawn anew by `seed` at every pass"
+    def __init__(self, positions, bs, seed, weights=None): self.positions,self.bs,self.seed,self.weights,self.k,self.queue = positions,bs,seed,weights,0,[]
 
     def take(self, n):
         "The next `n` batches, as position arrays"
         while len(self.queue) < n:
-            self.queue += _chunks(shuffled(self.positions, self.seed, self.k), self.bs)
+            self.queue += _chunks(drawn(self.positions, self.weights, self.seed, self.k), self.bs)
             self.k += 1
         res,self.queue = self.queue[:n],self.queue[n:]
         return res
@@ -55,10 +55,11 @@ class Feed(GetAttr):
         roles, # Positions of each role: dict of arrays
         bs,    # Batch size of each role: dict
         plan,  # For each epoch a list of (roles side by side, steps)
-        seed   # Shuffles each role anew at every pass over it
+        seed,  # Draws each role anew at every pass over it
+        weights=None # By position, as in `drawn`; None where every sample comes once a pass
     ):
         self.dl,self.roles,self.plan,self.epoch,self.now,self.made = dl,roles,plan,0,{},None
-        self.streams = {r: _Stream(at, bs[r], derived(seed, i)) for i,(r,at) in enumerate(roles.items())}
+        self.streams = {r: _Stream(at, bs[r], derived(seed, i), weights) for i,(r,at) in enumerate(roles.items())}
 
     def __len__(self): return sum(steps for _,steps in self.plan[self.epoch])
 
@@ -86,6 +87,15 @@ def fetch(self:Feed,
         more = [t[torch.as_tensor(at[at >= N]-N, device=t.device)] for t in self.made]
         b = [torch.cat([t.as_subclass(torch.Tensor), m.to(t)]) for t,m in zip(next(theirs), more)] if len(mine) else more
         yield np.concatenate([mine, at[at >= N]]), tuple(b)
+
+# %% ../nbs/10_unlearn.ipynb #5d49b475
+def _retain_weights(dl, retain, roles):
+    "By position, the loader's weights of what is retained, and NaN for all else, which no pass may miss; None for a loader without weights"
+    weights = weights_of(dl)
+    if weights is None: return
+    res = np.full(max(len(weights), *(1+np.max(at, initial=0) for at in roles.values())), np.nan) # made samples come after the data set's
+    res[retain] = weights[retain]
+    return res
 
 # %% ../nbs/10_unlearn.ipynb #9d8e8c05
 class Term(Value):
@@ -136,8 +146,11 @@ class Algorithm(Value, Callback):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        for o in vars(cls):
-            if o.startswith(('before_','after_')): choose('event', o, [e for e in dir(event) if e[0] != '_'])
+        for o,f in vars(cls).items():
+            if not o.startswith(('before_','after_')): continue
+            choose('event', o, [e for e in dir(event) if e[0] != '_'])
+            if o in vars(Algorithm) and not {'super',o} & set(getattr(getattr(f, '__code__', None), 'co_names', ['super'])):
+                raise Refused(f"{cls.__name__}.{o} takes the place of an event that unlearning needs (the schedule, until= and the guard against divergence hang on such): call super().{o}() in it.")
 
     @property
     def name(self): return type(self).__name__.lower()
@@ -427,7 +440,7 @@ def _begin(self:Algorithm, learn, split, stage, seed, until=None):
     self._fits(roles)
     self.own_loss,self.seed,self.split,self.stage,self.until = learn.loss_func,seed,split,stage,until
     self.true,self.c = split.y,n_classes(split.dls)
-    return Feed(split.dls.train, roles, {r: self._bs(r) for r in roles}, self._plan(stage, roles), seed)
+    return Feed(split.dls.train, roles, {r: self._bs(r) for r in roles}, self._plan(stage, roles), seed, _retain_weights(split.dls.train, stage.retain, roles))
 
 def _copied(model): return {k: v.clone() for k,v in model.state_dict().items()}
 

@@ -143,10 +143,30 @@ def test_rankers_look_at_samples_as_they_are():
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), nn.CrossEntropyLoss())
     for ranker in (Confidence(), GradNorm(), Curvature()): assert (ranker.score(learn, np.arange(9)) == ranker.score(learn, np.arange(9))).all(), ranker
 
-def test_weights_of_samples_are_told_of(learn):
+class Watch(Callback):
+    def __init__(self, seen): self.seen = seen
+    def before_batch(self):
+        if self.training: self.seen.append(self.yb[0].cpu())
+
+def test_a_repeated_training_draws_by_weight(learn):
     from fastai.callback.data import WeightedDL
-    dls = with_train(learn.dls, WeightedDL(learn.dls.train_ds, bs=32, shuffle=True, wgts=np.ones(200), num_workers=0))
-    with pytest.warns(UserWarning, match='by weight'): Recipe(small_cnn, n_epoch=1).fit(dls, quiet=True)
+    n,drawn = len(learn.dls.train_ds),[]
+    rare = np.where(targets(learn.dls) == 5, 1e-9, 1.)
+    ours = WeightedDL(learn.dls.train_ds, bs=32, shuffle=True, wgts=rare, num_workers=0)
+    theirs = TorchLoader(TensorDataset(*learn.dls.train_ds.tensors), 32, sampler=WeightedRandomSampler(rare, n))
+    recipe = Recipe(small_cnn, n_epoch=1)
+    def train(dls):
+        new = recipe.learner(dls, 0)
+        with new.no_bar(), new.no_logging(): new.fit(1)
+        return new
+    for dls in (with_train(learn.dls, o) for o in (ours, theirs)):
+        for how in (recipe, train): # an oracle of either kind of recipe
+            drawn.clear()
+            make(how, dls, np.arange(n//2), 0, cbs=Watch(drawn))
+            y = torch.cat(drawn)
+            assert n//2-32 <= len(y) <= n//2 and not (y == 5).any()
+        assert obstacle(recipe, dls) # never side by side, where each is drawn once
+        assert fingerprint(dls) != fingerprint(learn.dls)
 
 def tensors(file): return read_shard(file)[0]
 
