@@ -15,6 +15,7 @@ def main(n_workers, flags):
     forks = mp.get_context('forkserver')
     forks.set_forkserver_preload(['nbdev.test', 'fastai.vision.all'])
     os.chdir(config.nbs_path)
+    os.environ.setdefault('LOKY_MAX_CPU_COUNT', str(max(1, os.cpu_count()//n_workers))) # processes of a notebook's own would only wait for the other notebooks
     with ProcessPoolExecutor(n_workers, mp_context=forks, max_tasks_per_child=1) as pool:
         runs = [pool.submit(test_nb, f, config.tst_flags.split(), flags, basepath=config.config_path) for f in files]
         done = {f.name: run.result() for f,run in zip(files, runs)}
