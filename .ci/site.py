@@ -20,12 +20,20 @@ def dataclass_source(cls):
     if isinstance(found, tuple): cls = getattr(import_module(found[1].removesuffix('.py').replace('/', '.')), cls.__qualname__)
     return '' if cls.__module__ == '__main__' else inspect.getsource(cls)
 
+def add_links(cell):
+    "Link the package's names in prose; nbdev itself would put its links into signatures, too, which are code and show them raw."
+    lookup = NbdevLookup()
+    if cell.cell_type == 'markdown': cell.source = lookup.linkify(cell.source)
+    for o in cell.get('outputs', []):
+        if md := ''.join(o.get('data', {}).get('text/markdown', '')): o['data']['text/markdown'] = lookup.linkify(md).splitlines(True)
+
 def process():
     "Fill _proc with the notebooks as pages: exported code becomes its documentation, hidden cells go."
     kept_out, wants_run = set(get_config().tst_flags.split()), nbdev.processors._do_eval
     # nbdev runs each cell that imports something, for what show_doc needs. One that is kept from the tests, since it
     # is slow or wants a GPU, is kept from the site as well.
     nbdev.processors._do_eval = lambda cell: not (kept_out & cell.directives_.keys()) and wants_run(cell)
+    nbdev.processors.add_links = add_links
     fastcore.docments.get_dataclass_source = dataclass_source
     refresh_quarto_yml()
     # In this one process fastai is imported once, not once a notebook. Everything anew: a deleted notebook leaves no page.
