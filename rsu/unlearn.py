@@ -7,7 +7,7 @@ __all__ = ['Feed', 'Term', 'kl', 'Stage', 'Algorithm', 'frozen', 'evaluating', '
            'digest', 'unlearn', 'FineTune']
 
 # %% ../nbs/10_unlearn.ipynb #74abffc7
-import copy, hashlib, json, warnings
+import copy, hashlib, inspect, json, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from dataclasses import KW_ONLY, dataclass, field, fields
@@ -149,7 +149,7 @@ class Algorithm(Value, Callback):
         for o,f in vars(cls).items():
             if not o.startswith(('before_','after_')): continue
             choose('event', o, [e for e in dir(event) if e[0] != '_'])
-            if o in vars(Algorithm) and not {'super',o} & set(getattr(getattr(f, '__code__', None), 'co_names', ['super'])):
+            if o in vars(Algorithm) and not {'super',o} & set(getattr(getattr(inspect.unwrap(f), '__code__', None), 'co_names', ['super'])):
                 raise Refused(f"{cls.__name__}.{o} takes the place of an event that unlearning needs (the schedule, until= and the guard against divergence hang on such): call super().{o}() in it.")
 
     @property
