@@ -38,10 +38,11 @@ demo: $(ENV)
 	rsu run --data digits --forget random:60 --ranker lira --references 16 --algorithm scrub --groups 3 \
 	    --order descending --seed 0 --out runs/demo
 
-# pytest-xdist would begin with the files of many tests, and end with the longest one alone.
+# The files that take longest go first: pytest-xdist gives each to one process, and the last would keep the others waiting.
+LONG := $(patsubst %,tests/test_%.py,cli tune forget kill bank data site)
 test: check
 	python .ci/notebooks.py $(JOBS) $$($(GPU))
-	python -m pytest tests -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	python -m pytest $(LONG) $(filter-out $(LONG),$(wildcard tests/test_*.py)) -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(ENV)
 	flags=$$($(GPU)); test -n "$$flags" || { echo 'No CUDA device here: nothing was tested.' >&2; exit 1; }
