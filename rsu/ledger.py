@@ -166,10 +166,10 @@ def _remove(path):
     else: Path(path).unlink(missing_ok=True)
 
 def _purge_bank(path, at, dls):
-    "Take erased samples out of a bank, and damaged files with them; the folder goes where no reference is left. Is it still there?"
+    "Take erased samples out of a bank, and files that are damaged or half written with them; the folder goes where no reference is left. Is it still there?"
     whole = [f for f in Path(path).glob('reference-*.safetensors') if _state(f) == 'whole']
     left = ReferenceBank.open(path).purge(at, dls).shards if whole else []
-    for f in Path(path).glob('reference-*'):
+    for f in [*Path(path).glob('reference-*'), *Path(path).glob('labels.*.part')]:
         if f not in left: f.unlink()
     if not left: _remove(path)
     return bool(left)
