@@ -1,7 +1,8 @@
 "A search that is killed and started again finds what it would have found, and none of its runs is made twice."
-import json, shutil, subprocess, sys, time
+import json, os, shutil, subprocess, sys, time
 
 from common import rsu
+from filelock import FileLock
 from rsu.cli import main
 from rsu.tune import settings_for, shipped
 
@@ -32,8 +33,13 @@ def test_killed_and_taken_up(tmp_path):
     run.communicate()
     before = done(tmp_path/'cut')
     assert 3 <= before < 9 and not (tmp_path/'cut'/'settings.json').exists()
-    again = subprocess.run([rsu, 'tune', *ask, '--out', 'cut'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
+    with FileLock(tmp_path/'cut'/'settings.lock'): # as a process that searches other algorithms holds it while it writes
+        again = subprocess.Popen([rsu, 'tune', *ask, '--out', 'cut'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, 'PYTHONUNBUFFERED': '1'})
+        said = next((o for o in again.stdout if 'GradAscent(' in o), '')  # behind the progress bar
+        time.sleep(1)
+        assert said and again.poll() is None and not (tmp_path/'cut'/'settings.json').exists()
+    rest = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, rest
     assert done(tmp_path/'cut') == 12 and found(tmp_path/'cut') == found(tmp_path/'whole')
 
 def test_the_settings_that_come_with_the_package():
