@@ -20,7 +20,9 @@ def resampled(
     "Bootstrap means over samples (Efron 1979)"
     values,rng = np.asarray(values, dtype=float), np.random.default_rng(seed)
     n = len(values)
-    return np.stack([np.bincount(rng.integers(n, size=n), minlength=n) @ values for _ in range(draws)]) / n
+    few = max(1, 2**20//max(1, n)) # draws made at a time, in 8 MB however many samples there are
+    at = (o for i in range(0, draws, few) for o in rng.integers(n, size=(min(few, draws-i), n)))
+    return np.stack([np.bincount(o, minlength=n) @ values for o in at]) / n
 
 # %% ../nbs/47_intervals.ipynb #02aac24d
 def tow_draws(
