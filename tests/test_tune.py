@@ -35,7 +35,7 @@ def test_killed_and_taken_up(tmp_path):
     assert 3 <= before < 9 and not (tmp_path/'cut'/'settings.json').exists()
     with FileLock(tmp_path/'cut'/'settings.lock'): # as a process that searches other algorithms holds it while it writes
         again = subprocess.Popen([rsu, 'tune', *ask, '--out', 'cut'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, 'PYTHONUNBUFFERED': '1'})
-        said = next((o for o in again.stdout if 'GradAscent(' in o), '')  # behind the progress bar
+        said = next((o for o in again.stdout if 'GradAscent(' in o), '') # behind the progress bar
         time.sleep(1)
         assert said and again.poll() is None and not (tmp_path/'cut'/'settings.json').exists()
     rest = again.communicate(timeout=300)[0]
