@@ -143,6 +143,25 @@ def test_rankers_look_at_samples_as_they_are():
     learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), nn.CrossEntropyLoss())
     for ranker in (Confidence(), GradNorm(), Curvature()): assert (ranker.score(learn, np.arange(9)) == ranker.score(learn, np.arange(9))).all(), ranker
 
+class Kept(Callback):
+    "What an algorithm has made of samples before its first step."
+    def __init__(self): self.seen = []
+    def before_train(self): self.seen.append([t.clone() for t in self.learn.dls.train.made])
+
+def test_algorithms_look_at_samples_as_they_are():
+    # in all but the steps themselves: importance, curvature and adversaries do not hang on what chance adds in training
+    pixels = Noisy(y)
+    pixels.x = pixels.x.sigmoid()
+    dls = DataLoaders(DataLoader(pixels, bs=16), DataLoader(rows, bs=16), device='cpu')
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), nn.CrossEntropyLoss())
+    split = ForgetSplit(dls, range(5))
+    for how in (SSD(alpha=.5), LFSSD(alpha=.5), Influence()): # which draw nothing by the seed
+        one, two = (digest(learn.unlearn(split, how, seed=k, quiet=True).model) for k in range(2))
+        assert one == two != digest(learn.model), how
+    kept = Kept()
+    for k in range(2): learn.unlearn(split, AMUN(n_epoch=1, lr=1e-4), seed=k, cbs=kept, quiet=True) # which refuses what is not in [0, 1], as noise is not
+    assert all(map(torch.equal, *kept.seen)) and (kept.seen[0][1] != y[:5]).any()
+
 class Watch(Callback):
     def __init__(self, seen): self.seen = seen
     def before_batch(self):
