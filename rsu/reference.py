@@ -6,8 +6,8 @@
 __all__ = ['halves', 'ReferenceBank']
 
 # %% ../nbs/21_reference.ipynb #520e933d
-import copy, hashlib, inspect, json, os, shutil, threading, time, warnings
-from contextlib import ExitStack, contextmanager
+import copy, hashlib, inspect, json, math, os, shutil, threading, time, warnings
+from itertools import chain, islice
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
@@ -196,18 +196,31 @@ def _state(file, logits=False):
     except Refused: return 'damaged'
 
 # %% ../nbs/21_reference.ipynb #ad5674b0
-@contextmanager
-def _held(files, logits, wait=False):
-    "Those of the files that are missing and that no other process has in hand; they are ours inside the block"
-    with ExitStack() as locks:
-        held = []
-        for f in files:
-            try: locks.enter_context(FileLock(f'{f}.lock').acquire(timeout=-1 if wait else 0)); held.append(f)
-            except Timeout: pass
-        try: yield [f for f in held if _state(f, logits) != 'whole']
-        finally:
-            for f in held:
-                if f.exists(): Path(f'{f}.lock').unlink(missing_ok=True) # whoever takes the lock now finds the file whole
+class _Hands:
+    "The files that this process has in hand: no other works on them until it lets them go"
+    def __init__(self, logits): self.logits,self.locks = logits,{}
+
+    def take(self, file, wait=False):
+        "Is the file missing, and in nobody else's hands? Then it is in ours"
+        lock = FileLock(f'{file}.lock')
+        try: lock.acquire(timeout=-1 if wait else 0)
+        except Timeout: return False
+        self.locks[file] = lock
+        if _state(file, self.logits) == 'whole': self.leave(file); return False
+        _sweep(file)
+        return True
+
+    def leave(self, file):
+        if file.exists(): Path(f'{file}.lock').unlink(missing_ok=True) # whoever takes the lock now finds the file whole
+        self.locks.pop(file).release()
+
+    def __enter__(self): return self
+    def __exit__(self, *args):
+        for f in [*self.locks]: self.leave(f)
+
+def _sweep(file):
+    "Take away what a killed process left half written"
+    for o in file.parent.glob(f'{file.name}.*.part'): o.unlink(missing_ok=True)
 
 # %% ../nbs/21_reference.ipynb #50799b52
 class _Work:
@@ -248,39 +261,40 @@ class _Work:
         return dict(res, phi_valid=_half(margin(*predict(net, subset(valid, np.arange(len(valid.dataset)), bs=at_once(net))))))
 
 # %% ../nbs/21_reference.ipynb #1997ff00
-def _finished(jobs, pause=.02):
-    "Jobs as they are done, whichever kind of executor has them"
-    jobs = list(jobs)
-    while jobs:
-        done = [o for o in jobs if o.done()]
-        yield from done
-        jobs = [o for o in jobs if o not in done]
-        if not done: time.sleep(pause)
-
-def _spread(work, chunks, executor):
-    "The results of `work` on `chunks`, as they come; without an executor here, or by all cores where that is worth their start"
-    began,each = time.perf_counter(), work.seconds(chunks[0]) if executor is None and chunks else None
-    if executor is None and chunks and each is None: # nobody can tell: one is trained to see
-        yield from work(chunks[0])
-        chunks,each = chunks[1:], time.perf_counter()-began
-    if executor is None and chunks and each*len(chunks) > _worth and device_of(work.dls).type == 'cpu': executor = _cores(work)
+def _spread(work, chunks, executor, n):
+    "The results of `work` on `n` chunks at most, as they come; without an executor here, or by all cores where that is worth their start. A chunk is drawn when it is somebody's turn to work on it"
+    chunks,ahead = iter(chunks),_ahead
+    first = [*islice(chunks, 1)]
+    if executor is None and first:
+        began,each = time.perf_counter(), work.seconds(first[0])
+        if each is None: # nobody can tell: one is trained to see
+            yield from work(first.pop())
+            each,n = time.perf_counter()-began, n-1
+        if each*n > _worth and device_of(work.dls).type == 'cpu': executor,ahead = _cores(work)
+    chunks = chain(first, chunks)
     if executor is None: return (yield from (o for ks in chunks for o in work(ks)))
-    jobs = [executor.submit(work, ks) for ks in chunks]
+    jobs = []
     try:
-        for job in _finished(jobs): yield from job.result()
+        while jobs := jobs + [executor.submit(work, ks) for ks in islice(chunks, ahead-len(jobs))]:
+            done = [o for o in jobs if o.done()]
+            for job in done: yield from job.result()
+            jobs = [o for o in jobs if o not in done]
+            if not done: time.sleep(.02)
     finally:
         for job in jobs: job.cancel()
 
+_ahead = 256 # jobs that an executor, whose workers nobody has counted, is given at a time
 _worth = 20 # seconds of work that processes of their own, which take some seconds to start, are worth
 
 def _cores(work):
-    "A process for every core of this machine; None where there is one core, or where the work cannot be sent"
+    "A process for every core of this machine, and how many jobs keep them busy; None where there is one core, or where the work cannot be sent"
     import cloudpickle, loky
-    if loky.cpu_count() < 2: return None
+    cores = loky.cpu_count()
+    if cores < 2: return None,1
     try: cloudpickle.dumps(work)
-    except Exception: return None
+    except Exception: return None,1
     warnings.filterwarnings('ignore', 'A worker', module='loky') # one that has grown is started anew, and its jobs are done
-    return loky.get_reusable_executor(max_workers=loky.cpu_count(), timeout=60, initializer=_leave_with, initargs=(os.getpid(),))
+    return loky.get_reusable_executor(max_workers=cores, timeout=60, initializer=_leave_with, initargs=(os.getpid(),)), 2*cores
 
 def _leave_with(parent):
     "Let this process end when the one that started it is gone, killed perhaps"
@@ -320,27 +334,21 @@ def fit(cls:ReferenceBank,
     return cls(list(files), y, path, seed)
 
 # %% ../nbs/21_reference.ipynb #987b6468
-_wave = 256 # files that are locked at once
-
 def _fill(work, files, missing, executor, bar):
     "Train the missing files: first what nobody has in hand, then, one by one, what somebody had and did not finish"
-    size = Trainer(work.recipe, work.dls).k
-    spread = executor is not None or size == 1
-    for wait,wave in [(False, _wave if spread else size), (True, 1)]:
-        todo = [f for f in missing if not wait or _state(f, work.logits) != 'whole']
-        for some in (todo[i:i+wave] for i in range(0, len(todo), wave)):
-            with _held(some, work.logits, wait) as mine:
-                for f in mine: _sweep(f)
-                names = {files[f]: f for f in mine}
-                chunks = [list(names)[i:i+size] for i in range(0, len(names), size)]
-                for k,tensors in _spread(work, chunks, executor):
-                    write_shard(names[k], tensors, seed=work.seed, reference=k, device=str(device_of(work.dls)))
-                    next(bar, None)
+    size,name = Trainer(work.recipe, work.dls).k, {k: f for f,k in files.items()}
+    with _Hands(work.logits) as hands:
+        def train(some, wait=False):
+            ours = (files[f] for f in some if hands.take(f, wait))
+            chunks = iter(lambda: [*islice(ours, size)], [])
+            for k,tensors in _spread(work, chunks, executor, math.ceil(len(some)/size)):
+                write_shard(name[k], tensors, seed=work.seed, reference=k, device=str(device_of(work.dls)))
+                hands.leave(name[k])
+                next(bar, None)
+        train(missing)
+        for f in missing:
+            if _state(f, work.logits) != 'whole': train([f], wait=True)
     next(bar, None)
-
-def _sweep(file):
-    "Take away what a killed process left half written"
-    for o in file.parent.glob(f'{file.name}.*.part'): o.unlink(missing_ok=True)
 
 # %% ../nbs/21_reference.ipynb #65060c69
 @patch(cls_method=True)

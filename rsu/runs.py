@@ -53,7 +53,7 @@ class _Runs:
 # %% ../nbs/18_runs.ipynb #e74b9083
 def _alone(learn, jobs, ks, executor):
     "Pairs of a job's number and its learner, each job by itself"
-    for k,new,said in _spread(_Runs(learn), [[(k, jobs[k])] for k in ks], executor):
+    for k,new,said in _spread(_Runs(learn), [[(k, jobs[k])] for k in ks], executor, len(ks)):
         for o in said: warnings.warn(o, stacklevel=3)
         new.dls,new.unlearning.parent,new.unlearning.split = jobs[k].split.retain_dls, learn, jobs[k].split
         yield k,new

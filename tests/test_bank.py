@@ -107,6 +107,21 @@ def test_two_processes_on_one_bank(bank, tmp_path):
     assert_same_bank(tmp_path, bank)
 
 @pytest.mark.parametrize('worth', [1e9, 0], ids=['alone', 'by all cores'])
+def test_a_second_process_takes_what_the_first_has_not_begun(worth, bank, tmp_path, monkeypatch):
+    # as on two machines with a folder in common: whoever comes later does not wait until all is done
+    import loky
+    monkeypatch.setattr(rsu.reference, '_worth', worth)
+    monkeypatch.setattr(loky, 'cpu_count', lambda: 2)
+    write, seen = rsu.reference.write_shard, []
+    def told(path, tensors, **facts):
+        write(path, tensors, **facts)
+        if path.name.startswith('reference'): seen.append(len(list(tmp_path.glob('*.lock'))))
+    monkeypatch.setattr(rsu.reference, 'write_shard', told)
+    ReferenceBank.fit(learner(), n, tmp_path, quiet=True)
+    assert len(seen) == n and max(seen) <= (1 if worth else 4) < n
+    assert_same_bank(tmp_path, bank)
+
+@pytest.mark.parametrize('worth', [1e9, 0], ids=['alone', 'by all cores'])
 def test_killed_and_started_again(worth, bank, tmp_path):
     run, seen = begin(tmp_path, worth), []
     for line in run.stdout:
