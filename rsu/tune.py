@@ -22,6 +22,7 @@ from rsu.value import Refused, _decode, _integer
 from rsu.data import ForgetSplit
 from rsu.recipe import derived, recipe_of, _loss_key
 from rsu.unlearn import Algorithm, Diverged, digest, seen_by, unlearn
+from rsu.importance import measuring_once
 from rsu.evaluate import _against, fit_oracles
 
 # %% ../nbs/43_tune.ipynb #6ed58dfb
@@ -151,7 +152,7 @@ def _key(learn, split, algorithm, oracles, seed):
 @dataclass(repr=False)
 class Tuning:
     "How settings were found: `tune(...).tuning`"
-    trials:pd.DataFrame # A row a run: settings, seed, again (of the last fifth?), ToW and AUC on validation, score, steps, seconds, ended
+    trials:pd.DataFrame # A row a run: settings, seed, again (of the last fifth?), ToW and AUC on validation, score, steps, seconds (those of what is measured once, in the run that measured it), ended
     score:float         # Mean score of the settings taken, over their runs
     given:float         # Score of the settings that were given
     nothing:float       # Score of the model left as it is
@@ -199,7 +200,7 @@ def tune(
     if algorithm.space is not space: algorithm.space = space # of a copy
     told = [seen_by(o.model, split) for o in fit_oracles(learn, split, oracles, path and Path(path)/'oracles', quiet, first=_first)]
     key = _key(learn, split, algorithm, oracles, seed)
-    with FileLock(Path(path)/f'{key}.lock') if path else nullcontext(): # one process searches; another waits and finds it done
+    with FileLock(Path(path)/f'{key}.lock') if path else nullcontext(), measuring_once(): # one process searches; another waits and finds it done
         return _searched(_study(path, key), _study(path, f'{key}-{budget}'), learn, split, algorithm, budget, told, seed, quiet)
 
 def _searched(study, repeats, learn, split, algorithm, budget, told, seed, quiet):
