@@ -437,7 +437,7 @@ def parser() -> argparse.ArgumentParser:
         add(g, 'optimiser', "what it remembers from stage to stage: 'fresh' or 'kept'", metavar='NAME')
         add(g, 'until', "accuracy on its samples at which a stage ends, or 'valid'; one a group with commas, most exposed first", metavar='X')
         add(g, 'rerank', 'ranker by which what is left is ranked again after each stage', metavar='NAME')
-        add(g, 'n_epoch', 'epochs of unlearning; where neither these nor --lr are given, those that rsu run finds shipped for data and algorithm, or else the published ones', type=int, metavar='N')
+        add(g, 'n_epoch', 'epochs of unlearning; where neither these nor --lr are given, the published ones, or those that come with the package where rsu run finds some for its data', type=int, metavar='N')
         add(g, 'lr', 'learning rate of unlearning, likewise', type=float, metavar='X')
     r.add_argument('--config', metavar='FILE', help='a TOML file of these settings, by their names here; an option that is given beside it wins')
     g = t.add_argument_group('what to search')

@@ -94,7 +94,7 @@ def _two(x, y):
 def _tested(test, effect, df):
     "Interval, p, and an effect with Hedges' correction"
     low,high = test.confidence_interval(.95)
-    return dict(over='seeds', low=low, high=high, effect=effect * (1 - 3/(4*df-1)), p=test.pvalue)
+    return dict(over='seeds', low=low, high=high, effect=effect * (1 - 3/(4*df-1)) if df > 1 else np.nan, p=test.pvalue)
 
 def _sampled(a, b, measure):
     "Of the same draws from the same samples; None where there are none, or where they all say the same"
