@@ -63,9 +63,9 @@ _said = ('passes','terms','rate','roles','ready','schedule','budget','labels','t
 
 def _done_by(how):
     "What an algorithm does itself: the methods that its class has in place of the base's, those apart that only say something, and its events"
-    if how.acts_if and not getattr(how, how.acts_if): return []
-    cls = type(how)
-    own = [k for o in cls.__mro__[:cls.__mro__.index(Algorithm)] for k,f in vars(o).items() if callable(f) and k[:2] != '__']
+    classes = type(how).__mro__[:type(how).__mro__.index(Algorithm)]
+    if how.acts_if and not getattr(how, how.acts_if): classes = classes[:next(i for i,o in enumerate(classes) if 'acts_if' in vars(o))] # what is derived from it may still act
+    own = [k for o in classes for k,f in vars(o).items() if callable(f) and k[:2] != '__']
     return sorted({k for k in own if k not in _said and (hasattr(Algorithm, k) or hasattr(event, k))})
 
 # %% ../nbs/18_runs.ipynb #cf5e022b
