@@ -653,7 +653,7 @@ def digest(
     model # A network
 ) -> str:
     "SHA-256 of its weights and buffers, in hexadecimal digits: what tells models apart"
-    return hashlib.sha256(b''.join(v.detach().cpu().contiguous().numpy().tobytes() for v in model.state_dict().values())).hexdigest()
+    return hashlib.sha256(b''.join(v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for v in model.state_dict().values())).hexdigest()
 
 # %% ../nbs/10_unlearn.ipynb #e480e0c7
 class _Kept:
