@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY
 from typing import NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from fastai.data.transforms import Normalize
-from rsu.value import Refused, choose
+from rsu.value import Refused, choose, _integer
 from rsu.data import as_they_are, positions, shuffled, subset
 from rsu.unlearn import Algorithm, Term, evaluating
 
@@ -222,7 +222,7 @@ def _whole(split, forget, retain):
 
 # %% ../nbs/16_adversary.ipynb #44c257f7
 class UNSIR(Algorithm):
-    "Impair a class by noise that maximises its loss, then repair on retain (Tarun et al., TNNLS 2023)"
+    "Impair a class by noise that maximises its loss, then repair on retain (Tarun et al., TNNLS 2023); Adam without weight decay"
     paper,needs = 'Tarun et al., TNNLS 2023', ('retain data','whole classes','continuous inputs')
     reads = '40 x its noise'
     lower = 'lower lr or repeats'
@@ -238,6 +238,10 @@ class UNSIR(Algorithm):
     opt:str='adam'
     wd:float=0.
 
+    def __post_init__(self):
+        for k,low in dict(noise_steps=0, repeats=1, per_class=1).items(): _integer(k, getattr(self, k), low)
+        if not (0 <= self.penalty < float('inf') and 0 < self.noise_lr < float('inf')): raise Refused(f"penalty={self.penalty}, noise_lr={self.noise_lr} make no noise: a penalty is 0 or more and a rate above 0; both are published as 0.1.")
+
     def ready(self, learn, split):
         if self.n_epoch < 2: raise Refused(f"n_epoch={self.n_epoch}: UNSIR harms in its first epoch and repairs in the others, so give 2 or more.")
         _whole(split, split.forget, split.retain)
@@ -247,6 +251,7 @@ class UNSIR(Algorithm):
     def passes(self, epoch): return (('retain',),) if epoch else (('mixed',),)
     def terms(self, epoch): return (Term('retain'), Term('made'))
     def rate(self, epoch): return 1. if epoch < 1 else .5
+    def _pace(self, epoch): return epoch # its rates belong to its two phases, which every stage has, and are no schedule that stages could share
 
     def roles(self, split, forget, retain, seed):
         made = split.N + np.arange(self.bs*len(_whole(split, forget, retain)))

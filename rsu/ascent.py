@@ -6,12 +6,12 @@
 __all__ = ['GradAscent', 'NegGradPlus', 'RandomLabel', 'SalUn', 'SFRon']
 
 # %% ../nbs/13_ascent.ipynb #dbbea281
-import inspect
+import copy, inspect
 from dataclasses import KW_ONLY
+from functools import partial
 import numpy as np, torch, torch.nn.functional as F
 from torch.nn.utils import clip_grad_norm_
 from fastcore.basics import patch
-from fastai.layers import NoneReduce
 from rsu.value import Refused, choose
 from rsu.unlearn import Algorithm, Term, evaluating
 
@@ -83,6 +83,7 @@ class SalUn(RandomLabel):
     "Random labels, learned by the weights that are salient for forget (Fan et al., ICLR 2024)"
     paper = 'Fan et al., ICLR 2024'
     reads = '1 x S for the mask'
+    weights,masks = (),()
     space = dict(share=(.1, .9), lr=(1e-4, 1e-1), n_epoch=(1, 15))
     exclude_true:bool=False
     redraw:str='epoch'
@@ -105,12 +106,20 @@ class SalUn(RandomLabel):
     @torch.no_grad()
     def after_step(self): torch._foreach_lerp_(self.weights, self.kept, self.still)
 
+    def after_fit(self):
+        for p,m in zip(self.weights, self.masks):
+            for v in self.learn.opt.opt.state.get(p, {}).values():
+                if torch.is_tensor(v) and v.shape == p.shape: v.mul_(m)
+
 # %% ../nbs/13_ascent.ipynb #0bb9a1d3
-def _each(loss_func, logits, y):
-    "The loss of every sample, (n,); a loss function that cannot leave its mean out is called sample by sample"
-    if not hasattr(loss_func, 'reduction') and 'reduction' not in inspect.signature(loss_func).parameters:
-        return torch.stack([loss_func(o, t) for o,t in zip(logits.split(1), y.split(1))])
-    with NoneReduce(loss_func) as each: return each(logits, y)
+def _each(loss_func):
+    "A function of its own that gives the loss of every sample, (n,); a loss function that cannot leave its mean out is called sample by sample"
+    if hasattr(loss_func, 'reduction'):
+        res = copy.deepcopy(loss_func)
+        res.reduction = 'none'
+        return res
+    if 'reduction' in inspect.signature(loss_func).parameters: return partial(loss_func, reduction='none')
+    return lambda logits, y: torch.stack([loss_func(o, t) for o,t in zip(logits.split(1), y.split(1))])
 
 def _dwelt(losses):
     "The mean of `losses` in which a sample weighs by one over the root of its own; below float32's precision all weigh the same"
@@ -132,6 +141,7 @@ class SFRon(Algorithm):
 
     def __post_init__(self):
         if not 1 <= self.every <= self.iters: raise Refused(f"every={self.every} of iters={self.iters} iterations leaves no step on forget in an epoch: give a number from 1 to iters.")
+        if not (0 <= self.alpha < float('inf') and self.clip > 0): raise Refused(f"alpha={self.alpha}, clip={self.clip} make no ascent: alpha is 0 or more and clip above 0; published are 25 and 7.")
 
     def passes(self, epoch): return (('forget',),('retain',))
     def terms(self, epoch): return (Term('forget', weight=-1.), Term('retain'))
@@ -146,6 +156,7 @@ class SFRon(Algorithm):
     def before_fit(self):
         super().before_fit()
         self.weights = list(self.learning().values())
+        self.each = _each(self.own_loss)
         F_S,F_R = self.importance(self.stage.forget), self.importance(self.stage.retain)
         self.masks = [((s+1e-15)/(r+1e-15) >= 1).to(s) for s,r in zip(F_S, F_R)]
 
@@ -157,7 +168,7 @@ class SFRon(Algorithm):
 
     def measure(self, t, logits, xb, y, at):
         if t.role != 'forget': return super().measure(t, logits, xb, y, at)
-        return self.alpha * self.rate(self.epoch + self.iter/self.n_iter) * _dwelt(_each(self.own_loss, logits, y))
+        return self.alpha * self.rate(self.epoch + self.iter/self.n_iter) * _dwelt(self.each(logits, y))
 
 # %% ../nbs/13_ascent.ipynb #bef5ad7a
 @patch

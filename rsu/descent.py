@@ -9,7 +9,7 @@ __all__ = ['L1Sparse', 'last_layers', 'CFk', 'EUk', 'MSG', 'ConvTranspose']
 from dataclasses import KW_ONLY
 import math, numpy as np, torch
 from torch import nn
-from rsu.value import Refused
+from rsu.value import Refused, _integer
 from rsu.recipe import Recipe, recipe_of
 from rsu.unlearn import FineTune
 
@@ -57,7 +57,7 @@ class CFk(FineTune):
     k:int=3 # Convolutions and linear layers that learn, counted from the end
 
     def __post_init__(self):
-        if not isinstance(self.k, int) or self.k < 1: raise Refused(f"k={self.k} is no number of layers: give 1 or more.")
+        _integer('k', self.k, 1)
 
     def ready(self, learn, split):
         last,n = last_layers(learn.model, self.k), sum(isinstance(m, _layers) for m in learn.model.modules())
@@ -72,6 +72,8 @@ class CFk(FineTune):
             if p not in last: p.requires_grad_(False)
 
 # %% ../nbs/12_descent.ipynb #4f870d01
+_late = 'give more epochs (n_epoch), or another lr' # the training after it did not bring back what was spoilt
+
 def _cosine(epoch, n): return (1 + math.cos(math.pi*int(epoch)/n))/2
 
 @torch.no_grad()
@@ -85,7 +87,7 @@ def _anew(m):
 
 class EUk(CFk):
     "The last k layers drawn anew and trained on retain as long as the original (Goel et al., arXiv 2201.06640, EU-k; one cosine for its warm restarts)"
-    needs = ('retain data','a recipe')
+    needs,lower = ('retain data','a recipe'), _late
     reads = 'R, as often as the recipe says'
     space = dict(lr=(1e-3, 3e-1), k=(1, 3))
     _: KW_ONLY
@@ -125,7 +127,7 @@ def _smallest(
 # %% ../nbs/12_descent.ipynb #908edd6e
 class MSG(FineTune):
     "Masked small gradients: weights of convolutions that matter least drawn anew, then descent on retain (Cadet et al., arXiv 2410.01276)"
-    paper,needs = 'Cadet et al., arXiv 2410.01276', ('retain data','convolutions')
+    paper,needs,lower = 'Cadet et al., arXiv 2410.01276', ('retain data','convolutions'), _late
     reads = '1 x S and as many of R'
     space = dict(lr=(1e-4, 1e-1), n_epoch=(1, 15), share=(.05, .9))
     share:float=0.3 # Share of the weights of each convolution that is drawn anew
@@ -163,7 +165,7 @@ class MSG(FineTune):
 # %% ../nbs/12_descent.ipynb #6dfd2554
 class ConvTranspose(FineTune):
     "The spatial dimensions of every kernel swapped, then descent on retain (Cadet et al., arXiv 2410.01276)"
-    paper,needs = 'Cadet et al., arXiv 2410.01276', ('retain data','convolutions')
+    paper,needs,lower = 'Cadet et al., arXiv 2410.01276', ('retain data','convolutions'), _late
     space = dict(lr=(1e-4, 1e-1), n_epoch=(1, 15))
     _: KW_ONLY
     n_epoch:int=3

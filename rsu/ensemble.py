@@ -66,9 +66,9 @@ _turn = threading.RLock()
 
 @contextmanager
 def _one_thread(device):
-    "On a CPU: this block alone, by one thread"
-    if torch.device(device).type != 'cpu': yield; return
+    "This block alone; on a CPU by one thread"
     with _turn:
+        if torch.device(device).type != 'cpu': yield; return
         n = torch.get_num_threads()
         torch.set_num_threads(1)
         try: yield

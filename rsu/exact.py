@@ -12,7 +12,7 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from fastai.learner import Learner
 from fastcore.basics import patch
-from rsu.value import Refused, Value, choose
+from rsu.value import Refused, Value, choose, _integer
 from rsu.data import positions, shuffled, subset, with_train
 from rsu.recipe import Recipe, derived, make, n_classes, recipe_of, _loss_key
 from rsu.unlearn import Algorithm, Stage
@@ -30,6 +30,10 @@ class Retrain(Algorithm):
     mom:float|None=None
     wd:float|None=None
 
+    def __post_init__(self):
+        if self.bs_forget is not None: raise Refused("Retrain is not fed what must be forgotten, so bs_forget would change nothing: leave it out.")
+
+    def passes(self, epoch): return () # it has steps of its own
     def stages(self, split): return [Stage('all', split.forget, split.retain, self, [])]
     def budget(self, split): raise Refused("Retrain starts from nothing, so it cannot be one stage after another: give it to unlearn alone.")
 
@@ -39,6 +43,7 @@ class Retrain(Algorithm):
         return recipe.but(**said) if said else recipe
 
     def ready(self, learn, split):
+        if len(split.retain) == 1: raise Refused("One retained sample is too few to train on (batch statistics of one do not exist): leave some more out of the forget set.")
         if isinstance(self._recipe(learn), Recipe) and _loss_key(learn.loss_func) != _loss_key(getattr(split.dls.train_ds, 'loss_func', None)):
             warnings.warn("The learner's loss function is not what its recipe trains with, and retraining goes by the recipe. Give it to the data set, learn.dls.train_ds.loss_func = ..., before the model is trained.", stacklevel=2)
         return super().ready(learn, split)
@@ -121,10 +126,11 @@ class SISA(Algorithm):
 
     def __post_init__(self):
         choose('vote', self.vote, ['label','mean'])
-        if self.shards < 1 or self.slices < 1: raise Refused(f"shards={self.shards}, slices={self.slices} divide nothing: give 1 or more of each.")
+        _integer('shards', self.shards, 1); _integer('slices', self.slices, 1)
         said = [k for k in ('n_epoch','lr','bs','bs_forget','opt','mom','wd') if getattr(self, k) is not None]
         if said: raise Refused(f"SISA trains again as it has trained, so {said[0]} cannot be given here: say it in the recipe of SISA(...).fit(dls, recipe).")
 
+    def passes(self, epoch): return () # it has steps of its own
     def stages(self, split): return [Stage('all', split.forget, split.retain, self, [])]
     def budget(self, split): raise Refused("SISA trains its shards again by itself, so it cannot be one stage after another: give it to unlearn alone.")
 

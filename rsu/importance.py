@@ -178,10 +178,12 @@ class Fisher(_ClosedForm):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.alpha >= 0: raise Refused(f"alpha={self.alpha} is no variance: give a number of 0 or more; published is 1e-6.")
+        if not 0 <= self.alpha < float('inf'): raise Refused(f"alpha={self.alpha} is no variance: give a number of 0 or more; published is 1e-6.")
 
     def ready(self, learn, split):
-        if _head(learn.model, n_classes(split.dls)) is None: raise Refused(f"Fisher needs a last layer, an nn.Linear with one output a class ({n_classes(split.dls)}), and the model has none: choose another algorithm.")
+        head = _head(learn.model, n_classes(split.dls))
+        if head is None: raise Refused(f"Fisher needs a last layer, an nn.Linear with one output a class ({n_classes(split.dls)}), and the model has none: choose another algorithm.")
+        if 'weight' not in learn.model.get_submodule(head)._parameters: raise Refused(f"Fisher treats the weights of the last layer, '{head}', apart, and they are computed from other parameters (by weight or spectral normalisation): take those away first (torch.nn.utils.parametrize.remove_parametrizations).")
         return super().ready(learn, split)
 
     def _expected(self, at):
@@ -252,6 +254,7 @@ class Influence(_ClosedForm):
 
     def __post_init__(self):
         super().__post_init__()
+        if not 0 <= self.alpha < float('inf'): raise Refused(f"alpha={self.alpha} is no length of a step: give 0 or more; 1 is Newton's.")
         if not (self.damping > 0 and self.n >= 1): raise Refused(f"damping={self.damping}, n={self.n} give no curvature that can be inverted: damping is above 0, and n is 1 or more.")
 
     def change(self):

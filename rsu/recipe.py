@@ -26,7 +26,7 @@ from fastai.torch_core import find_bs, no_random, to_detach
 from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.value import Refused, Value, choose, known
-from rsu.data import as_fastai, device_of, positions, subset, subset_dls, targets, with_train
+from rsu.data import as_they_are, device_of, positions, subset, subset_dls, targets, with_train
 
 # %% ../nbs/02_recipe.ipynb #39d817c4
 def _conv(c_in, c_out, *after, stride=1): return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), *after]
@@ -293,7 +293,7 @@ def build(self:Recipe,
     "A network for the data, its weights drawn by `seed` (the recipe's where not given)"
     given = dict(self.args or {})
     asks = inspect.signature(self.network).parameters
-    if 'c_in' in asks: given.setdefault('c_in', as_fastai(dls.train).one_batch()[0].shape[1])
+    if 'c_in' in asks: given.setdefault('c_in', next(iter(as_they_are(dls.train, positions(dls.train)[:1])))[0].shape[1])
     if 'c_out' in asks: given.setdefault('c_out', n_classes(dls))
     with no_random(self.seed if seed is None else seed): net = self.network(**given)
     return net.to(device_of(dls), memory_format=torch.channels_last) # convolutions run twice as fast so, on a CPU too

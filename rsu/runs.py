@@ -6,7 +6,7 @@
 __all__ = ['Job', 'alone', 'unlearn_many']
 
 # %% ../nbs/18_runs.ipynb #8c6f8e68
-import copy, warnings
+import copy, inspect, warnings
 from time import perf_counter
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -61,12 +61,16 @@ def _alone(learn, jobs, ks, executor):
 # %% ../nbs/18_runs.ipynb #f87608bb
 _said = ('passes','terms','rate','roles','ready','schedule','budget','labels','teach','given','stages')
 
+_moving = {'learn','model','opt','dls','epoch','iter','n_iter','train_iter','pct_train'}
+
+def _moves(f): return bool(_moving & set(getattr(getattr(inspect.unwrap(f), '__code__', None), 'co_names', ())))
+
 def _done_by(how):
     "What an algorithm does itself: the methods that its class has in place of the base's, those apart that only say something, and its events"
     classes = type(how).__mro__[:type(how).__mro__.index(Algorithm)]
     if how.acts_if and not getattr(how, how.acts_if): classes = classes[:next(i for i,o in enumerate(classes) if 'acts_if' in vars(o))] # what is derived from it may still act
-    own = [k for o in classes for k,f in vars(o).items() if callable(f) and k[:2] != '__']
-    return sorted({k for k in own if k not in _said and (hasattr(Algorithm, k) or hasattr(event, k))})
+    own = [(k,f) for o in classes for k,f in vars(o).items() if callable(f) and k[:2] != '__']
+    return sorted({k for k,f in own if (k not in _said or k == 'teach' and _moves(f)) and (hasattr(Algorithm, k) or hasattr(event, k))})
 
 # %% ../nbs/18_runs.ipynb #cf5e022b
 def _flat(groups):
@@ -102,7 +106,7 @@ def _shape(learn, job, how):
     for i,s in enumerate(how.stages(job.split)):
         one = s.algorithm.but()
         feed = one._begin(learn, job.split, s, derived(job.seed, i))
-        sizes = {r: (len(at), one._bs(r)) for r,at in feed.roles.items()}
+        sizes = {r: (len(o.positions), o.bs, np.isin(o.positions, s.retain).sum()) for r,o in feed.streams.items()}
         res.append((type(one), feed.plan, sizes, [[(t.role, t.target) for t in one.terms(e)] for e in range(len(feed.plan))]))
     return repr(res)
 
@@ -157,7 +161,7 @@ class _Abreast:
 
     def prepare(self, ones, plans):
         "Fresh optimisers, and what the teachers say"
-        self.opts = [optimiser(o.opt, o.mom, o.wd)(list(net.parameters()), lr=o.lr, **self._capturable(o)) for o,net in zip(ones, self.nets)]
+        self.opts = [optimiser(o.opt, o.mom, o.wd)(list(net.parameters()), lr=float(o.lr), **self._capturable(o)) for o,net in zip(ones, self.nets)]
         self.graphs,self.rates,self.lessons = {}, torch.zeros(self.k, device=self.x.device), {}
         if self.cuda:
             for o,rate in zip(self.opts, self.rates): o.opt.param_groups[0]['lr'] = rate
@@ -260,7 +264,7 @@ def stage(self:_Abreast, learn, splits, stages, seeds):
         for e,steps in enumerate(zip(*plans)):
             for i,ats in enumerate(zip(*steps)):
                 for one,net in zip(ones, self.nets): one.learn = SimpleNamespace(model=net, epoch=e, iter=i, n_iter=len(steps[0]))
-                self.step(_fed(ones, ats, step), [o.lr*o.rate(o._pace(e+i/len(steps[0]))) for o in ones])
+                self.step(_fed(ones, ats, step), [float(o.lr*o.rate(o._pace(e+i/len(steps[0])))) for o in ones])
                 step += 1
             lost |= {i for i,(o,net) in enumerate(zip(ones, self.nets)) if o._retained(net) < begun[i]/2}
         if self.cuda: torch.cuda.synchronize()

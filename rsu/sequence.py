@@ -150,8 +150,8 @@ def _laid_as(p, v):
     return torch.empty_like(p).copy_(v) if torch.is_tensor(v) and v.shape == p.shape and v.stride() != p.stride() else v
 
 class _Carry(Callback):
-    "Hands what the optimiser remembers from one stage to the next"
-    run_valid = False
+    "Hands what the optimiser remembers from one stage to the next, as the algorithm has left it"
+    run_valid,order = False,Algorithm.order+1
     def __init__(self): self.state = {}
     def before_fit(self):
         self.learn.opt.load_state_dict(dict(self.learn.opt.state_dict(), state=self.state))
@@ -188,7 +188,7 @@ class SeqUnlearn(Value):
         if isinstance(self.order, str): choose('order', self.order, _orders)
         choose('pending policy', self.pending, ['held out','retain']); choose('schedule', self.schedule, ['each stage','whole']); choose('policy for the optimiser', self.optimiser, ['fresh','kept'])
         if self.optimiser == 'kept' and isinstance(self.algorithm, (list,tuple)): raise Refused("What one algorithm's optimiser remembers is nothing to another: keep it for a single algorithm only.")
-        if self.repair is not None and (not isinstance(self.repair, Algorithm) or self.repair.n_epoch == 0 or {r for e in range(self.repair.n_epoch) for o in self.repair.passes(e) for r in o} != {'retain'}): raise Refused(f"repair={self.repair!r} does not train on retained samples alone: give FineTune(), for example.")
+        if self.repair is not None and (not isinstance(self.repair, Algorithm) or self.repair.n_epoch == 0 or {r for e in range(self.repair.n_epoch or 1) for o in self.repair.passes(e) for r in o} != {'retain'}): raise Refused(f"repair={self.repair!r} does not train on retained samples alone: give FineTune(), for example.")
         for o in (self.until if isinstance(self.until, (list,tuple)) else [self.until]):
             if o is not None and o != 'valid' and not (isinstance(o, (int,float)) and 0 <= o <= 1): raise Refused(f"until={o!r} is no target of a group: give an accuracy from 0 to 1, or 'valid'.")
         if self.rerank is not None and not (isinstance(self.rerank, type) and hasattr(self.rerank, 'score')): raise Refused(f"rerank={self.rerank!r} is no ranker's class: give Confidence, for example.")

@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY
 import numpy as np, torch
 from fastcore.basics import patch
 from fastai.torch_core import no_random
-from rsu.value import Refused
+from rsu.value import Refused, _integer
 from rsu.data import predict, predict_train, shuffled
 from rsu.recipe import Recipe
 from rsu.unlearn import Algorithm, Term, frozen
@@ -44,6 +44,10 @@ class SCRUB(Algorithm):
     lr:float=5e-4
     bs:int=128
     bs_forget:int|None=32
+
+    def __post_init__(self):
+        if not (0 <= self.alpha < float('inf') and 0 <= self.gamma < float('inf') and 0 < self.T < float('inf')): raise Refused(f"alpha={self.alpha}, gamma={self.gamma}, T={self.T} cannot be: weights are 0 or more and a temperature is above 0; published are 0.001, 0.99 and 4.")
+        _integer('msteps', self.msteps)
 
     def passes(self, epoch): return (('forget',),('retain',)) if epoch < self.msteps else (('retain',),)
     def terms(self, epoch):

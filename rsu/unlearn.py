@@ -9,6 +9,7 @@ __all__ = ['Feed', 'Term', 'kl', 'Stage', 'Algorithm', 'frozen', 'evaluating', '
 # %% ../nbs/10_unlearn.ipynb #74abffc7
 import copy, hashlib, inspect, json, warnings
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from dataclasses import KW_ONLY, dataclass, field, fields
 from time import perf_counter
@@ -23,7 +24,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
 from rsu.value import Refused, Value, choose, _integer
-from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, subset, weights_of, write_shard
+from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, shuffled, subset, weights_of, write_shard
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
 from rsu.recipe import _beside, _loss_key, _opts
@@ -46,26 +47,59 @@ class _Stream:
         res,self.queue = self.queue[:n],self.queue[n:]
         return res
 
+class _Mixed(_Stream):
+    "A stream over samples that no epoch may miss, and over others (`kept`), which take turns where an epoch is too short for all"
+    def __init__(self, positions, kept, bs, seed, weights=None):
+        super().__init__(positions, bs, seed, weights)
+        self.must,self.others = positions[~np.isin(positions, kept)], _Stream(kept, 1, derived(seed, 0), weights)
+
+    def take(self, n):
+        "The next `n` batches, as position arrays"
+        if n >= len(_chunks(self.positions, self.bs)): return super().take(n)
+        at = np.concatenate([self.must, *self.others.take(max(0, n*self.bs - len(self.must)))])
+        self.k += 1
+        return np.array_split(shuffled(at, self.seed, self.k), n)
+
+# %% ../nbs/10_unlearn.ipynb #5d49b475
+def _retain_weights(dl, retain, roles):
+    "By position, the loader's weights of what is retained, and NaN for all else, which no pass may miss; None for a loader without weights"
+    weights = weights_of(dl)
+    if weights is None: return
+    res = np.full(max(len(weights), *(1+np.max(at, initial=0) for at in roles.values())), np.nan) # made samples come after the data set's
+    res[retain] = weights[retain]
+    return res
+
 # %% ../nbs/10_unlearn.ipynb #feb0cc3c
 class Feed(GetAttr):
     "A training loader for one stage: batches by role, in the passes of a plan"
     _default = 'dl'
     def __init__(self,
-        dl,    # The learner's training loader
-        roles, # Positions of each role: dict of arrays
-        bs,    # Batch size of each role: dict
-        plan,  # For each epoch a list of (roles side by side, steps)
-        seed,  # Draws each role anew at every pass over it
-        weights=None # By position, as in `drawn`; None where every sample comes once a pass
+        dl,     # The learner's training loader
+        roles,  # Positions of each role: dict of arrays
+        bs,     # Batch size of each role: dict
+        plan,   # For each epoch a list of (roles side by side, steps)
+        retain, # Positions trained on as retained; what else a role has must be forgotten, or is made, and none of it is left out
+        seed    # Draws each role anew at every pass over it
     ):
         self.dl,self.roles,self.plan,self.epoch,self.now,self.made = dl,roles,plan,0,{},None
-        self.streams = {r: _Stream(at, bs[r], derived(seed, i), weights) for i,(r,at) in enumerate(roles.items())}
+        weights,steps = _retain_weights(dl, retain, roles),[self._steps(e) for e in range(len(plan))]
+        self.streams = {r: self._stream(at, at[np.isin(at, retain)], bs[r], derived(seed, i), weights, sum(o.get(r, 0) for o in steps)) for i,(r,at) in enumerate(roles.items())}
+
+    def _stream(self, at, kept, bs, seed, weights, steps):
+        "The stream of a role that has `steps` batches in the whole fit"
+        if 0 < len(kept) < len(at): return _Mixed(at, kept, bs, seed, weights)
+        return _Stream(at, bs if len(kept) or not steps else max(bs, -(-len(at)//steps)), seed, weights)
+
+    def _steps(self, epoch):
+        "The batches of each role in an epoch"
+        return {r: sum(n for roles,n in self.plan[epoch] if r in roles) for r in {r for roles,_ in self.plan[epoch] for r in roles}}
 
     def __len__(self): return sum(steps for _,steps in self.plan[self.epoch])
 
     def drawn(self):
         "The passes of the epoch: for each role in it the positions of its batches"
-        for roles,steps in self.plan[self.epoch]: yield {r: self.streams[r].take(steps) for r in roles}
+        took = {r: iter(self.streams[r].take(n)) for r,n in self._steps(self.epoch).items()}
+        for roles,steps in self.plan[self.epoch]: yield {r: [*islice(took[r], steps)] for r in roles}
 
     def __iter__(self):
         for at in self.drawn():
@@ -87,15 +121,6 @@ def fetch(self:Feed,
         more = [t[torch.as_tensor(at[at >= N]-N, device=t.device)] for t in self.made]
         b = [torch.cat([t.as_subclass(torch.Tensor), m.to(t)]) for t,m in zip(next(theirs), more)] if len(mine) else more
         yield np.concatenate([mine, at[at >= N]]), tuple(b)
-
-# %% ../nbs/10_unlearn.ipynb #5d49b475
-def _retain_weights(dl, retain, roles):
-    "By position, the loader's weights of what is retained, and NaN for all else, which no pass may miss; None for a loader without weights"
-    weights = weights_of(dl)
-    if weights is None: return
-    res = np.full(max(len(weights), *(1+np.max(at, initial=0) for at in roles.values())), np.nan) # made samples come after the data set's
-    res[retain] = weights[retain]
-    return res
 
 # %% ../nbs/10_unlearn.ipynb #9d8e8c05
 class Term(Value):
@@ -297,7 +322,7 @@ def _train(modules, mode):
 def before_batch(self:Algorithm):
     self.stilled = _of_one(self.model, self.xb[0])
     _train(self.stilled, False)
-    self.learn.opt.set_hypers(lr=self.lr * self.rate(self._pace(self.epoch + self.iter/self.n_iter)))
+    self.learn.opt.set_hypers(lr=float(self.lr * self.rate(self._pace(self.epoch + self.iter/self.n_iter))))
 
 @patch
 def _pace(self:Algorithm, epoch):
@@ -426,21 +451,26 @@ def gradient(self:Algorithm,
 
 # %% ../nbs/10_unlearn.ipynb #bd0c4de1
 @patch
-def _fits(self:Algorithm, roles):
-    "Refuse passes and terms of roles that there are not"
+def _fits(self:Algorithm, roles, split, stage):
+    "Refuse passes and terms of roles that there are not, and batches that no term is on"
     fed,name = {r for e in range(self.n_epoch) for o in self.passes(e) for r in o},type(self).__name__
     if odd := sorted(r for r in fed if not len(roles.get(r, ()))): raise Refused(f"{name} draws batches of the role '{odd[0]}', which has no samples here: the roles are {', '.join(k for k,at in roles.items() if len(at))}.")
     known = fed | ({'forget','retain','made'} if 'mixed' in fed else set())
     if odd := sorted({t.role for e in range(self.n_epoch) for t in self.terms(e)} - known): raise Refused(f"{name} has a term on the role '{odd[0]}', which is in none of its passes: they draw {', '.join(sorted(fed))}.")
+    at = roles['mixed'] if 'mixed' in fed else np.empty(0)
+    within = [k for k,has in [('made', at >= split.N), ('forget', np.isin(at, stage.forget)), ('retain', np.isin(at, stage.retain))] if has.any()]
+    for e in range(self.n_epoch):
+        drawn = {r for o in self.passes(e) for role in o for r in (within if role == 'mixed' else [role])}
+        if odd := sorted(drawn - {t.role for t in self.terms(e)}): raise Refused(f"{name} draws batches of the role '{odd[0]}' in epoch {e+1} and has no term on it, so nothing would be learnt from them: give it one, or leave the role out of the passes.")
 
 @patch
 def _begin(self:Algorithm, learn, split, stage, seed, until=None):
     "Settle what a fit is about; its `Feed`"
     roles = self.roles(split, stage.forget, stage.retain, seed)
-    self._fits(roles)
+    self._fits(roles, split, stage)
     self.own_loss,self.seed,self.split,self.stage,self.until = learn.loss_func,seed,split,stage,until
     self.true,self.c = split.y,n_classes(split.dls)
-    return Feed(split.dls.train, roles, {r: self._bs(r) for r in roles}, self._plan(stage, roles), seed, _retain_weights(split.dls.train, stage.retain, roles))
+    return Feed(split.dls.train, roles, {r: self._bs(r) for r in roles}, self._plan(stage, roles), stage.retain, seed)
 
 def _copied(model): return {k: v.clone() for k,v in model.state_dict().items()}
 
@@ -458,13 +488,14 @@ def forget(self:Algorithm,
     "Fit `learn` for one stage; only its weights are other afterwards"
     feed,learns = self._begin(learn, split, stage, seed, until),{p: p.requires_grad for p in learn.model.parameters()}
     try:
-        with no_random(seed), borrowed(learn, feed, quiet, loss_func=self.objective, opt_func=optimiser(self.opt, self.mom, self.wd), opt=None, lr=self.lr, wd=self.wd):
-            self.good,self.began = _copied(learn.model),perf_counter()
-            learn.fit(self.n_epoch, self.lr, cbs=[self, StepSeed(seed), *L(cbs)])
+        with no_random(seed), borrowed(learn, feed, quiet, loss_func=self.objective, opt_func=optimiser(self.opt, self.mom, self.wd), opt=None, lr=float(self.lr), wd=self.wd): # fastai takes no numbers of NumPy's for a rate
+            self.good,self.before,self.began = _copied(learn.model),self._retained(learn.model),perf_counter()
+            learn.fit(self.n_epoch, float(self.lr), cbs=[self, StepSeed(seed), *L(cbs)])
             if not self.n_epoch: self.preparation = perf_counter() - self.began
             if not self.n_epoch: self._guard(learn)
     finally:
         for p,was in learns.items(): p.requires_grad_(was)
+        learn.model.zero_grad(set_to_none=True) # what a cancelled step has left would enter the next stage
 
 # %% ../nbs/10_unlearn.ipynb #7f7e45ed
 class Diverged(UserWarning):
@@ -484,27 +515,20 @@ def _retained(self:Algorithm, model):
     return 0. if len(read.unique()) == 1 < len(y.unique()) else (read == y).double().mean().item()
 
 @patch
-def _guard(self:Algorithm, learn):
-    "Keep these weights where they are good; else put the last good ones back, and say so"
-    if not hasattr(self, 'begun'): self.begun = self._retained(self._before(learn))
+def _guard(self:Algorithm, learn, last=True):
+    "Keep these weights where they are good; else put the last good ones back, and say so. A fit that begins with a spoilt model has until its end to mend it"
     level = self._retained(learn.model)
-    if level >= self.begun/2: self.good = _copied(learn.model); return
+    if level >= self.before/2: self.good = _copied(learn.model); return
+    if not last and self.begun < self.before/2 and level >= 0: return
     learn.model.load_state_dict(self.good)
     self.ended = 'diverged'
-    fell = 'a weight or a logit is no number any more' if level < 0 else f'the accuracy on retained samples fell from {self.begun:.2f} to {level:.2f}' if level else 'retained samples of all classes are read as one'
+    fell = 'a weight or a logit is no number any more' if level < 0 else f'the accuracy on retained samples fell from {self.before:.2f} to {level:.2f}' if level else 'retained samples of all classes are read as one'
     warnings.warn(f"{self!r} diverged: {fell}. The last good weights are kept; {self.lower}.", Diverged, stacklevel=2)
 
 def _lost(how, told):
     "Warn where several stages, each within its bounds, have together lost what had to be retained"
     first,last = told[0]['retain'],told[-1]['retain']
     if len(told) > 2 and last < first/2: warnings.warn(f"{how!r}: in {len(told)-1} stages the accuracy on retained samples fell from {first:.2f} to {last:.2f}. Nothing was put back: lower lr, or give a repair.", Diverged, stacklevel=3)
-
-@patch
-def _before(self:Algorithm, learn):
-    "The model as it was before the fit"
-    res = copy.deepcopy(learn.model)
-    res.load_state_dict(self.good)
-    return res
 
 @patch
 def before_train(self:Algorithm):
@@ -515,7 +539,7 @@ def before_train(self:Algorithm):
 
 @patch
 def after_train(self:Algorithm):
-    self._guard(self.learn)
+    self._guard(self.learn, self.epoch == self.n_epoch-1)
     if self.ended == 'diverged': raise CancelFitException
 
 @patch

@@ -8,7 +8,7 @@ __all__ = ['Refused', 'choose', 'known', 'Value']
 # %% ../nbs/00_value.ipynb #f578d2c6
 import difflib, hashlib, json
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import dataclass_transform
 
@@ -59,6 +59,7 @@ def _encode(v):
     if isinstance(v, dict): return {k: _encode(o) for k,o in v.items()}
     if isinstance(v, Path): return str(v)
     if v is None or isinstance(v, (bool, int, float, str)): return v
+    if isinstance(v, Real): return int(v) if isinstance(v, Integral) else float(v) # NumPy's numbers
     if callable(v) and hasattr(v, '__qualname__'): return {'function': _name(v)}
     raise Refused(f"{v!r} cannot be written as JSON: give a number, a string, a value of rsu or a named function.")
 

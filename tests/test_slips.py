@@ -36,7 +36,15 @@ class Elsewhere(Two):
     def passes(self, epoch): return (('retain', 'frget'),)
     def terms(self, epoch): return Term('retain'),
 
-@pytest.mark.parametrize('how, says', [(Misspelt(), 'froget'), (Unsaid(), 'preference'), (Elsewhere(), 'frget')])
+class Idle(Two):
+    def terms(self, epoch): return Term('retain'),
+
+class LaterIdle(Two):
+    n_epoch: int = 3
+    def passes(self, epoch): return (('mixed',),)
+    def terms(self, epoch): return (Term('retain'), Term('forget', weight=-1e-9)) if epoch < 2 else (Term('retain'),)
+
+@pytest.mark.parametrize('how, says', [(Misspelt(), 'froget'), (Unsaid(), 'preference'), (Elsewhere(), 'frget'), (Idle(), "'forget' in epoch 1 and has no term"), (LaterIdle(), "'forget' in epoch 3 and has no term")])
 def test_a_class_of_ones_own(how, says, learn, split):
     with pytest.raises(Refused, match=says): learn.unlearn(split, how, quiet=True)
 
@@ -67,6 +75,24 @@ def test_settings(learn, split):
             def before_fit(self): began.append(1)
         with pytest.raises(Refused, match=says): learn.unlearn(risk, how, cbs=Watch(), quiet=True)
         assert not began
+    for bad in (lambda: UNSIR(repeats=0), lambda: UNSIR(penalty=-1.), lambda: UNSIR(noise_lr=0.), lambda: UNSIR(per_class=.5), lambda: SCRUB(T=0.), lambda: SCRUB(alpha=float('nan')), lambda: SCRUB(msteps=-1),
+                lambda: SFRon(clip=0.), lambda: SFRon(alpha=-1.), lambda: Influence(alpha=-1.), lambda: Fisher(alpha=float('inf')), lambda: SISA(shards=2.5), lambda: Retrain(bs_forget=4),
+                lambda: CFk(k=1.5), lambda: SeqUnlearn(SCRUB(), repair=Retrain())):
+        with pytest.raises(Refused): bad()
+    with pytest.raises(Refused, match='One retained sample'): learn.unlearn(ForgetSplit(learn.dls, range(1, 200)), Retrain(), quiet=True)
+
+def test_settings_may_be_numpys(learn, split):
+    how = CFk(k=np.int64(1), n_epoch=np.int64(1), lr=np.float32(1e-3))
+    assert Algorithm.from_json(how.to_json()).k == 1
+    assert learn.unlearn(split, how, quiet=True).unlearning.steps == 1
+    assert SeqUnlearn(SCRUB(), repair=EUk()).repair == EUk() # as long as the recipe says, which is known when there is a learner
+
+def test_the_loaders_that_were_given_draw_on_as_before(learn, split):
+    given = copy.copy(learn)
+    given.dls = with_train(learn.dls, subset(learn.dls.train, np.arange(200), seed=3))
+    before = given.dls.train.get_idxs.k
+    given.unlearn(ForgetSplit(given.dls, split.forget), BadTeacher(), quiet=True)
+    assert given.dls.train.get_idxs.k == before
 
 class Rows(Dataset):
     def __init__(self, y): self.x, self.y = torch.randn(len(y), 1, 8, 8), y
