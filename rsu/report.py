@@ -178,7 +178,7 @@ def verdict(
 def _nearness(gap, was, noise):
     "Is the model nearer to retraining than doing nothing is, and by how much; gaps below `noise` are none"
     if was <= noise: return 'not told from retraining, but neither is doing nothing: there was nothing to gain' if gap <= noise else 'farther from retraining than doing nothing is'
-    if gap <= noise: return 'not told from retraining, as doing nothing is'
+    if gap <= noise: return 'not told from retraining, while doing nothing is'
     return f'nearer to retraining than doing nothing is, by {1-gap/was:.0%} of the way' if gap < was else 'no nearer to retraining than doing nothing is'
 
 # %% ../nbs/51_report.ipynb #0749d47e
