@@ -181,7 +181,8 @@ class AMUN(Algorithm):
 
     def __post_init__(self):
         choose('mode', self.mode, ['amun','advonly'])
-        if not self.eps > 0 or self.steps < 1 or self.doublings < 0: raise Refused(f"eps={self.eps}, steps={self.steps}, doublings={self.doublings} move no sample: a radius is above 0, steps are 1 or more, doublings 0 or more.")
+        if not self.eps > 0: raise Refused(f"eps={self.eps} moves no sample: a radius is above 0; published is 0.04.")
+        _integer('steps', self.steps, 1); _integer('doublings', self.doublings)
         if not self.retain: self.needs = ('continuous inputs',)
     def ready(self, learn, split):
         _moves(split)

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np, torch, torch.nn.functional as F
 from torch.nn.utils import clip_grad_norm_
 from fastcore.basics import patch
-from rsu.value import Refused, choose
+from rsu.value import Refused, choose, _integer
 from rsu.unlearn import Algorithm, Term, evaluating
 
 # %% ../nbs/13_ascent.ipynb #a29aca58
@@ -140,6 +140,7 @@ class SFRon(Algorithm):
     bs:int=128
 
     def __post_init__(self):
+        for k in ('iters','every'): _integer(k, getattr(self, k), 1)
         if not 1 <= self.every <= self.iters: raise Refused(f"every={self.every} of iters={self.iters} iterations leaves no step on forget in an epoch: give a number from 1 to iters.")
         if not (0 <= self.alpha < float('inf') and self.clip > 0): raise Refused(f"alpha={self.alpha}, clip={self.clip} make no ascent: alpha is 0 or more and clip above 0; published are 25 and 7.")
 

@@ -109,7 +109,8 @@ def _widened(layer, k):
     "The layer that is `k` of `layer` side by side; None where there is no such layer"
     kind,device = type(layer),next((p.device for p in layer.parameters()), None)
     if kind is nn.Sequential:
-        wide = [_widened(o, k) for o in layer] if len(set(layer)) == len(layer) else [None] # a layer used twice has one set of weights
+        shared = len([*layer.named_parameters(remove_duplicate=False)]) > len([*layer.parameters()]) # weights that two layers have in common are one set
+        wide = [None] if shared or len(set(layer)) < len(layer) else [_widened(o, k) for o in layer]
         return None if None in wide else nn.Sequential(*wide)
     if kind in _by_channel: return layer if kind is not nn.Flatten or (layer.start_dim,layer.end_dim) == (1,-1) else None
     if any(not p.requires_grad for p in layer.parameters()): return None # frozen

@@ -6,7 +6,7 @@
 __all__ = ['Job', 'alone', 'unlearn_many']
 
 # %% ../nbs/18_runs.ipynb #8c6f8e68
-import copy, inspect, warnings
+import copy, warnings
 from time import perf_counter
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -61,16 +61,13 @@ def _alone(learn, jobs, ks, executor):
 # %% ../nbs/18_runs.ipynb #f87608bb
 _said = ('passes','terms','rate','roles','ready','schedule','budget','labels','teach','given','stages')
 
-_moving = {'learn','model','opt','dls','epoch','iter','n_iter','train_iter','pct_train'}
-
-def _moves(f): return bool(_moving & set(getattr(getattr(inspect.unwrap(f), '__code__', None), 'co_names', ())))
-
 def _done_by(how):
     "What an algorithm does itself: the methods that its class has in place of the base's, those apart that only say something, and its events"
     classes = type(how).__mro__[:type(how).__mro__.index(Algorithm)]
     if how.acts_if and not getattr(how, how.acts_if): classes = classes[:next(i for i,o in enumerate(classes) if 'acts_if' in vars(o))] # what is derived from it may still act
     own = [(k,f) for o in classes for k,f in vars(o).items() if callable(f) and k[:2] != '__']
-    return sorted({k for k,f in own if (k not in _said or k == 'teach' and _moves(f)) and (hasattr(Algorithm, k) or hasattr(event, k))})
+    fixed = lambda k, f: k in _said and (k != 'teach' or f.__module__.partition('.')[0] == 'rsu') # who knows what another teacher looks at, the epoch or chance
+    return sorted({k for k,f in own if not fixed(k, f) and (hasattr(Algorithm, k) or hasattr(event, k))})
 
 # %% ../nbs/18_runs.ipynb #cf5e022b
 def _flat(groups):
@@ -161,7 +158,7 @@ class _Abreast:
 
     def prepare(self, ones, plans):
         "Fresh optimisers, and what the teachers say"
-        self.opts = [optimiser(o.opt, o.mom, o.wd)(list(net.parameters()), lr=float(o.lr), **self._capturable(o)) for o,net in zip(ones, self.nets)]
+        self.opts = [optimiser(o.opt, o.mom, o.wd)(list(net.parameters()), lr=o.lr, **self._capturable(o)) for o,net in zip(ones, self.nets)]
         self.graphs,self.rates,self.lessons = {}, torch.zeros(self.k, device=self.x.device), {}
         if self.cuda:
             for o,rate in zip(self.opts, self.rates): o.opt.param_groups[0]['lr'] = rate
@@ -261,10 +258,11 @@ def stage(self:_Abreast, learn, splits, stages, seeds):
     with _turn, no_random(seeds[0]):
         self.prepare(ones, plans)
         begun = [o._retained(net) for o,net in zip(ones, self.nets)]
+        total = sum(map(len, plans[0]))
         for e,steps in enumerate(zip(*plans)):
             for i,ats in enumerate(zip(*steps)):
-                for one,net in zip(ones, self.nets): one.learn = SimpleNamespace(model=net, epoch=e, iter=i, n_iter=len(steps[0]))
-                self.step(_fed(ones, ats, step), [float(o.lr*o.rate(o._pace(e+i/len(steps[0])))) for o in ones])
+                for one,net in zip(ones, self.nets): one.learn = SimpleNamespace(model=net, epoch=e, iter=i, n_iter=len(steps[0]), train_iter=step, pct_train=step/total)
+                self.step(_fed(ones, ats, step), [o.lr*o.rate(o._pace(e+i/len(steps[0]))) for o in ones])
                 step += 1
             lost |= {i for i,(o,net) in enumerate(zip(ones, self.nets)) if o._retained(net) < begun[i]/2}
         if self.cuda: torch.cuda.synchronize()

@@ -7,9 +7,10 @@ __all__ = ['Groups', 'Quantiles', 'Thresholds', 'NaturalBreaks', 'ByClass', 'Lab
            'SeqUnlearn', 'OneShot', 'RUM']
 
 # %% ../nbs/30_sequence.ipynb #a3097b8c
+import inspect
 import numpy as np, torch
 from fastai.callback.core import Callback
-from rsu.value import Refused, Value, choose
+from rsu.value import Refused, Value, choose, _integer
 from rsu.unlearn import Algorithm, Stage
 
 # %% ../nbs/30_sequence.ipynb #970054ac
@@ -35,7 +36,7 @@ class Quantiles(Groups):
     n:int=3 # Groups
 
     def __post_init__(self):
-        if self.n < 1: raise Refused(f"groups={self.n} is no number of groups: give 1 or more.")
+        _integer('groups', self.n, 1)
 
     def divide(self, split):
         if self.n == 1: return {'1': split.forget}
@@ -60,7 +61,7 @@ class NaturalBreaks(Groups):
     n:int=3 # Groups
 
     def __post_init__(self):
-        if not isinstance(self.n, int) or self.n < 1: raise Refused(f"NaturalBreaks(n={self.n!r}) makes no groups: give a whole number, 1 or more.")
+        _integer('groups', self.n, 1)
 
     def divide(self, split):
         from sklearn.cluster import KMeans
@@ -105,6 +106,8 @@ class ByChance(Groups):
     "Groups of equal size by chance, known by their seed; scores, where there are any, have no say"
     n:int=3    # Groups
     seed:int=0 # Of the draw
+
+    def __post_init__(self): _integer('groups', self.n, 1)
 
     def divide(self, split):
         if not 1 <= self.n <= len(split): raise Refused(f"{self.n} groups cannot be made of {len(split)} samples to forget: ask for 1 to {len(split)}.")
@@ -186,12 +189,14 @@ class SeqUnlearn(Value):
         if not isinstance(self.groups, (int, Groups)): raise Refused(f"groups={self.groups!r} are no groups: give a number, or a value such as ByClass().")
         if isinstance(self.groups, int): Quantiles(self.groups)
         if isinstance(self.order, str): choose('order', self.order, _orders)
+        elif not isinstance(self.order, (list,tuple)): raise Refused(f"order={self.order!r} is no order: give one of {', '.join(_orders)}, or the groups' names.")
         choose('pending policy', self.pending, ['held out','retain']); choose('schedule', self.schedule, ['each stage','whole']); choose('policy for the optimiser', self.optimiser, ['fresh','kept'])
         if self.optimiser == 'kept' and isinstance(self.algorithm, (list,tuple)): raise Refused("What one algorithm's optimiser remembers is nothing to another: keep it for a single algorithm only.")
-        if self.repair is not None and (not isinstance(self.repair, Algorithm) or self.repair.n_epoch == 0 or {r for e in range(self.repair.n_epoch or 1) for o in self.repair.passes(e) for r in o} != {'retain'}): raise Refused(f"repair={self.repair!r} does not train on retained samples alone: give FineTune(), for example.")
+        if self.repair is not None and (not isinstance(self.repair, Algorithm) or self.repair.n_epoch == 0 or {r for e in range(self.repair.n_epoch or 1) for o in self.repair.passes(e) for r in o} != {'retain'} or 'S' in self.repair.reads.split()): raise Refused(f"repair={self.repair!r} does not train on retained samples alone: give FineTune(), for example.")
         for o in (self.until if isinstance(self.until, (list,tuple)) else [self.until]):
             if o is not None and o != 'valid' and not (isinstance(o, (int,float)) and 0 <= o <= 1): raise Refused(f"until={o!r} is no target of a group: give an accuracy from 0 to 1, or 'valid'.")
         if self.rerank is not None and not (isinstance(self.rerank, type) and hasattr(self.rerank, 'score')): raise Refused(f"rerank={self.rerank!r} is no ranker's class: give Confidence, for example.")
+        if self.rerank is not None and (needs := [k for k,p in inspect.signature(self.rerank).parameters.items() if p.default is p.empty]): raise Refused(f"{self.rerank.__name__} cannot rank again after each stage, for it needs more than the model ({', '.join(needs)}): give Confidence, for example.")
         if self.rerank is not None and not isinstance(self.groups, (int, Quantiles, Singly)): raise Refused(f"{type(self.groups).__name__} groups do not change with a ranking: rerank goes with a number of groups, or with Singly().")
 
     def _given(self): return [o for o in (self.algorithm if isinstance(self.algorithm, (list,tuple)) else [self.algorithm]) if o is not None or self.algorithm is None]

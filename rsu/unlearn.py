@@ -10,6 +10,7 @@ __all__ = ['Feed', 'Term', 'kl', 'Stage', 'Algorithm', 'frozen', 'evaluating', '
 import copy, hashlib, inspect, json, warnings
 from contextlib import contextmanager
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from dataclasses import KW_ONLY, dataclass, field, fields
 from time import perf_counter
@@ -48,17 +49,21 @@ class _Stream:
         return res
 
 class _Mixed(_Stream):
-    "A stream over samples that no epoch may miss, and over others (`kept`), which take turns where an epoch is too short for all"
+    "A stream over samples that no epoch may miss, and over others (`kept`, and what comes twice), which take turns where an epoch is too short for all"
     def __init__(self, positions, kept, bs, seed, weights=None):
         super().__init__(positions, bs, seed, weights)
-        self.must,self.others = positions[~np.isin(positions, kept)], _Stream(kept, 1, derived(seed, 0), weights)
+        must = np.sort(positions[~np.isin(positions, kept)])
+        again = np.r_[False, must[1:] == must[:-1]]
+        self.must,self.others = must[~again], _Stream(np.r_[kept, must[again]], 1, derived(seed, 0), weights)
 
     def take(self, n):
-        "The next `n` batches, as position arrays"
-        if n >= len(_chunks(self.positions, self.bs)): return super().take(n)
+        "The next `n` batches of an epoch, as position arrays: whole passes, and one that is cut short"
+        each = len(_chunks(self.positions, self.bs))
+        res,n = super().take(n//each*each), n%each
+        if not n: return res
         at = np.concatenate([self.must, *self.others.take(max(0, n*self.bs - len(self.must)))])
         self.k += 1
-        return np.array_split(shuffled(at, self.seed, self.k), n)
+        return res + np.array_split(shuffled(at, self.seed, self.k), n)
 
 # %% ../nbs/10_unlearn.ipynb #5d49b475
 def _retain_weights(dl, retain, roles):
@@ -151,6 +156,8 @@ class Stage(NamedTuple):
     carry:object=None    # A callback that hands what the optimiser remembers from stage to stage
 
 # %% ../nbs/10_unlearn.ipynb #327844d9
+_taken = set('learn name order seed split stage until true c own_loss good before begun began passed teacher stilled ended preparation'.split())
+
 class Algorithm(Value, Callback):
     "Base of the unlearning algorithms: a fastai callback that says what it is fed and what it minimises"
     run_valid,order = False,MixedPrecision.order+1 # gradients come to us unscaled
@@ -171,6 +178,7 @@ class Algorithm(Value, Callback):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        if odd := [k for k in cls._names() if k in _taken]: raise Refused(f"{cls.__name__} has a setting called '{odd[0]}', a name that every fit uses for itself: call it otherwise.")
         for o,f in vars(cls).items():
             if not o.startswith(('before_','after_')): continue
             choose('event', o, [e for e in dir(event) if e[0] != '_'])
@@ -239,6 +247,7 @@ def schedule(self:Algorithm,
 ) -> list:              # Pairs: roles that are fed side by side, steps
     "The passes of an epoch and their steps"
     passes = self.passes(epoch)
+    if not passes: raise Refused(f"{type(self).__name__} has no pass in epoch {epoch+1}: give it one, or fewer epochs (n_epoch).")
     steps = [len(_chunks(np.arange(n[roles[0]]), self._bs(roles[0]))) for roles in passes]
     if total is not None: steps[-1] += total - sum(steps)
     return list(zip(passes, steps))
@@ -248,6 +257,7 @@ def budget(self:Algorithm,
     split # What must be forgotten
 ) -> list: # One number an epoch
     "The gradient steps that the algorithm takes, epoch by epoch, when it forgets all samples at once"
+    if self.n_epoch is None: raise Refused(f"How long {type(self).__name__} trains is for the learner's recipe to say: ask .ready(learn, split) of it first, or give n_epoch.")
     n = {r: len(at) for r,at in self.roles(split, split.forget, split.retain, 0).items()}
     return [sum(steps for _,steps in self.schedule(e, n)) for e in range(self.n_epoch)]
 
@@ -322,7 +332,7 @@ def _train(modules, mode):
 def before_batch(self:Algorithm):
     self.stilled = _of_one(self.model, self.xb[0])
     _train(self.stilled, False)
-    self.learn.opt.set_hypers(lr=float(self.lr * self.rate(self._pace(self.epoch + self.iter/self.n_iter))))
+    self.learn.opt.set_hypers(lr=self.lr * self.rate(self._pace(self.epoch + self.iter/self.n_iter)))
 
 @patch
 def _pace(self:Algorithm, epoch):
@@ -411,7 +421,7 @@ def objective(self:Algorithm,
             pred = self.model(*xb).float()
             _train(one, True)
         loss = loss + self._role(role, pred, xb, y, at)
-    return loss
+    return loss if torch.is_tensor(loss) else 0.*pred.sum() # a mixed batch may have none of those samples that the terms are on
 
 # %% ../nbs/10_unlearn.ipynb #5dafe1df
 @patch
@@ -451,25 +461,25 @@ def gradient(self:Algorithm,
 
 # %% ../nbs/10_unlearn.ipynb #bd0c4de1
 @patch
-def _fits(self:Algorithm, roles, split, stage):
-    "Refuse passes and terms of roles that there are not, and batches that no term is on"
+def _fits(self:Algorithm, roles):
+    "Refuse passes and terms of roles that there are not, and passes that no term is on"
     fed,name = {r for e in range(self.n_epoch) for o in self.passes(e) for r in o},type(self).__name__
     if odd := sorted(r for r in fed if not len(roles.get(r, ()))): raise Refused(f"{name} draws batches of the role '{odd[0]}', which has no samples here: the roles are {', '.join(k for k,at in roles.items() if len(at))}.")
-    known = fed | ({'forget','retain','made'} if 'mixed' in fed else set())
-    if odd := sorted({t.role for e in range(self.n_epoch) for t in self.terms(e)} - known): raise Refused(f"{name} has a term on the role '{odd[0]}', which is in none of its passes: they draw {', '.join(sorted(fed))}.")
-    at = roles['mixed'] if 'mixed' in fed else np.empty(0)
-    within = [k for k,has in [('made', at >= split.N), ('forget', np.isin(at, stage.forget)), ('retain', np.isin(at, stage.retain))] if has.any()]
+    parts = {'forget','retain','made'}
+    known = fed - {'mixed'} | (parts if 'mixed' in fed else set())
+    if odd := sorted({t.role for e in range(self.n_epoch) for t in self.terms(e)} - known): raise Refused(f"{name} has a term on the role '{odd[0]}', which is in none of its passes: they draw {', '.join(sorted(fed))}{' (a mixed batch takes the terms of forget, retain and made)' if 'mixed' in fed else ''}.")
+    if type(self).objective is not Algorithm.objective: return # which need not go by terms
     for e in range(self.n_epoch):
-        drawn = {r for o in self.passes(e) for role in o for r in (within if role == 'mixed' else [role])}
-        if odd := sorted(drawn - {t.role for t in self.terms(e)}): raise Refused(f"{name} draws batches of the role '{odd[0]}' in epoch {e+1} and has no term on it, so nothing would be learnt from them: give it one, or leave the role out of the passes.")
+        on = {t.role for t in self.terms(e)}
+        if odd := [o for o in self.passes(e) if not on & {*o, *(parts if 'mixed' in o else ())}]: raise Refused(f"{name} has a pass over {' and '.join(odd[0])} in epoch {e+1} and no term on it, so nothing would be learnt: give it one, or leave the pass out.")
 
 @patch
 def _begin(self:Algorithm, learn, split, stage, seed, until=None):
     "Settle what a fit is about; its `Feed`"
     roles = self.roles(split, stage.forget, stage.retain, seed)
-    self._fits(roles, split, stage)
     self.own_loss,self.seed,self.split,self.stage,self.until = learn.loss_func,seed,split,stage,until
     self.true,self.c = split.y,n_classes(split.dls)
+    self._fits(roles)
     return Feed(split.dls.train, roles, {r: self._bs(r) for r in roles}, self._plan(stage, roles), stage.retain, seed)
 
 def _copied(model): return {k: v.clone() for k,v in model.state_dict().items()}
@@ -488,9 +498,10 @@ def forget(self:Algorithm,
     "Fit `learn` for one stage; only its weights are other afterwards"
     feed,learns = self._begin(learn, split, stage, seed, until),{p: p.requires_grad for p in learn.model.parameters()}
     try:
-        with no_random(seed), borrowed(learn, feed, quiet, loss_func=self.objective, opt_func=optimiser(self.opt, self.mom, self.wd), opt=None, lr=float(self.lr), wd=self.wd): # fastai takes no numbers of NumPy's for a rate
+        with no_random(seed), borrowed(learn, feed, quiet, loss_func=self.objective, opt_func=optimiser(self.opt, self.mom, self.wd), opt=None, lr=self.lr, wd=self.wd):
             self.good,self.before,self.began = _copied(learn.model),self._retained(learn.model),perf_counter()
-            learn.fit(self.n_epoch, float(self.lr), cbs=[self, StepSeed(seed), *L(cbs)])
+            self.begun = self.before
+            learn.fit(self.n_epoch, self.lr, cbs=[self, StepSeed(seed), *L(cbs)])
             if not self.n_epoch: self.preparation = perf_counter() - self.began
             if not self.n_epoch: self._guard(learn)
     finally:
@@ -559,6 +570,7 @@ def _stop_at_target(self:Algorithm):
     self.passed = 0
     logits,y = predict_train(self.model, self.split.dls, self.stage.forget)
     if (logits.argmax(1) == y).double().mean() > self.until: return
+    if self.begun < self.before/2 and self._retained(self.model) < self.before/2: return # spoilt at the start, and not mended yet
     self.ended = 'target reached'
     raise CancelFitException
 
@@ -569,7 +581,7 @@ def _target(until, split, before):
     if isinstance(until, (Learner, list, tuple)):
         known = np.mean([_right(o.model, split) for o in L(until)], axis=0)
         return lambda at: float(known[at].mean())
-    if isinstance(until, (int, float)) and 0 <= until <= 1: return lambda at: float(until)
+    if isinstance(until, Real) and 0 <= until <= 1: return lambda at: float(until)
     raise Refused(f"until={until!r} is no target: give an accuracy from 0 to 1, 'valid', or the oracles (Learners) to be like.")
 
 # %% ../nbs/10_unlearn.ipynb #a1d177c0

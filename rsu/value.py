@@ -8,6 +8,7 @@ __all__ = ['Refused', 'choose', 'known', 'Value']
 # %% ../nbs/00_value.ipynb #f578d2c6
 import difflib, hashlib, json
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
+from functools import wraps
 from numbers import Integral, Real
 from pathlib import Path
 from typing import dataclass_transform
@@ -59,7 +60,6 @@ def _encode(v):
     if isinstance(v, dict): return {k: _encode(o) for k,o in v.items()}
     if isinstance(v, Path): return str(v)
     if v is None or isinstance(v, (bool, int, float, str)): return v
-    if isinstance(v, Real): return int(v) if isinstance(v, Integral) else float(v) # NumPy's numbers
     if callable(v) and hasattr(v, '__qualname__'): return {'function': _name(v)}
     raise Refused(f"{v!r} cannot be written as JSON: give a number, a string, a value of rsu or a named function.")
 
@@ -76,17 +76,27 @@ def _decode(v):
 
 def _show(v): return v.__name__ if callable(v) and hasattr(v, '__name__') else repr(v)
 
+def _of_its_kind(check):
+    "`check` of a value's settings, which refuses a setting that cannot even be compared, a word in the place of a number"
+    @wraps(check)
+    def checked(self):
+        try: check(self)
+        except TypeError as e: raise Refused(f"{self!r} has a setting of the wrong kind ({e}): give a value like its default.") from None
+    return checked
+
 # %% ../nbs/00_value.ipynb #bb624712
 @dataclass_transform()
 class Value:
     "Base of all settings: a subclass lists its fields; instances print, compare, hash and travel as JSON by them"
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        if '__post_init__' in vars(cls): cls.__post_init__ = _of_its_kind(cls.__post_init__)
         _kinds[dataclass(eq=False, repr=False)(cls).__name__] = cls
 
     def __setattr__(self, name, value):
         if name in self.__dict__ and name in self._names():
             raise FrozenInstanceError(f"{type(self).__name__}.{name} is fixed; .but({name}=...) gives a changed copy")
+        if isinstance(value, Real) and type(value) not in (bool,int,float) and name in self._names(): value = int(value) if isinstance(value, Integral) else float(value) # NumPy's
         super().__setattr__(name, value)
 
     @classmethod

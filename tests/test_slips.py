@@ -5,7 +5,7 @@ import numpy as np, pytest, torch
 from torch import nn
 from torch.utils.data import DataLoader as TorchLoader, Dataset, IterableDataset, RandomSampler, Sampler, SequentialSampler, WeightedRandomSampler, BatchSampler, TensorDataset
 from fastai.data.core import DataLoaders
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelEpochException
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from rsu.all import *
@@ -37,16 +37,57 @@ class Elsewhere(Two):
     def terms(self, epoch): return Term('retain'),
 
 class Idle(Two):
+    n_epoch: int = 3
+    def passes(self, epoch): return (('retain',), ('forget',))
+    def terms(self, epoch): return (Term('retain'), Term('forget', weight=-1.)) if epoch < 2 else (Term('retain'),)
+
+class Mixed(Two):
+    def passes(self, epoch): return (('mixed',),)
+    def terms(self, epoch): return Term('retain'), Term('mixed', weight=5.)
+
+class Passless(Two):
+    n_epoch: int = 2
+    def passes(self, epoch): return (('retain',),) if epoch else ()
     def terms(self, epoch): return Term('retain'),
 
-class LaterIdle(Two):
-    n_epoch: int = 3
-    def passes(self, epoch): return (('mixed',),)
-    def terms(self, epoch): return (Term('retain'), Term('forget', weight=-1e-9)) if epoch < 2 else (Term('retain'),)
-
-@pytest.mark.parametrize('how, says', [(Misspelt(), 'froget'), (Unsaid(), 'preference'), (Elsewhere(), 'frget'), (Idle(), "'forget' in epoch 1 and has no term"), (LaterIdle(), "'forget' in epoch 3 and has no term")])
+@pytest.mark.parametrize('how, says', [(Misspelt(), 'froget'), (Unsaid(), 'preference'), (Elsewhere(), 'frget'), (Idle(), 'a pass over forget in epoch 3 and no term'), (Mixed(), "the role 'mixed'"), (Passless(), 'no pass in epoch 1')])
 def test_a_class_of_ones_own(how, says, learn, split):
     with pytest.raises(Refused, match=says): learn.unlearn(split, how, quiet=True)
+
+class Beside(Two):
+    "A loss that pairs batches, whose one term is on the first of them."
+    def terms(self, epoch): return Term('retain', 'apart'),
+    def measure(self, t, logits, xb, y, at):
+        (*other, _), = [b for role, (_, b) in self.learn.dls.train.now.items() if role == 'forget']
+        return self.own_loss(logits, y) - .01*self.model(*other).square().mean()
+
+class Sparse(Two):
+    "A joint pass in which only few samples have a term, none of them in some batches."
+    def passes(self, epoch): return (('mixed',),)
+    def terms(self, epoch): return Term('forget', weight=-1.),
+
+class Own(Two):
+    "An objective that goes by no terms."
+    def terms(self, epoch): return ()
+    def objective(self, pred, *yb): return self.own_loss(pred, *yb)
+
+class Passes(SCRUB):
+    def passes(self, epoch): return ('forget',), ('retain',)
+
+@pytest.mark.parametrize('how', [Beside(), Sparse(bs=2, lr=1e-5), Own(), Passes(n_epoch=4)])
+def test_what_is_no_slip(how, learn, split):
+    assert learn.unlearn(split, how, quiet=True).unlearning.steps
+
+@pytest.mark.parametrize('name', ['seed', 'until', 'before'])
+def test_names_that_a_fit_uses_itself(name):
+    with pytest.raises(Refused, match=f"called '{name}'"): type('Taken', (Two,), {'__annotations__': {name: float}, name: 1.})
+
+class Cancelled(Callback):
+    def before_train(self): raise CancelEpochException
+
+@pytest.mark.parametrize('how', [FineTune(n_epoch=1), EUk(n_epoch=1)])
+def test_epochs_that_are_left_out(how, learn, split):
+    assert learn.unlearn(split, how, cbs=Cancelled(), quiet=True).unlearning.steps == 0
 
 class Pair(nn.Module):
     def __init__(self, net): super().__init__(); self.net = net
@@ -77,14 +118,16 @@ def test_settings(learn, split):
         assert not began
     for bad in (lambda: UNSIR(repeats=0), lambda: UNSIR(penalty=-1.), lambda: UNSIR(noise_lr=0.), lambda: UNSIR(per_class=.5), lambda: SCRUB(T=0.), lambda: SCRUB(alpha=float('nan')), lambda: SCRUB(msteps=-1),
                 lambda: SFRon(clip=0.), lambda: SFRon(alpha=-1.), lambda: Influence(alpha=-1.), lambda: Fisher(alpha=float('inf')), lambda: SISA(shards=2.5), lambda: Retrain(bs_forget=4),
-                lambda: CFk(k=1.5), lambda: SeqUnlearn(SCRUB(), repair=Retrain())):
+                lambda: CFk(k=1.5), lambda: SeqUnlearn(SCRUB(), repair=Retrain()), lambda: SeqUnlearn(SCRUB(), repair=MSG()), lambda: SeqUnlearn(SCRUB(), rerank=LiRA), lambda: SeqUnlearn(SCRUB(), 2.5),
+                lambda: SFRon(every=2.5), lambda: AMUN(steps=2.5), lambda: NegGradPlus('a'), lambda: SCRUB(alpha=None), lambda: Quantiles('3'), lambda: ByChance(2.5), lambda: Thresholds(.5), lambda: EUk().budget(split)):
         with pytest.raises(Refused): bad()
     with pytest.raises(Refused, match='One retained sample'): learn.unlearn(ForgetSplit(learn.dls, range(1, 200)), Retrain(), quiet=True)
 
 def test_settings_may_be_numpys(learn, split):
-    how = CFk(k=np.int64(1), n_epoch=np.int64(1), lr=np.float32(1e-3))
+    how = CFk(k=np.int64(1), n_epoch=np.int64(1), lr=np.float32(1e-3), wd=np.float32(1e-4))
     assert Algorithm.from_json(how.to_json()).k == 1
-    assert learn.unlearn(split, how, quiet=True).unlearning.steps == 1
+    assert learn.unlearn(split, how, quiet=True, until=np.float32(0)).unlearning.steps == 1
+    assert SeqUnlearn(SCRUB(), np.int64(2)) == SeqUnlearn(SCRUB(), 2)
     assert SeqUnlearn(SCRUB(), repair=EUk()).repair == EUk() # as long as the recipe says, which is known when there is a learner
 
 def test_the_loaders_that_were_given_draw_on_as_before(learn, split):
@@ -150,6 +193,12 @@ def test_a_part_of_the_network_is_not_trained_beside_others(learn, split):
     head = copy.copy(learn)
     head.splitter = lambda m: [list(m[-1].parameters())]
     assert alone(learn, split, NegGradPlus(n_epoch=1)) == '' and 'part of the network' in alone(head, split, NegGradPlus(n_epoch=1))
+
+def test_layers_that_share_their_weights_are_not_laid_side_by_side(learn, split):
+    tied = twin(learn, nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.Linear(64, 10)))
+    assert alone(tied, split, NegGradPlus(n_epoch=1)) == ''
+    tied.model[3].weight = tied.model[1].weight
+    assert 'side by side' in alone(tied, split, NegGradPlus(n_epoch=1))
 
 class Noisy(Rows):
     "As fastai's `Datasets`: chance is added where it is the training set's turn."
