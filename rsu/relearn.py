@@ -26,7 +26,7 @@ class _Relearn(Algorithm):
     wd:float=0.
     def passes(self, epoch): return (('forget',),)
     def terms(self, epoch): return (Term('forget'),)
-    def _guard(self, learn): pass
+    def _guard(self, learn, last=True): pass
 
 # %% ../nbs/46_relearn.ipynb #921ac1ce
 _tie = 1e-9 # accuracies are quotients: what lies nearer together is the same
