@@ -27,7 +27,7 @@ from rsu.unlearn import Algorithm, Diverged, unlearn
 from rsu.algorithms import algorithms
 from rsu.evaluate import evaluate_runs, main_measures
 from rsu.intervals import summarise
-from rsu.tune import settings_for, tune
+from rsu.tune import tune, _search_for
 from rsu.report import Settings, datasets, from_toml, load_data, named, to_toml, versions, write_report
 from rsu.ledger import Ledger
 from rsu.stream import RetrainingDue, unlearn_stream
@@ -173,9 +173,10 @@ def _budget(s, dls, split):
     "The sequence with the epochs and the learning rate that were asked for, or else with the settings that come with the package"
     if s.n_epoch is not None or s.lr is not None: return _sequence(s, split).given(s.n_epoch, s.lr)
     def settings(name):
-        found = settings_for(s.data, recipe_for(s, dls).network.__name__, s.forget, name)
-        if found is not None: print(f"Taking the settings shipped for {name} on {s.data}: {found}.")
-        return found
+        found = _search_for(s.data, recipe_for(s, dls).network.__name__, s.forget, name)
+        if found is None: return
+        print(f"Taking the settings shipped for {name} on {s.data}, searched to forget {found.forget} of {found.train:,}: {found.settings}.")
+        return found.settings
     return _sequence(s, split, settings)
 
 def _model(s, dls, out, record):
