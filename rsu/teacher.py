@@ -51,7 +51,7 @@ class SCRUB(Algorithm):
 
     def passes(self, epoch): return (('forget',),('retain',)) if epoch < self.msteps else (('retain',),)
     def terms(self, epoch):
-        ascent = (Term('forget','teacher', -1., self.T),) if any('forget' in o for o in self.passes(epoch)) else ()
+        ascent = (Term('forget','teacher', -1., self.T),) if {'forget','mixed'} & {r for o in self.passes(epoch) for r in o} else ()
         return *ascent, Term('retain', weight=self.gamma), Term('retain','teacher', self.alpha, self.T)
     def rate(self, epoch): return .1**sum(int(epoch)+1 >= e for e in (4,6,10))
 
