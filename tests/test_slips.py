@@ -225,6 +225,7 @@ class Kept(Callback):
 
 def test_algorithms_look_at_samples_as_they_are():
     # in all but the steps themselves: importance, curvature and adversaries do not hang on what chance adds in training
+    torch.manual_seed(4) # a network that knows nothing reads all samples as one class for some seeds, which is taken for divergence
     pixels = Noisy(y)
     pixels.x = pixels.x.sigmoid()
     dls = DataLoaders(DataLoader(pixels, bs=16), DataLoader(rows, bs=16), device='cpu')
