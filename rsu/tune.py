@@ -258,7 +258,7 @@ def settings_for(
     return None if found is None else found.settings
 
 def _search_for(data, network, forget, algorithm):
-    "The shipped search whose settings suit the job best: a row of `shipped`, or None"
+    "The shipped search on these data and network and for this kind of forget set: a row of `shipped`, or None"
     df = shipped()
     found = df[(df.data == data) & (df.network == network) & (df.forget.str.split(':').str[0] == forget.split(':')[0]) & (df.settings.map(lambda o: o.name) == algorithm)]
     return found.iloc[0] if len(found) else None
