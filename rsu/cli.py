@@ -259,8 +259,8 @@ def _asked(names):
 def _found(s, dls, best, command):
     "A row of settings.json"
     t = best.tuning
-    return dict(data=s.data, network=recipe_for(s, dls).network.__name__, train=len(dls.train_ds), forget=s.forget, settings=best.to_dict(), score=t.score, given=t.given, nothing=t.nothing,
-                retrained=t.retrained, runs=len(t.trials), seconds=float(t.trials.seconds.sum()), edges={k: [float(o) for o in b] for k,b in t.edges.items()}, command=command)
+    return dict(data=s.data, network=recipe_for(s, dls).network.__name__, train=len(dls.train_ds), forget=s.forget, ranker=s.ranker if _top(s.forget) else None, seed=s.seed, settings=best.to_dict(),
+                score=t.score, given=t.given, nothing=t.nothing, retrained=t.retrained, runs=len(t.trials), diverged=t.diverged, seconds=float(t.trials.seconds.sum()), edges=t.edges, ends=t.ends, command=command)
 
 # %% ../nbs/60_cli.ipynb #afc8f318
 def search(

@@ -6,24 +6,27 @@
 __all__ = ['Tuning', 'tune', 'shipped', 'settings_for']
 
 # %% ../nbs/43_tune.ipynb #a1877789
-import hashlib, json, warnings
+import hashlib, inspect, json, warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from importlib.resources import files
+from numbers import Real
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np, optuna, pandas as pd
 from filelock import FileLock
 from fastprogress.fastprogress import progress_bar
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+import rsu
 from rsu.value import Refused, _decode, _integer
 from rsu.data import ForgetSplit
-from rsu.recipe import derived, recipe_of, _loss_key
-from rsu.unlearn import Algorithm, Diverged, digest, seen_by, unlearn
+from rsu.recipe import derived, recipe_of, _facts, _loss_key, _source
+from rsu.unlearn import Algorithm, Diverged, digest, seen_by, unlearn, _asked, _twin
 from rsu.importance import measuring_once
-from rsu.evaluate import _against, fit_oracles
+from rsu.evaluate import _against, _code, fit_oracles
 
 # %% ../nbs/43_tune.ipynb #6ed58dfb
 def _score(learn, split, oracles):
@@ -32,34 +35,72 @@ def _score(learn, split, oracles):
     return dict(tow=float(res['tow']), auc=float(res['auc']), score=float(res['tow']*(1 - abs(2*res['auc'] - 1))))
 
 # %% ../nbs/43_tune.ipynb #e651736d
-def _scale(low, high):
-    "Where numbers of this range are spread evenly, and the way back"
-    if isinstance(low, int): return (lambda v: v), (lambda u: int(round(u)))
-    if low >= .5 and high < 1: return (lambda v: -np.log(1-v)), (lambda u: float(1-np.exp(-u)))
-    return np.log, lambda u: float(np.exp(u))
+_scales = {'whole': (lambda v: v, lambda u: int(round(u))), 'log': (np.log, lambda u: float(np.exp(u))), 'below 1': (lambda v: -np.log(1-v), lambda u: float(min(1-np.exp(-u), 1-2**-50)))}
 
-def _suggest(trial, name, low, high):
-    "A value between `low` and `high`"
-    if isinstance(low, int): return trial.suggest_int(name, low, high)
-    to,back = _scale(low, high)
-    return back(trial.suggest_float(name, to(low), to(high)))
+class _Range(NamedTuple):
+    "Between which bounds a setting is searched, how its values are spread, and which of them the algorithm takes"
+    low:float
+    high:float
+    scale:str      # One of `_scales`: where values are spread evenly
+    allowed:object # Of a value: does the algorithm take it?
+
+    def to(self, v): return _scales[self.scale][0](v)
+    def back(self, u): return _scales[self.scale][1](u)
+
+    @property
+    def span(self): return self.to(self.high) - self.to(self.low)
+
+    def over(self, values): return self._replace(low=min(self.low, *values), high=max(self.high, *values))
+
+    def draw(self, trial, name):
+        "A value of the range, as the sampler would have it"
+        low,high = self.to(self.low),self.to(self.high)
+        return trial.suggest_int(name, low, high) if self.scale == 'whole' else self.back(trial.suggest_float(name, float(low), float(high)))
 
 # %% ../nbs/43_tune.ipynb #7a3a58ca
-def _edge(value, low, high):
-    "-1 or 1 where the value lies in the outermost twentieth of its range, else 0"
-    to,_ = _scale(low, high)
-    at = (to(value)-to(low)) / (to(high)-to(low))
-    return -1 if at < .05 else int(at > .95)
+def _furthest(r, value, far):
+    "`far`, or the value on the way there behind which nothing is allowed"
+    if r.allowed(far): return far
+    near,far = r.to(value),r.to(far)
+    for _ in range(20):
+        mid = (near+far)/2
+        near,far = (mid,far) if r.allowed(r.back(mid)) else (near,mid)
+    return r.back(near)
 
-def _widened(allowed, name, low, high, best):
-    "The range, grown until `best` lies inside it or no more is `allowed`"
-    to,back = _scale(low, high)
-    while side := _edge(best, low, high):
-        grown = back((to(low) if side < 0 else to(high)) + side*(to(high)-to(low))/2)
-        if isinstance(low, int): grown = max(grown, 1)
-        if grown in (low, high) or not allowed(name, grown): break
-        low,high = (grown,high) if side < 0 else (low,grown)
-    return low,high
+def _step(r, value, side):
+    "A fifth of the range further out, or as far as the algorithm goes"
+    whole = r.scale == 'whole'
+    v = r.back(r.to(value) + side*max(r.span/5, whole))
+    return _furthest(r, value, max(v, min(r.low, 1)) if whole else v)
+
+def _further(r, value, tried):
+    "() where the value is on no edge of what was tried; where it is, the next value further out, or None where the algorithm takes none"
+    for side,end in ((-1,r.low),(1,r.high)):
+        out = lambda v: side*(r.to(v)-r.to(value))
+        if out(end) >= r.span/20: continue
+        v = _step(r, value, side)
+        if out(v) < max(r.span/100, r.scale == 'whole'): return None
+        if all(out(o) < .99*min(r.span/20, out(v)) for o in tried): return v
+    return ()
+
+# %% ../nbs/43_tune.ipynb #5e01bfb3
+def _number(v): return isinstance(v, Real) and not isinstance(v, bool) and bool(np.isfinite(v))
+
+def _bounds(algorithm, k):
+    "The bounds of setting `k` and the scale between them"
+    name,bounds = type(algorithm).__name__,algorithm.space[k]
+    if k not in algorithm._names(): raise Refused(f"{name} has no setting '{k}' to search: its settings are {', '.join(algorithm._names())}.")
+    if not isinstance(bounds, (list,tuple)) or len(bounds) != 2 or not all(map(_number, bounds)): raise Refused(f"The range of {k}, {bounds!r}, is none: give its lower and its upper bound, two numbers.")
+    (low,high),v = bounds,getattr(algorithm, k)
+    if not _number(v): raise Refused(f"{k}={v!r} cannot begin a search, which is one for numbers: give a value from {low} to {high}, or search other settings.")
+    published = next(f.default for f in fields(algorithm) if f.name == k)
+    whole = isinstance(published if _number(published) else v, int)
+    if whole and not low == int(low) < high == int(high): raise Refused(f"The range of {k}, {low} to {high}, is none: give two whole numbers, the lower one first.")
+    if whole: return int(low),int(high),'whole'
+    if not 0 < low < high: raise Refused(f"The range of {k}, {low} to {high}, is none: give a lower bound above 0, and a higher one.")
+    scale = 'below 1' if low >= .5 and high < 1 else 'log'
+    if v <= 0 or scale == 'below 1' and v >= 1: raise Refused(f"{k}={v} cannot begin a search, which goes by logarithms: give a value from {low} to {high}.")
+    return float(low),float(high),scale
 
 def _allowed(algorithm, learn, split, name, value):
     "Would the algorithm take this value on this learner and split?"
@@ -67,47 +108,57 @@ def _allowed(algorithm, learn, split, name, value):
     except Refused: return False
     return True
 
+def _ranges(algorithm, learn, split, own):
+    "The range of every setting that is searched, as far as the algorithm goes; of one's `own` range nothing is cut off"
+    res = {}
+    for k in algorithm.space:
+        r,v = _Range(*_bounds(algorithm, k), partial(_allowed, algorithm, learn, split, k)),getattr(algorithm, k)
+        low,high = _furthest(r, v, r.low),_furthest(r, v, r.high)
+        if own and (low,high) != r[:2]: raise Refused(f"The range of {k}, {r.low} to {r.high}, goes further than {type(algorithm).__name__} does here, from {low:.4g} to {high:.4g}: narrow it.")
+        if low < high: res[k] = r._replace(low=low, high=high)
+    if not res: raise Refused(f"{type(algorithm).__name__} has no settings to search here.")
+    return res
+
 # %% ../nbs/43_tune.ipynb #589df65a
 _first = 10_000 # seed of the first oracle of a search; reports count from 0
 
-def _settings(algorithm): return {k: getattr(algorithm, k) for k in algorithm.space}
+def _settings(algorithm, names): return {k: getattr(algorithm, k) for k in names}
 
 def _known(study): return [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
 
 def _row(t): return dict(**t.user_attrs['settings'], seed=t.user_attrs['seed'], again=t.user_attrs['again'], **t.user_attrs['found'])
 
-def _frame(trials): return pd.DataFrame([_row(t) for t in trials])
-
-def _ranges(algorithm, trials, allowed):
-    "The bounds of every setting, as the best run so far asks for"
-    if not trials: return dict(algorithm.space)
-    best = max(trials, key=lambda t: t.value).user_attrs['settings']
-    return {k: _widened(allowed, k, *bounds, best[k]) for k,bounds in algorithm.space.items()}
-
-def _spans(trials):
-    "The widest bounds within which every setting was searched"
-    ranges = [t.user_attrs['ranges'] for t in trials if not t.user_attrs['again']]
-    return {k: (min(r[k][0] for r in ranges), max(r[k][1] for r in ranges)) for k in ranges[0]}
-
-def _search(study, algorithm, seed, known, allowed):
-    "The next run of the search: an Optuna trial and its settings"
-    n,ranges = len(known), _ranges(algorithm, known, allowed)
-    study.sampler = optuna.samplers.TPESampler(seed=derived(seed, n), n_startup_trials=8)
-    if n: trial = study.ask(); settings = {k: _suggest(trial, k, *b) for k,b in ranges.items()}
-    else:
-        settings = _settings(algorithm)
-        dist = lambda lo,hi: optuna.distributions.IntDistribution(lo, hi) if isinstance(lo, int) else optuna.distributions.FloatDistribution(*map(_scale(lo, hi)[0], (lo, hi)))
-        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)): # a killed search may have said so already
-            study.enqueue_trial({k: int(v) if isinstance(algorithm.space[k][0], int) else float(_scale(*algorithm.space[k])[0](v)) for k,v in settings.items()})
-        trial = study.ask({k: dist(*b) for k,b in ranges.items()})
-    trial.set_user_attr('ranges', ranges)
-    return trial,settings
-
-def _best(known, n=3):
+def _best(trials, n=3):
     "The settings of the `n` best runs of the search, best first"
-    first = [t for t in known if not t.user_attrs['again']]
-    res = [t.user_attrs['settings'] for t in sorted(first, key=lambda t: -t.value)]
+    res = [t.user_attrs['settings'] for t in sorted(trials, key=lambda t: -t.value)]
     return [s for i,s in enumerate(res) if s not in res[:i]][:n]
+
+def _on_edge(settings, ranges, trials):
+    "Those of the settings that are on the edge of what the runs tried, each with the next value beyond, or None"
+    tried = lambda k: [t.user_attrs['settings'][k] for t in trials]
+    return {k: v for k,r in ranges.items() if (v := _further(r, settings[k], tried(k))) != ()}
+
+def _beyond_best(ranges, trials):
+    "From the sixth run on, the best settings so far with one of them a step beyond the edge on which it is; None where it is on none"
+    if len(trials) < 5: return None
+    best = _best(trials, 1)[0]
+    return next(({**best, k: v} for k,v in _on_edge(best, ranges, trials).items() if v is not None), None)
+
+def _search(study, ranges, seed, trials, settings):
+    "The next run of the search: an Optuna trial and its settings, where none are asked for those that the sampler draws"
+    wide = {k: r.over([t.user_attrs['settings'][k] for t in trials] + ([settings[k]] if settings else [])) for k,r in ranges.items()}
+    study.sampler = optuna.samplers.TPESampler(seed=derived(seed, len(trials)), n_startup_trials=8)
+    if settings and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)): # a killed search may have said so already
+        study.enqueue_trial({k: r.to(settings[k]) if r.scale == 'whole' else float(r.to(settings[k])) for k,r in ranges.items()})
+    trial = study.ask()
+    drawn = {k: r.draw(trial, k) for k,r in wide.items()}
+    return trial, settings or drawn
+
+def _searching(runs, budget):
+    "Those of the runs that search: four fifths of the budget, and steps beyond an edge that follow them as long as two runs are left"
+    n = budget - budget//5
+    while n < min(budget-2, len(runs)) and runs[n].user_attrs['beyond']: n += 1
+    return runs[:n]
 
 # %% ../nbs/43_tune.ipynb #e2f647db
 class _Lock:
@@ -143,10 +194,17 @@ def _study(path, name):
         if t.state == TrialState.RUNNING: study.tell(t.number, state=TrialState.FAIL) # a run that was killed is run again
     return study
 
-def _key(learn, split, algorithm, oracles, seed):
-    "What a search is about, in twelve hexadecimal digits"
-    h = hashlib.sha256(f"{split.key} {split.held} {getattr(recipe_of(learn), 'key', 'function')} {algorithm.key} {json.dumps(algorithm.space)} {oracles} {seed} {digest(learn.model)}{_loss_key(learn.loss_func)}".encode())
-    return h.hexdigest()[:12]
+def _written(algorithm):
+    "The source of the algorithm and of what it is derived from; of what was typed into a notebook, that of its functions"
+    mine = [o for o in type(algorithm).__mro__ if issubclass(o, Algorithm)]
+    return [(o.__qualname__, _source(o) or _facts({k: f for k,f in vars(o).items() if inspect.isfunction(f)})) for o in mine]
+
+def _key(learn, split, algorithm, ranges, oracles, seed):
+    "What a search is about and by which code, in twelve hexadecimal digits"
+    recipe,bounds = recipe_of(learn),{k: r[:3] for k,r in ranges.items()}
+    cbs = sorted(type(cb).__name__ for cb in _twin(learn, split.retain_dls).cbs) # those of mixed precision among them
+    what = [split.key, split.held, getattr(recipe, 'key', 'function'), _code(recipe), algorithm.key, _written(algorithm), bounds, oracles, seed, digest(learn.model), _loss_key(learn.loss_func), cbs, rsu.__version__]
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
 # %% ../nbs/43_tune.ipynb #8a7882e6
 @dataclass(repr=False)
@@ -157,25 +215,16 @@ class Tuning:
     given:float         # Score of the settings that were given
     nothing:float       # Score of the model left as it is
     retrained:float     # Mean score of the oracles, each held against the others
-    edges:dict=field(default_factory=dict) # Settings on the edge of the widest range that was searched, and that range
+    diverged:float=0.   # Share of the runs of the settings taken that diverged; `trials` tells of all
+    edges:dict=field(default_factory=dict) # Settings on the edge of what was searched, beyond which the algorithm goes, and the range that was searched
+    ends:dict=field(default_factory=dict)  # Settings on an edge beyond which the algorithm does not go, likewise
 
     def __repr__(self):
-        at = ''.join(f'; {k} is on the edge of [{lo:.3g}, {hi:.3g}]: more runs, or a range of your own, may find better' for k,(lo,hi) in self.edges.items())
-        return f"score {self.score:.3f} after {len(self.trials)} runs (as given {self.given:.3f}, doing nothing {self.nothing:.3f}, retraining {self.retrained:.3f}){at}"
-
-# %% ../nbs/43_tune.ipynb #f0b94c83
-def _can_be_searched(algorithm):
-    "Refuse an algorithm whose ranges, or whose own settings within them, do not make a search"
-    name = type(algorithm).__name__
-    if not algorithm.space: raise Refused(f"{name} has no settings to search.")
-    for k,bounds in algorithm.space.items():
-        if not isinstance(bounds, (list,tuple)) or len(bounds) != 2 or not all(isinstance(o, (int,float)) for o in bounds): raise Refused(f"The range of {k}, {bounds!r}, is none: give its lower and its upper bound, two numbers.")
-        low,high = bounds
-        if k not in algorithm._names(): raise Refused(f"{name} has no setting '{k}' to search: its settings are {', '.join(algorithm._names())}.")
-        if not low < high or isinstance(low, float) and low <= 0: raise Refused(f"The range of {k}, {low} to {high}, is none: give a lower bound above 0, and a higher one.")
-        v = getattr(algorithm, k)
-        with np.errstate(all='ignore'):
-            if v is not None and not np.isfinite(_scale(low, high)[0](v)): raise Refused(f"{k}={v} cannot begin a search, which goes by logarithms: give a value from {low} to {high}.")
+        lost = (self.trials.ended == 'diverged').sum()
+        return ''.join([f"score {self.score:.3f} after {len(self.trials)} runs (as given {self.given:.3f}, doing nothing {self.nothing:.3f}, retraining {self.retrained:.3f})",
+                        f"; {lost} of the runs diverged" if lost else '', f", and {self.diverged:.0%} of those with these settings: they are not safe" if self.diverged else '',
+                        *(f'; {k} is on the edge of [{lo:.3g}, {hi:.3g}]: more runs, or a range of your own, may find better' for k,(lo,hi) in self.edges.items()),
+                        *(f'; {k} is at the end of [{lo:.3g}, {hi:.3g}], where the algorithm goes no further' for k,(lo,hi) in self.ends.items())])
 
 # %% ../nbs/43_tune.ipynb #c6326706
 def tune(
@@ -190,50 +239,56 @@ def tune(
 ) -> Algorithm:           # With the settings found; its `tuning` tells how
     "Search the settings of an algorithm on validation samples, on seeds of its own"
     if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm): raise Refused(f"algorithm={algorithm!r} is no algorithm: give an instance such as SCRUB().")
-    _can_be_searched(algorithm)
+    if not isinstance(algorithm.space, dict) or not algorithm.space: raise Refused(f"{type(algorithm).__name__} has no settings to search.")
     for k,v,low in (('budget',budget,10), ('oracles',oracles,2), ('seed',seed,0)): _integer(k, v, low)
+    if isinstance(split, ForgetSplit): split = ForgetSplit(split.dls, split.forget, test=split.valid) # whatever asks for test samples gets those of validation
+    own,given,algorithm = 'space' in vars(algorithm),algorithm,_asked(learn, split, algorithm)
+    algorithm.space = given.space # which a copy has lost
+    ranges = _ranges(algorithm, learn, split, own)
     if path:
         try: Path(path).mkdir(parents=True, exist_ok=True)
         except OSError as e: raise Refused(f"The folder '{path}' cannot be written ({e.strerror}): give another.") from None
-    split = ForgetSplit(split.dls, split.forget, test=split.valid) # whatever asks for test samples gets those of validation
-    space,algorithm = algorithm.space,algorithm.ready(learn, split)
-    if algorithm.space is not space: algorithm.space = space # of a copy
     told = [seen_by(o.model, split) for o in fit_oracles(learn, split, oracles, path and Path(path)/'oracles', quiet, first=_first)]
-    key = _key(learn, split, algorithm, oracles, seed)
+    key = _key(learn, split, algorithm, ranges, oracles, seed)
     with FileLock(Path(path)/f'{key}.lock') if path else nullcontext(), measuring_once(): # one process searches; another waits and finds it done
-        return _searched(_study(path, key), _study(path, f'{key}-{budget}'), learn, split, algorithm, budget, told, seed, quiet)
+        runs = _searched(_study(path, key), _study(path, f'{key}-{budget}'), learn, split, algorithm, ranges, budget, told, seed, quiet)
+    return _told(given, _settings(algorithm, ranges), ranges, *runs, learn, split, told)
 
-def _searched(study, repeats, learn, split, algorithm, budget, told, seed, quiet):
-    "The search, from where it stands; the repeats are of this budget alone"
-    first = budget - budget//5
-    known = lambda: [*_known(study)[:first], *_known(repeats)]
-    allowed = partial(_allowed, algorithm, learn, split)
-    todo = range(len(known()), budget)
+def _searched(study, repeats, learn, split, algorithm, ranges, budget, told, seed, quiet):
+    "The runs of the search, from where it stands, and the repeats, which are of this budget alone"
+    runs = lambda: (_searching(_known(study), budget),_known(repeats))
+    todo = range(sum(map(len, runs())), budget)
     for n in todo if quiet else progress_bar(todo):
-        if n < first: its,(trial,settings) = study,_search(study, algorithm, seed, known(), allowed)
-        else: its,trial,settings = repeats,repeats.ask(),_best(known())[(n-first) % len(_best(known()))]
-        _run(its, trial, settings, learn, split, algorithm, told, _first + derived(seed, n) % 2**31, n >= first)
-    return _told(algorithm, known(), learn, split, told)
+        trials,again = runs()
+        beyond = _beyond_best(ranges, trials) if len(trials) == min(len(_known(study)), budget-2) < budget-2 else None
+        searches = len(trials) < budget - budget//5 or beyond is not None
+        if searches: trial,settings = _search(study, ranges, seed, trials, beyond if trials else _settings(algorithm, ranges))
+        else: trial,settings = repeats.ask(),_best(trials)[len(again) % len(_best(trials))]
+        trial.set_user_attr('beyond', beyond is not None)
+        _run(study if searches else repeats, trial, settings, learn, split, algorithm, told, _first + derived(seed, n) % 2**31, not searches)
+    return runs()
 
 # %% ../nbs/43_tune.ipynb #574dad43
 def _run(study, trial, settings, learn, split, algorithm, told, seed, again):
     "One run, and what it came to"
     trial.set_user_attr('settings', settings); trial.set_user_attr('seed', seed); trial.set_user_attr('again', again)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', Diverged) # the score says it, and the column `ended`
+        warnings.simplefilter('ignore', Diverged) # the column `ended` says it
         new = unlearn(learn, split, algorithm.but(**settings), seed=seed, quiet=True)
     rec,found = new.unlearning, _score(new, split, told)
-    trial.set_user_attr('found', dict(found, steps=rec.steps, seconds=rec.seconds, ended=rec.stages.ended.iloc[-1]))
-    study.tell(trial, found['score'])
+    found.update(steps=rec.steps, seconds=rec.seconds, ended=rec.stages.ended.iloc[-1])
+    trial.set_user_attr('found', found)
+    study.tell(trial, found['score'] - (found['ended'] == 'diverged'))
 
-def _told(algorithm, known, learn, split, told):
-    "The algorithm with the best of the settings, and the record of the search"
-    mean = lambda s: float(np.mean([t.value for t in known if t.user_attrs['settings'] == s]))
-    taken = max(_best(known), key=mean)
-    res = algorithm.but(**taken)
-    alone = [_score_of(o, told[:i]+told[i+1:]) for i,o in enumerate(told)]
-    res.tuning = Tuning(_frame(known), mean(taken), mean(_settings(algorithm)), _score(learn, split, told)['score'], float(np.mean(alone)),
-                        {k: tuple(b) for k,b in _spans(known).items() if _edge(taken[k], *b)})
+def _told(algorithm, first, ranges, trials, again, learn, split, told):
+    "The algorithm with the best of the settings (the others as they were given), and the record of the search"
+    runs = lambda s: [t for t in (*trials, *again) if t.user_attrs['settings'] == s]
+    mean = lambda s: float(np.mean([t.user_attrs['found']['score'] for t in runs(s)]))
+    taken = max(_best(trials), key=lambda s: np.mean([t.value for t in runs(s)]))
+    res,wide = algorithm.but(**taken),{k: r.over([t.user_attrs['settings'][k] for t in trials])[:2] for k,r in ranges.items()}
+    edges,alone = _on_edge(taken, ranges, trials),[_score_of(o, told[:i]+told[i+1:]) for i,o in enumerate(told)]
+    res.tuning = Tuning(pd.DataFrame(map(_row, (*trials, *again))), mean(taken), mean(first), _score(learn, split, told)['score'], float(np.mean(alone)),
+                        float(np.mean([t.user_attrs['found']['ended'] == 'diverged' for t in runs(taken)])), {k: wide[k] for k,v in edges.items() if v is not None}, {k: wide[k] for k,v in edges.items() if v is None})
     return res
 
 def _score_of(one, oracles):
