@@ -17,7 +17,7 @@ from torch import nn
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from filelock import FileLock
-from rsu.value import Refused, choose
+from rsu.value import Refused, choose, _integer
 from rsu.data import ForgetSplit, as_fastai, device_of, fingerprint
 from rsu.recipe import Recipe, cifar_resnet18, mlp, small_cnn, _loss_key
 from rsu.reference import ReferenceBank, read_shard, write_shard
@@ -28,7 +28,7 @@ from rsu.algorithms import algorithms
 from rsu.evaluate import evaluate_runs, main_measures
 from rsu.intervals import summarise
 from rsu.tune import tune, _search_for
-from rsu.report import Settings, datasets, from_toml, load_data, named, to_toml, versions, write_report
+from rsu.report import Settings, datasets, from_toml, load_data, named, named_algorithm, spelt_out, to_toml, versions, write_report
 from rsu.ledger import Ledger
 from rsu.stream import RetrainingDue, unlearn_stream
 
@@ -66,7 +66,9 @@ def _ranker(name, **makers):
 def _algorithm(o, settings=lambda name: None):
     "The algorithm of that name, with the settings that are known for it; one that is given stays as it is"
     if isinstance(o, Algorithm): return o
-    return None if o == 'none' else settings(o) or choose('algorithm', o, algorithms())()
+    return None if o == 'none' else settings(o) or _class(o)()
+
+def _class(name): return named_algorithm(name) if ':' in name else choose('algorithm', name, algorithms())
 
 def _each(said, f):
     "What is said once, or for each group, with commas or as a tuple"
@@ -116,16 +118,16 @@ def _top(forget):
     if not forget[4:].isdecimal() or int(forget[4:]) < 1: raise Refused(f"'{forget}' is not understood: give the number of riskiest samples, top:60.")
     return int(forget[4:])
 
-_words,_wholes = 'data forget ranker pending schedule optimiser network'.split(), 'n references n_epoch train_epochs oracles seed'.split()
+_words,_wholes = 'data forget ranker pending schedule optimiser network rerank'.split(), 'n references n_epoch train_epochs oracles seed'.split()
 
 def _of_their_kinds(s):
     "Refuse what a file or a program gives in another kind than the command line would"
-    number = lambda v, *kinds: isinstance(v, kinds) and not isinstance(v, bool)
-    for k,what,ok in [*((k, 'a word in quotes', lambda v: isinstance(v, str)) for k in _words), *((k, 'a whole number', lambda v: number(v, int, np.integer)) for k in _wholes), ('lr', 'a number', lambda v: number(v, int, float))]:
+    kinds = [*((k, 'a word in quotes', str) for k in _words), *((k, 'a whole number', int) for k in _wholes), ('lr', 'a number', (int,float)), ('order', "a word in quotes, or the groups' names", (str,tuple)),
+             ('groups', 'a number, or a word in quotes', (int,str,Groups)), ('until', "a number, or 'valid'", (int,float,str)), *((k, "a name, or settings with the name among them: kind = 'NegGradPlus', for example", (str,Algorithm)) for k in ('algorithm','repair'))]
+    for k,what,kind in kinds:
         v = getattr(s, k)
-        if v is not None and not ok(v): raise Refused(f"{k} = {v!r} cannot be: give {what}.")
-    if not isinstance(s.order, (str,tuple)): raise Refused(f"order = {s.order!r} cannot be: give a word in quotes, or the groups' names.")
-    if any(isinstance(o, dict) for o in (s.algorithm if isinstance(s.algorithm, tuple) else [s.algorithm])): raise Refused("An algorithm with settings needs its name, too: kind = 'NegGradPlus', for example.")
+        for o in (v if k in ('algorithm','until') and isinstance(v, tuple) else [v]):
+            if isinstance(o, bool) or o is not None and not isinstance(o, kind): raise Refused(f"{k} = {o!r} cannot be: give {what}.")
 
 def _check(s):
     "Refuse what is wrong with the settings themselves"
@@ -149,16 +151,16 @@ def _split(s, dls, at=None):
 # %% ../nbs/60_cli.ipynb #c3b5123f
 def _claim(out, s, request):
     "Make the folder, or find the run in it; `Refused` where it holds another run or cannot be written"
-    note = out/'run.json'
+    note,said = out/'run.json',spelt_out(s.to_dict())
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not note.exists(): _write(note, dict(settings=s.to_dict(), request=request, done=False))
+        if not note.exists(): _write(note, dict(settings=said, request=request, done=False))
     except OSError as e: raise Refused(f"The folder '{out}' cannot be written ({e.strerror}): name another with --out.") from None
     try: facts = json.loads(note.read_text())
     except ValueError: facts = None
     was = facts.get('settings') if isinstance(facts, dict) else None
     if not isinstance(was, dict): raise Refused(f"'{note}' is not a run's note: give another --out, or delete that folder.")
-    other = [f'{k} is {was.get(k)} there and {v} here' for k,v in s.to_dict().items() if was.get(k) != v]
+    other = [f'{k} is {was.get(k)} there and {v} here' for k,v in said.items() if was.get(k) != v]
     if other: raise Refused(f"'{out}' holds a run with other settings ({'; '.join(other)}): give another --out, or delete that folder.")
     if facts.get('request') != request: raise Refused(f"'{out}' holds a run on other data or other samples to forget: give another --out, or delete that folder.")
     return facts
@@ -170,14 +172,22 @@ def _write(path, facts):
 
 # %% ../nbs/60_cli.ipynb #cf5fc0c0
 def _budget(s, dls, split):
-    "The sequence with the epochs and the learning rate that were asked for, or else with the settings that come with the package"
-    if s.n_epoch is not None or s.lr is not None: return _sequence(s, split).given(s.n_epoch, s.lr)
+    "The sequence with the epochs and the learning rate that were asked for, or else with the settings that come with the package; and what is said of these"
+    if s.n_epoch is not None or s.lr is not None: return _sequence(s, split).given(s.n_epoch, s.lr),[]
+    recipe,taken = recipe_for(s, dls),{}
     def settings(name):
-        found = _search_for(s.data, recipe_for(s, dls).network.__name__, s.forget, name)
-        if found is None: return
-        print(f"Taking the settings shipped for {name} on {s.data}, searched to forget {found.forget} of {found.train:,}: {found.settings}.")
-        return found.settings
-    return _sequence(s, split, settings)
+        found = _search_for(s.data, recipe.network.__name__, s.forget, name)
+        if found is not None: taken[name] = _searched_for(s, recipe, found)
+        return None if found is None else found.settings
+    return _sequence(s, split, settings),list(taken.values())
+
+def _searched_for(s, recipe, found):
+    "What shipped settings were searched for, and in what this run differs from it, in words"
+    epochs,riskiest = found.epochs,f', the riskiest by {found.ranker},' if isinstance(found.ranker, str) else ''
+    return ' '.join([f"The settings of {found.settings.name} are those that come with the package: {found.settings}, searched on {s.data} and {found.network} to forget {found.forget}{riskiest} of {found.train:,} with seed {found.seed}.",
+                     *([f"The model of that search was trained in {epochs} epochs and that of this run in {recipe.n_epoch}."] if epochs != recipe.n_epoch else []),
+                     *([f"{found.diverged:.0%} of their runs there diverged."] if found.diverged and found.diverged > 0 else []),
+                     *([f"Seed {s.seed} is that of the search, so this may be the very request that it was made on, and its figures flatter these settings: give another --seed."] if s.seed == found.seed else [])])
 
 def _model(s, dls, out, record):
     "The model to be unlearned: from its file, or trained and kept there; with a record of its training, where there is to be one"
@@ -222,10 +232,12 @@ def run(
     _check(s)
     dls = load_data(s)
     split = _split(s, dls)
-    how = _budget(s, dls, split).ready(recipe_for(s, dls).learner(dls), split)
+    how,taken = _budget(s, dls, split)
+    how = how.ready(recipe_for(s, dls).learner(dls), split)
     if isinstance(how.groups, int) or not _top(s.forget) and isinstance(how.groups, (ByClass,Labelled,Singly)): how.stages(Ranking.from_scores(split, np.zeros(len(split)))) # refuses what groups and steps do not allow
     request = f'{fingerprint(split.dls) if _top(s.forget) else split.key} {split.held}'
     if _claim(out, s, request).get('done') and all((out/f).exists() for f in _kept): return out/'report.html'
+    for o in taken: print(o)
     print('1/5 The model')
     learn,ranker = _model_and_ranker(s, split.dls, out)
     print(f'2/5 Who is at risk: {s.ranker}')
@@ -241,10 +253,10 @@ def run(
     runs.to_parquet(out/'runs.parquet')
     summarise(runs).to_parquet(out/'table.parquet')
     print('5/5 The report')
-    facts = dict(settings=s.to_dict(), request=request, how=how.to_dict(), recipe=learn.recipe.to_dict(), ranker=ranking.name, before=new.unlearning.before,
+    facts = dict(settings=spelt_out(s.to_dict()), request=request, how=spelt_out(how.to_dict()), taken=taken, recipe=learn.recipe.to_dict(), ranker=ranking.name, before=new.unlearning.before,
                  command=command, folder=os.getcwd(), versions=versions(), done=False)
     _write(out/'run.json', facts)
-    (out/'run.toml').write_text(to_toml(s, how))
+    (out/'run.toml').write_text(''.join(f'# {o}\n' for o in taken) + to_toml(s, how))
     page = write_report(out)
     _write(out/'run.json', dict(facts, done=True))
     (out/'stages.safetensors').unlink() # what a kill would have left to go on with
@@ -254,12 +266,19 @@ def run(
 def _asked(names):
     "Classes for 'scrub,salun' or 'all'"
     every = {k: cls for k,cls in algorithms().items() if cls.space}
-    return every if names == 'all' else {k: choose('algorithm', k, every) for k in names.split(',')}
+    return every if names == 'all' else {k: _class(k) if ':' in k else choose('algorithm', k, every) for k in names.split(',')}
+
+def _rows(out):
+    "The rows of settings.json in the folder, if there are any"
+    file = out/'settings.json'
+    try: return json.loads(file.read_text()) if file.exists() else []
+    except ValueError: raise Refused(f"'{file}' is damaged: delete it, and the same command writes it anew from the runs that it finds in the folder.") from None
 
 def _found(s, dls, best, command):
     "A row of settings.json"
     t = best.tuning
-    return dict(data=s.data, network=recipe_for(s, dls).network.__name__, train=len(dls.train_ds), forget=s.forget, ranker=s.ranker if _top(s.forget) else None, seed=s.seed, settings=best.to_dict(),
+    recipe = recipe_for(s, dls)
+    return dict(data=s.data, network=recipe.network.__name__, epochs=recipe.n_epoch, train=len(dls.train_ds), forget=s.forget, ranker=s.ranker if _top(s.forget) else None, seed=s.seed, settings=best.to_dict(),
                 score=t.score, given=t.given, nothing=t.nothing, retrained=t.retrained, runs=len(t.trials), diverged=t.diverged, seconds=float(t.trials.seconds.sum()), edges=t.edges, ends=t.ends, command=command)
 
 # %% ../nbs/60_cli.ipynb #afc8f318
@@ -270,14 +289,16 @@ def search(
     command:str=''  # The command that was given
 ) -> pd.DataFrame:  # A row an algorithm
     "Search settings on a model, a forget set and seeds of the search's own"
-    if budget < 10: raise Refused(f"budget={budget} is no search: give 10 runs or more.")
+    _integer('budget', budget, 10)
     out,hows = Path(out),_asked(s.algorithm)
+    _rows(out)
     s = s.but(algorithm='scrub') # the folder serves all of them
     _check(s)
     dls = load_data(s)
     split = _split(s, dls)
     recipe_for(s, dls) # refuses a network that does not suit
     _claim(out, s.but(algorithm=''), fingerprint(split.dls) if _top(s.forget) else split.key)
+    if s.seed == Settings().seed: print(f"Seed {s.seed} is the one that rsu run takes where none is given: report what is found here with another.")
     learn,ranker = _model_and_ranker(s, split.dls, out)
     split = _exposed(s, dls, split, learn, ranker)
     for name,cls in hows.items():
@@ -286,9 +307,10 @@ def search(
         except Refused as e: print(f'{name} is left out. {e}'); continue
         print(f'{best}: {best.tuning}')
         with FileLock(out/'settings.lock'): # another process may search other algorithms
-            rows = json.loads((out/'settings.json').read_text()) if (out/'settings.json').exists() else []
-            rows = [r for r in rows if r['settings']['kind'] != cls.__name__]
-            _write(out/'settings.json', sorted([*rows, _found(s, dls, best, command)], key=lambda r: r['settings']['kind']))
+            rows = {r['settings']['kind']: r for r in _rows(out)}
+            if (before := rows.get(cls.__name__, {}).get('runs', 0)) > budget: print(f"'{out/'settings.json'}' keeps what {before} runs found."); continue
+            rows[cls.__name__] = _found(s, dls, best, command)
+            _write(out/'settings.json', [rows[k] for k in sorted(rows)])
     if not (out/'settings.json').exists(): raise Refused("None of these algorithms can be searched here: what is in the way is said of each above.")
     return pd.read_json(out/'settings.json')
 
@@ -429,7 +451,7 @@ def parser() -> argparse.ArgumentParser:
     _forget_options(f, add)
     for o,d in ((r, d), (f, {**d, 'groups': 1})):
         g = o.add_argument_group('how to forget')
-        add(g, 'algorithm', f"one for all, or one a group with commas, most exposed first: none, {', '.join(k for k in algorithms() if k not in ('retrain','sisa'))}", metavar='NAME')
+        add(g, 'algorithm', f"one for all, or one a group with commas, most exposed first: none, {', '.join(k for k in algorithms() if k not in ('retrain','sisa'))}, or package.module:Class of your own", metavar='NAME')
         add(g, 'groups', 'a number of groups of equal size by risk (1 is one-shot); class, single, breaks:3 (where scores fall apart), at:2,0.5 (scores at which a group ends) or groups.csv (columns id and group)', type=_int_or_str, metavar='WHAT')
         add(g, 'order', "descending (most exposed first), ascending, interleaved, shuffled, or the groups' names with commas", metavar='ORDER')
         add(g, 'pending', "groups whose turn has not come: 'held out', or trained on as 'retain'", metavar='NAME')
@@ -442,7 +464,7 @@ def parser() -> argparse.ArgumentParser:
         add(g, 'lr', 'learning rate of unlearning, likewise', type=float, metavar='X')
     r.add_argument('--config', metavar='FILE', help='a TOML file of these settings, by their names here; an option that is given beside it wins')
     g = t.add_argument_group('what to search')
-    add(g, 'algorithm', "one, several with commas, or 'all'", metavar='NAMES')
+    add(g, 'algorithm', "one, several with commas, or 'all'; package.module:Class for one of your own", metavar='NAMES')
     g.add_argument('--budget', default=40, type=int, metavar='N', help='runs of each algorithm [40]')
     return p
 
@@ -467,6 +489,9 @@ def main(
     except Refused as e:
         print(f'rsu: {e}', file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print('\nrsu: stopped; the same command goes on from what is there.', file=sys.stderr)
+        sys.exit(130)
     if job == 'tune': return print(f"Settings: {Path(out)/'settings.json'}")
     if job == 'forget': return print(f'Report: {page}')
     with pd.option_context('display.width', 160, 'display.max_columns', 20): print(pd.read_parquet(Path(out)/'table.parquet')[main_measures].round(3))

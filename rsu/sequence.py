@@ -189,7 +189,7 @@ class SeqUnlearn(Value):
         if not isinstance(self.groups, (int, Groups)): raise Refused(f"groups={self.groups!r} are no groups: give a number, or a value such as ByClass().")
         if isinstance(self.groups, int): Quantiles(self.groups)
         if isinstance(self.order, str): choose('order', self.order, _orders)
-        elif not isinstance(self.order, (list,tuple)): raise Refused(f"order={self.order!r} is no order: give one of {', '.join(_orders)}, or the groups' names.")
+        elif not isinstance(self.order, (list,tuple)) or not all(isinstance(o, str) for o in self.order): raise Refused(f"order={self.order!r} is no order: give one of {', '.join(_orders)}, or the groups' names, which are strings.")
         choose('pending policy', self.pending, ['held out','retain']); choose('schedule', self.schedule, ['each stage','whole']); choose('policy for the optimiser', self.optimiser, ['fresh','kept'])
         if self.optimiser == 'kept' and isinstance(self.algorithm, (list,tuple)): raise Refused("What one algorithm's optimiser remembers is nothing to another: keep it for a single algorithm only.")
         # a repair has nothing to forget: MSG, say, which reads S before it begins, is none

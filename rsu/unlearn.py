@@ -231,6 +231,7 @@ _bounds = [('n_epoch','epochs are a whole number, 0 or more', int, lambda v: v >
 
 def _sound(algorithm):
     "Refuse settings with which there is no fit"
+    if type(algorithm) is Algorithm: raise Refused("Algorithm is what algorithms are derived from, and forgets nothing itself: give one, SCRUB() for example.")
     unset = [f.name for f in fields(algorithm) if f.default is None]
     if algorithm.opt is not None or 'opt' not in unset: choose('optimiser', algorithm.opt, _opts)
     for k,what,kind,ok in _bounds:
@@ -581,7 +582,7 @@ def _target(until, split, before):
     if isinstance(until, (Learner, list, tuple)):
         known = np.mean([_right(o.model, split) for o in L(until)], axis=0)
         return lambda at: float(known[at].mean())
-    if isinstance(until, Real) and 0 <= until <= 1: return lambda at: float(until)
+    if isinstance(until, Real) and not isinstance(until, bool) and 0 <= until <= 1: return lambda at: float(until)
     raise Refused(f"until={until!r} is no target: give an accuracy from 0 to 1, 'valid', or the oracles (Learners) to be like.")
 
 # %% ../nbs/10_unlearn.ipynb #a1d177c0
@@ -673,7 +674,7 @@ def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     "The algorithm or sequence as it will be run; `Refused` where it cannot be"
     if isinstance(how, type) or not hasattr(how, 'stages'): raise Refused(f"how={how!r} is no algorithm: give an instance such as SCRUB(), or a SeqUnlearn around one.")
     _integer('seed', seed)
-    if not isinstance(split, ForgetSplit): raise Refused(f"split={split!r} is no request: give ForgetSplit(learn.dls, ...).")
+    if not isinstance(split, ForgetSplit): raise Refused(f"split is a {type(split).__name__}, which is no request: give ForgetSplit(learn.dls, ...).")
     if len(learn.dls.train_ds) != split.N: raise Refused(f"The learner was trained on {len(learn.dls.train_ds)} samples and the split speaks of {split.N}: make the split from learn.dls.")
     _classifies(learn, split.y)
     _beside(learn.loss_func, learn.model)

@@ -11,7 +11,7 @@ from dataclasses import FrozenInstanceError, dataclass, fields, replace
 from functools import wraps
 from numbers import Integral, Real
 from pathlib import Path
-from typing import dataclass_transform
+from typing import dataclass_transform, get_args
 
 # %% ../nbs/00_value.ipynb #9c21347c
 class Refused(ValueError):
@@ -70,9 +70,18 @@ def _decode(v):
     if 'function' in v: return choose('known function', v['function'], _functions)
     d = {k: _decode(o) for k,o in v.items() if k != 'kind'}
     if 'kind' not in v: return d
-    kind = choose('kind of value', v['kind'], _kinds)
+    kind = choose('kind of value', v['kind'], {k: o for k,o in _kinds.items() if k[0] != '_'})
     if odd := sorted(d.keys() - kind._names()): raise Refused(f"{v['kind']} has no setting '{odd[0]}': it has {', '.join(kind._names()) or 'none'}.")
     return kind(**d)
+
+def _plain(f, v):
+    "`v` for the field `f`: NumPy's numbers made Python's; `Refused` where a truth value stands for a number or a word, or the other way round"
+    kinds = {*(get_args(f.type) or [f.type])}
+    if isinstance(v, Real) and type(v) not in (bool,int,float): v = int(v) if isinstance(v, Integral) else float(v)
+    if type(v).__name__ == 'bool_' or type(v).__module__ == 'numpy' and type(v).__name__ == 'bool': v = bool(v)
+    if isinstance(v, bool) and kinds <= {int, float, str, type(None)}: raise Refused(f"{f.name}={v!r} cannot be: give a {'word' if str in kinds else 'whole number' if int in kinds else 'number'}.")
+    if kinds == {bool} and not isinstance(v, bool): raise Refused(f"{f.name}={v!r} cannot be: give True or False.")
+    return v
 
 def _show(v): return v.__name__ if callable(v) and hasattr(v, '__name__') else repr(v)
 
@@ -94,10 +103,9 @@ class Value:
         _kinds[dataclass(eq=False, repr=False)(cls).__name__] = cls
 
     def __setattr__(self, name, value):
-        if name in self.__dict__ and name in self._names():
-            raise FrozenInstanceError(f"{type(self).__name__}.{name} is fixed; .but({name}=...) gives a changed copy")
-        if isinstance(value, Real) and type(value) not in (bool,int,float) and name in self._names(): value = int(value) if isinstance(value, Integral) else float(value) # NumPy's
-        super().__setattr__(name, value)
+        f = next((f for f in fields(self) if f.name == name), None)
+        if f and name in self.__dict__: raise FrozenInstanceError(f"{type(self).__name__}.{name} is fixed; .but({name}=...) gives a changed copy")
+        super().__setattr__(name, _plain(f, value) if f else value)
 
     @classmethod
     def _names(cls): return [f.name for f in fields(cls)]

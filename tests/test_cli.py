@@ -163,3 +163,13 @@ def test_a_record_of_training_is_kept(whole, here, no_report):
         pd.testing.assert_frame_equal(pd.read_parquet('out/ranking.parquet'), first)
     after = state(here/'out')
     assert after['record.safetensors'][1] == before['record.safetensors'][1]
+
+def test_an_algorithm_of_ones_own_by_name_and_by_the_file_that_it_left(here, no_report):
+    (here/'clinic_algorithm.py').write_text('from rsu.all import *\nclass Milder(FineTune):\n    softness:float=.5\n    def rate(self, epoch): return self.softness\n')
+    assert no_report(*small, '--ranker', 'random', '--algorithm', 'clinic_algorithm:Milder,none', '--out', 'one') == 0
+    assert 'kind = "clinic_algorithm:Milder"' in (here/'one'/'run.toml').read_text()
+    # in a process that knows no such class, with the report, which knows none either
+    done = shell('run', '--config', 'one/run.toml', '--out', 'two', cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert_same(here/'one', here/'two')
+    assert 'Milder' in (here/'two'/'report.html').read_text()

@@ -1,5 +1,5 @@
 "A search that is killed and started again finds what it would have found, and none of its runs is made twice."
-import json, os, shutil, subprocess, sys, time
+import json, os, shutil, signal, subprocess, sys, time
 
 from common import rsu
 from filelock import FileLock
@@ -49,7 +49,9 @@ def test_the_settings_that_come_with_the_package():
         # each command says what its row says, and a seed that no report uses
         assert f'--data {r.data} ' in r.command and f'--forget {r.forget} ' in r.command and '--seed 1000' in r.command
         assert settings_for(r.data, r.network, r.forget, r.settings.name) == r.settings
-        assert r.nothing <= 1 and r.retrained <= 1 and r.runs >= 10
+        assert r.nothing <= 1 and r.retrained <= 1 and r.runs >= 10 and (r.seed, r.forget.startswith('top:')) == (1000, isinstance(r.ranker, str))
+        # what is on an edge says so: a value at an end of its range is in one of the two lists, or runs went beyond
+        assert all(lo <= getattr(r.settings, k) <= hi for o in (r.edges, r.ends) for k, (lo, hi) in o.items()) and not set(r.edges) & set(r.ends)
 
 # A search of an algorithm that is quick to run, in a script that several processes can run at once.
 script = '''
@@ -85,6 +87,54 @@ def test_two_at_once_a_damaged_file_and_other_samples(tmp_path):
     assert 'is damaged in line' in again[0] and again[1:] == one and done(tmp_path/'search') == 10
     # scores on other validation samples are not those of these
     assert told(search(tmp_path, 'other')) != one and done(tmp_path/'search') == 20
+
+own = """
+from rsu.all import *
+class Milder(FineTune):
+    space = dict(lr=(1e-3,1e-2))
+    def rate(self, epoch): return .5
+"""
+
+def test_stopped_by_hand_damaged_smaller_and_by_an_algorithm_of_ones_own(tmp_path):
+    (tmp_path/'mine.py').write_text(own)
+    command = [rsu, 'tune', *ask, '--algorithm', 'mine:Milder', '--budget', '40', '--out', 'out']
+    run, limit = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), time.monotonic()+120
+    while done(tmp_path/'out') < 2:
+        assert run.poll() is None and time.monotonic() < limit, run.communicate()
+        time.sleep(.002)
+    run.send_signal(signal.SIGINT)
+    err = run.communicate(timeout=60)[1]
+    assert run.returncode == 130 and 'the same command goes on' in err and 'Traceback' not in err, err
+    before = done(tmp_path/'out')
+    call = lambda *args: subprocess.run([*command, *args], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    again = call('--budget', '12')
+    assert again.returncode == 0 and done(tmp_path/'out') == 12 > before >= 2, again.stderr
+    row, = json.loads((tmp_path/'out'/'settings.json').read_text())
+    assert row['settings']['kind'] == 'Milder' and row['runs'] == 12 and row['seed'] == 1000
+    # fewer runs do not take the place of more
+    fewer = call('--budget', '10')
+    assert fewer.returncode == 0 and 'keeps what 12 runs found' in fewer.stdout and json.loads((tmp_path/'out'/'settings.json').read_text()) == [row]
+    # what it found is not what another code would find
+    known = done(tmp_path/'out')
+    (tmp_path/'mine.py').write_text(own.replace('.5', '.25'))
+    assert call('--budget', '12').returncode == 0 and done(tmp_path/'out') == known + 12
+    # a file that is none is told of before any work
+    (tmp_path/'out'/'settings.json').write_text('[{')
+    damaged = call('--budget', '12')
+    assert damaged.returncode == 2 and 'is damaged' in damaged.stderr and damaged.stderr.count('\n') == 1 and 'Searching' not in damaged.stdout
+
+def test_settings_that_diverge_are_not_taken():
+    from rsu.all import FineTune, ForgetSplit, Recipe, digits, small_cnn
+    from rsu.tune import tune
+    learn = Recipe(small_cnn, n_epoch=6, lr=5e-3).fit(digits(n=300), quiet=True)
+    wild = FineTune(bs=16, lr=30.)
+    wild.space = dict(lr=(.001, 1000.))
+    best = tune(learn, ForgetSplit(learn.dls, 'random:12', seed=1), wild, budget=10, oracles=2, quiet=True)
+    runs = best.tuning.trials
+    assert runs.ended.iloc[0] == 'diverged' and (runs.ended == 'diverged').sum() >= 2 and (runs.ended == 'done').any()
+    # the weights that were put back may score higher than those of a run that went to its end, and yet are not taken
+    assert (runs.ended[runs.lr == best.lr] == 'done').all() and best.tuning.diverged == 0 and 'of the runs diverged' in repr(best.tuning)
+    assert runs.score[runs.ended == 'diverged'].max() >= best.tuning.score, 'this model tells nothing: choose another'
 
 def test_a_search_that_cannot_be(tmp_path):
     for args, says in [(['--budget', '5'], 'budget=5'), (['--algorithm', 'unsir'], 'None of these')]:
