@@ -23,6 +23,9 @@ from rsu.ascent import NegGradPlus
 from rsu.teacher import SCRUB
 from rsu.unlearn import unlearn
 
+# fastai makes tensors of pandas 3's arrays, which nobody may write to; it writes to none of them.
+pytestmark = pytest.mark.filterwarnings('ignore:The given NumPy array is not writable')
+
 data = Path(os.environ.get('RSU_DATA', 'data'))
 fashion = pytest.mark.skipif(not (data/'FashionMNIST'/'raw').is_dir(), reason=f"no Fashion-MNIST in '{data}': name the folder that holds it in RSU_DATA")
 
@@ -160,8 +163,6 @@ def by_tabular_learner(dls):
     with learn.no_bar(), learn.no_logging(): learn.fit(settled)
     return learn
 
-# fastai makes tensors of pandas 3's arrays, which nobody may write to; it writes to none of them.
-@pytest.mark.filterwarnings('ignore:The given NumPy array is not writable')
 @pytest.mark.parametrize('how', [scrub, neggrad], ids=['SCRUB', 'NegGradPlus'])
 def test_a_table(how, people, tmp_path): goes_through(table_of(people), by_tabular_learner, how, tmp_path)
 
