@@ -6,7 +6,7 @@
 __all__ = ['recipe_for', 'run', 'search', 'forget', 'parser', 'main']
 
 # %% ../nbs/60_cli.ipynb #901b04d0
-import argparse, inspect, json, os, shlex, sys, warnings
+import argparse, inspect, json, os, shlex, sys, traceback, warnings
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -301,16 +301,19 @@ def search(
     if s.seed == Settings().seed: print(f"Seed {s.seed} is the one that rsu run takes where none is given: report what is found here with another.")
     learn,ranker = _model_and_ranker(s, split.dls, out)
     split = _exposed(s, dls, split, learn, ranker)
+    failed = []
     for name,cls in hows.items():
         print(f'Searching {name}')
         try: best = tune(learn, split, cls(), budget, s.oracles, s.seed, out)
         except Refused as e: print(f'{name} is left out. {e}'); continue
+        except Exception: traceback.print_exc(); failed.append(name); continue # which must not cost the others their night
         print(f'{best}: {best.tuning}')
         with FileLock(out/'settings.lock'): # another process may search other algorithms
             rows = {r['settings']['kind']: r for r in _rows(out)}
             if (before := rows.get(cls.__name__, {}).get('runs', 0)) > budget: print(f"'{out/'settings.json'}' keeps what {before} runs found."); continue
             rows[cls.__name__] = _found(s, dls, best, command)
             _write(out/'settings.json', [rows[k] for k in sorted(rows)])
+    if failed: raise Refused(f"The search of {', '.join(failed)} failed with the error above; the others are done, and the same command tries again.")
     if not (out/'settings.json').exists(): raise Refused("None of these algorithms can be searched here: what is in the way is said of each above.")
     return pd.read_json(out/'settings.json')
 

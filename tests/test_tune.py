@@ -123,6 +123,16 @@ def test_stopped_by_hand_damaged_smaller_and_by_an_algorithm_of_ones_own(tmp_pat
     damaged = call('--budget', '12')
     assert damaged.returncode == 2 and 'is damaged' in damaged.stderr and damaged.stderr.count('\n') == 1 and 'Searching' not in damaged.stdout
 
+def test_one_that_fails_does_not_end_the_others(tmp_path):
+    (tmp_path/'mine.py').write_text(own + """
+class Broken(FineTune):
+    space = dict(lr=(1e-3,1e-2))
+    def terms(self, epoch): return 1/0
+""")
+    done = subprocess.run([rsu, 'tune', *ask, '--algorithm', 'mine:Broken,mine:Milder', '--budget', '10', '--out', 'out'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and 'ZeroDivisionError' in done.stderr and done.stderr.splitlines()[-1].startswith('rsu: The search of mine:Broken failed')
+    assert [r['settings']['kind'] for r in json.loads((tmp_path/'out'/'settings.json').read_text())] == ['Milder']
+
 def test_settings_that_diverge_are_not_taken():
     from rsu.all import FineTune, ForgetSplit, Recipe, digits, small_cnn
     from rsu.tune import tune
