@@ -184,7 +184,7 @@ def _budget(s, dls, split):
 def _searched_for(s, recipe, found):
     "What shipped settings were searched for, and in what this run differs from it, in words"
     epochs,riskiest = found.epochs,f', the riskiest by {found.ranker},' if isinstance(found.ranker, str) else ''
-    return ' '.join([f"The settings of {found.settings.name} are those that come with the package: {found.settings}, searched on {s.data} and {found.network} to forget {found.forget}{riskiest} of {found.train:,} with seed {found.seed}.",
+    return ' '.join([f"The settings of {found.settings.name} are those that come with the package, searched on {s.data} and {found.network} to forget {found.forget}{riskiest} of {found.train:,} with seed {found.seed}.",
                      *([f"The model of that search was trained in {epochs} epochs and that of this run in {recipe.n_epoch}."] if epochs != recipe.n_epoch else []),
                      *([f"{found.diverged:.0%} of their runs there diverged."] if found.diverged and found.diverged > 0 else []),
                      *([f"Seed {s.seed} is that of the search, so this may be the very request that it was made on, and its figures flatter these settings: give another --seed."] if s.seed == found.seed else [])])

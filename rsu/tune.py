@@ -296,7 +296,7 @@ def _score_of(one, oracles):
     return res['tow']*(1 - abs(2*res['auc'] - 1))
 
 # %% ../nbs/43_tune.ipynb #e4cb5fc0
-def shipped() -> pd.DataFrame: # A row a search; `settings` holds an algorithm, `command` what repeats the search
+def shipped() -> pd.DataFrame: # A row a search: the data, the network and the epochs of its training, what was forgotten (the riskiest by `ranker`), `settings` (an algorithm), scores, the share of the runs with these settings that diverged, settings on an edge as in `Tuning`, and the command
     "The settings that come with the package"
     import rsu.algorithms # whose settings they are
     rows = json.loads((files('rsu')/'settings.json').read_text())
