@@ -86,12 +86,16 @@ def _further(r, value, tried):
 # %% ../nbs/43_tune.ipynb #5e01bfb3
 def _number(v): return isinstance(v, Real) and not isinstance(v, bool) and bool(np.isfinite(v))
 
-def _bounds(algorithm, k):
-    "The bounds of setting `k` and the scale between them"
+def _two(algorithm, k):
+    "The bounds given for setting `k`: two numbers"
     name,bounds = type(algorithm).__name__,algorithm.space[k]
     if k not in algorithm._names(): raise Refused(f"{name} has no setting '{k}' to search: its settings are {', '.join(algorithm._names())}.")
     if not isinstance(bounds, (list,tuple)) or len(bounds) != 2 or not all(map(_number, bounds)): raise Refused(f"The range of {k}, {bounds!r}, is none: give its lower and its upper bound, two numbers.")
-    (low,high),v = bounds,getattr(algorithm, k)
+    return bounds
+
+def _bounds(algorithm, k):
+    "The bounds of setting `k` and the scale between them"
+    (low,high),v = _two(algorithm, k),getattr(algorithm, k)
     if not _number(v): raise Refused(f"{k}={v!r} cannot begin a search, which is one for numbers: give a value from {low} to {high}, or search other settings.")
     published = next(f.default for f in fields(algorithm) if f.name == k)
     whole = isinstance(published if _number(published) else v, int)
