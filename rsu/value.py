@@ -75,13 +75,13 @@ def _decode(v):
     return kind(**d)
 
 def _plain(f, v):
-    "`v` for the field `f`: NumPy's numbers made Python's; `Refused` where a truth value stands for a number or a word, or the other way round"
+    "`v` for the field `f`: NumPy's numbers made Python's, and whole ones floats where such are meant, so that what is equal is written alike; `Refused` where a truth value stands for a number or a word, or the other way round"
     kinds = {*(get_args(f.type) or [f.type])}
     if isinstance(v, Real) and type(v) not in (bool,int,float): v = int(v) if isinstance(v, Integral) else float(v)
     if type(v).__name__ == 'bool_' or type(v).__module__ == 'numpy' and type(v).__name__ == 'bool': v = bool(v)
     if isinstance(v, bool) and kinds <= {int, float, str, type(None)}: raise Refused(f"{f.name}={v!r} cannot be: give a {'word' if str in kinds else 'whole number' if int in kinds else 'number'}.")
     if kinds == {bool} and not isinstance(v, bool): raise Refused(f"{f.name}={v!r} cannot be: give True or False.")
-    return v
+    return float(v) + 0. if float in kinds and int not in kinds and isinstance(v, (int,float)) and not isinstance(v, bool) else v # 0. makes -0. one
 
 def _show(v): return v.__name__ if callable(v) and hasattr(v, '__name__') else repr(v)
 
