@@ -112,12 +112,14 @@ def reseed(
     getattr(module, 'manual_seed_all', module.manual_seed)(seed)
 
 class StepSeed(Callback):
-    "Seed PyTorch's generators before every training step by `seed` and the step's number"
+    "Seed PyTorch's generators before every training step, and before the first batch of an epoch is drawn, by `seed` and the step's number"
     order,run_valid = -50,False
     def __init__(self,
         seed:int # Non-negative
     ): self.seed = seed
-    def before_batch(self): reseed(next(self.model.parameters()).device, self.seed, self.train_iter)
+    def _seed(self, *more): reseed(next(self.model.parameters()).device, self.seed, self.train_iter, *more)
+    def before_train(self): self._seed(1)
+    def before_batch(self): self._seed()
 
 # %% ../nbs/02_recipe.ipynb #324ceb85
 class Meter(Callback):
