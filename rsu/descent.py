@@ -11,7 +11,7 @@ import math, numpy as np, torch
 from torch import nn
 from rsu.value import Refused, _integer
 from rsu.recipe import Recipe, recipe_of
-from rsu.unlearn import FineTune
+from rsu.unlearn import FineTune, _trained
 
 # %% ../nbs/12_descent.ipynb #a4f7bc82
 class L1Sparse(FineTune):
@@ -110,10 +110,10 @@ class EUk(CFk):
             for m in last_layers(self.model, self.k): _anew(m)
 
 # %% ../nbs/12_descent.ipynb #615bb4e5
-def _kernels(model):
+def _kernels(learn):
     "The weights of the convolutions that learn, by name"
-    own = {m.weight for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)}
-    return {k: p for k,p in model.named_parameters() if p in own and p.requires_grad}
+    own = {m.weight for m in learn.model.modules() if isinstance(m, nn.modules.conv._ConvNd)}
+    return {k: p for k,p in _trained(learn).items() if p in own}
 
 def _smallest(
     g:torch.Tensor, # Numbers, any shape
@@ -143,7 +143,7 @@ class MSG(FineTune):
 
     def ready(self, learn, split):
         _own_weights(learn.model, self)
-        if not _kernels(learn.model): raise Refused("MSG draws weights of convolutions anew, and no convolution learns in this network: take CFk or EUk instead.")
+        if not _kernels(learn): raise Refused("MSG draws weights of convolutions anew, and no convolution learns in this network: take CFk or EUk instead.")
         return super().ready(learn, split)
 
     def rate(self, epoch): return min(int(epoch)+1, self.n_epoch-int(epoch)) / math.ceil(self.n_epoch/2)
@@ -153,7 +153,7 @@ class MSG(FineTune):
         S,R,self.damped = self.stage.forget,self.stage.retain,{}
         some = np.sort(np.random.default_rng(self.seed).choice(R, min(len(S), len(R)), replace=False))
         keep,lose = self.gradient(some),self.gradient(S)
-        for k,p in _kernels(self.model).items():
+        for k,p in _kernels(self.learn).items():
             mask = _smallest(keep[k]-lose[k], self.share)
             with torch.no_grad(), self.chance(len(self.damped)): p.copy_(torch.where(mask, nn.init.kaiming_normal_(torch.empty_like(p), mode='fan_out'), p))
             self.damped[p] = ~mask
@@ -174,7 +174,7 @@ class ConvTranspose(FineTune):
 
     def ready(self, learn, split):
         _own_weights(learn.model, self)
-        shapes = {tuple(p.shape[2:]) for p in _kernels(learn.model).values()}
+        shapes = {tuple(p.shape[2:]) for p in _kernels(learn).values()}
         if not shapes: raise Refused("ConvTranspose turns the kernels of convolutions, and no convolution learns in this network: take CFk or EUk instead.")
         for o in sorted(shapes):
             if len(o) != 2 or o[0] != o[1]: raise Refused(f"ConvTranspose swaps the two spatial dimensions of a kernel, and this network has one of {' x '.join(map(str, o))}: take MSG instead.")
@@ -185,4 +185,4 @@ class ConvTranspose(FineTune):
     def before_fit(self):
         super().before_fit()
         with torch.no_grad():
-            for p in _kernels(self.model).values(): p.copy_(p.transpose(2, 3).clone())
+            for p in _kernels(self.learn).values(): p.copy_(p.transpose(2, 3).clone())

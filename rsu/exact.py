@@ -139,6 +139,7 @@ class SISA(Algorithm):
         mine = learn.model.how
         if self not in (SISA(), mine): raise Refused(f"This learner was trained by {mine!r}: give SISA() or that.")
         left = [np.setdiff1d(np.concatenate(o), split.forget) for o in learn.model.members]
+        if len(odd := np.setdiff1d(np.concatenate(left), split.retain)): raise Refused(f"SISA would train again on position {odd[0]}, which another algorithm has made this learner forget, and its checkpoints know it: retrain by Retrain().")
         if min(map(len, left)) < 2: raise Refused(f"The request leaves fewer than two samples in shard {np.argmin(list(map(len, left)))+1} of {len(left)}, which could not vote: train again with fewer shards, by SISA(...).fit on what is retained.")
         return mine
 

@@ -7,7 +7,7 @@ __all__ = ['sample_grads', 'importance', 'measuring_once', 'SSD', 'LFSSD', 'Fish
            'along', 'Influence']
 
 # %% ../nbs/15_importance.ipynb #c820e007
-import json
+import copy, json
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import KW_ONLY, fields
@@ -15,7 +15,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
-from rsu.value import Refused
+from rsu.value import Refused, _integer
 from rsu.recipe import n_classes, _loss_key
 from rsu.unlearn import Algorithm, digest, evaluating
 
@@ -34,7 +34,7 @@ def sample_grads(
     k = (room or 2**(26 if y.is_cuda else 25)) // sum(p.nbytes for p in ps.values())
     if k < 2: yield from _one_by_one(model, value, ps, xb, y, slice(0, len(y))); return # for one at a time vmap is a detour
     for s in (slice(i, min(i+k, len(y))) for i in range(0, len(y), k)):
-        try: parts = [(s, vmap(grad(one), (None,0,0))(still, tuple(x[s] for x in xb), y[s]))]
+        try: parts = iter([(s, vmap(grad(one), (None,0,0))(still, tuple(x[s] for x in xb), y[s]))])
         except Exception: parts = _one_by_one(model, value, ps, xb, y, s)
         yield from parts
 
@@ -58,7 +58,8 @@ def importance(
     res = {k: torch.zeros(p.numel(), dtype=p.dtype, device=p.device) for k,p in ps.items()}
     for xb,y,w in weighted:
         for s,grads in sample_grads(model, value, xb, y):
-            for k,g in grads.items(): res[k].addmv_(size(g).reshape(len(g), -1).T, w[s].to(g))
+            for k in [*grads]: g = grads.pop(k); res[k].addmv_(size(g).reshape(len(g), -1).T, w[s].to(g))
+            del g # before there are others
     return {k: res[k].view_as(p) for k,p in ps.items()}
 
 # %% ../nbs/15_importance.ipynb #37b63b65
@@ -75,7 +76,7 @@ def measuring_once():
 _idle = 'n_epoch lr bs_forget opt mom wd'.split()
 
 class _ClosedForm(Algorithm):
-    "Base of the algorithms that take no gradient steps: `change` computes the new weights"
+    "Base of the algorithms that take no gradient steps: `change` gives the new weights, one parameter after the other"
     _: KW_ONLY
     n_epoch:int=0 # None: there are no steps
     bs:int=256    # Samples that are read at a time
@@ -95,14 +96,21 @@ class _ClosedForm(Algorithm):
         one = super().ready(learn, split).but()
         one.learn,one.split,one.own_loss = learn,split,learn.loss_func
         try:
-            with evaluating(learn.model):
-                for xb,y in one.stream(split.forget[:2]): list(sample_grads(learn.model, one.value, xb, y))
+            probe = copy.deepcopy(learn.model) # a pruned network keeps the graph of its last pass, and could not be copied any more
+            with evaluating(probe):
+                for xb,y in one.stream(split.forget[:2]): list(sample_grads(probe, one.value, xb, y))
         except Exception as e: raise Refused(f"{type(self).__name__} needs the gradient of a single sample, which this model and loss do not give ({str(e).splitlines()[0]}): use a loss function that takes a batch of one.") from None
         return self
 
     def before_fit(self):
         super().before_fit()
-        with evaluating(self.model), torch.no_grad(): self.change()
+        ps = self.learning()
+        with evaluating(self.model), torch.no_grad():
+            for k,new in self.change():
+                self.good[k] = ps[k].clone()
+                ps[k].copy_(new)
+
+    def _kept_from(self, model): return {} # each weight is kept when it changes, and its importance is let go
 
     def once(self, measure):
         "What `measure()` gives, in a block of `measuring_once` from the last time that it was the same"
@@ -142,8 +150,8 @@ class SSD(_ClosedForm):
         return [importance(self.model, self.value, self._even(at), self.size) for at in (S, np.union1d(S, R))]
 
     def change(self):
-        F_S,F_D = self.once(self.importances)
-        for k,p in self.learning().items(): p *= _dampening(F_D[k], F_S[k], self.alpha, self.lam)
+        F_S,F_D = map(dict, self.once(self.importances))
+        for k,p in self.learning().items(): yield k, p*_dampening(F_D.pop(k), F_S.pop(k), self.alpha, self.lam)
 
 # %% ../nbs/15_importance.ipynb #2241c270
 class LFSSD(SSD):
@@ -194,12 +202,13 @@ class Fisher(_ClosedForm):
 
     def change(self):
         S,R = self.stage.forget,self.stage.retain
-        F,head,rng = self.once(lambda: importance(self.model, self.value, self._expected(R))), _head(self.model, self.c), torch.Generator().manual_seed(self.seed)
+        F,head,rng = dict(self.once(lambda: importance(self.model, self.value, self._expected(R)))), _head(self.model, self.c), torch.Generator().manual_seed(self.seed)
         gone = np.setdiff1d(self.true[S], self.true[R])
         for k,p in self.learning().items():
             last = k.rpartition('.')[0] == head
-            if last: p[torch.as_tensor(gone).long()] = 0
-            p += _variance(F[k], self.alpha, last).sqrt() * torch.randn(p.shape, generator=rng).to(p)
+            new = p.clone()
+            if last: new[torch.as_tensor(gone).long()] = 0
+            yield k, new + _variance(F.pop(k), self.alpha, last).sqrt() * torch.randn(p.shape, generator=rng).to(p)
 
 # %% ../nbs/15_importance.ipynb #a60829a4
 def conjugate_gradients(
@@ -234,13 +243,13 @@ def along(
     loss,  # A loss function
     xb,    # Inputs of a batch: a tuple of tensors (n, ...)
     y,     # Its labels, (n,)
-    w      # A tensor for each parameter that learns, by name
+    w      # A tensor for each parameter that counts, by name
 ):         # (n,)
     "How fast the loss of every single sample grows along `w`: its gradient times `w`, without making the gradients"
-    still = {k: p.detach() for k,p in model.named_parameters() if p.requires_grad}
+    still = {k: model.get_parameter(k).detach() for k in w}
     try: return jvp(lambda ps: sample_losses(loss, functional_call(model, ps, xb), y), (still,), (w,))[1]
     except Exception: parts = sample_grads(model, loss, xb, y)
-    return torch.cat([sum(g.flatten(1) @ w[k].flatten() for k,g in grads.items()) for _,grads in parts])
+    return torch.cat([sum(g[k].reshape(len(g[k]), -1) @ w[k].flatten() for k in w) for _,g in parts])
 
 # %% ../nbs/15_importance.ipynb #50f3e600
 class Influence(_ClosedForm):
@@ -255,7 +264,8 @@ class Influence(_ClosedForm):
     def __post_init__(self):
         super().__post_init__()
         if not 0 <= self.alpha < float('inf'): raise Refused(f"alpha={self.alpha} is no length of a step: give 0 or more; 1 is Newton's.")
-        if not (self.damping > 0 and self.n >= 1): raise Refused(f"damping={self.damping}, n={self.n} give no curvature that can be inverted: damping is above 0, and n is 1 or more.")
+        _integer('n', self.n, 1)
+        if not self.damping > 0: raise Refused(f"damping={self.damping} gives no curvature that can be inverted: it is above 0.")
 
     def change(self):
         S,R = self.stage.forget,self.stage.retain
@@ -264,7 +274,7 @@ class Influence(_ClosedForm):
         some = np.sort(np.random.default_rng(self.seed).choice(R, N, replace=False))
         u = conjugate_gradients(lambda u: self.damping*N*u + self._push(some, self._pull(some, u)), self._push(some, v))
         back = self._pull(some, u)
-        for k,p in self.learning().items(): p += self.alpha/self.damping * (v[k]-back[k])
+        for k,p in self.learning().items(): yield k, p + self.alpha/self.damping * (v.pop(k)-back.pop(k))
 
 # %% ../nbs/15_importance.ipynb #3da40f55
 @patch

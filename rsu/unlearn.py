@@ -23,7 +23,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, CancelFitException, event
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner, defaults
-from fastai.torch_core import no_random, to_device
+from fastai.torch_core import get_random_states, no_random, set_random_states, to_device
 from rsu.value import Refused, Value, choose, _integer
 from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, shuffled, subset, weights_of, write_shard
 from rsu.attack import margin
@@ -156,7 +156,8 @@ class Stage(NamedTuple):
     carry:object=None    # A callback that hands what the optimiser remembers from stage to stage
 
 # %% ../nbs/10_unlearn.ipynb #327844d9
-_taken = set('learn name order seed split stage until true c own_loss good before begun began passed teacher stilled ended preparation'.split())
+_taken = {*'learn seed split stage until true c own_loss good before begun began passed teacher'.split(), # of our fits, and of fastai's:
+          *'dls dl model opt_func loss_func cbs x y xb yb pred loss loss_grad epoch iter n_iter train_iter pct_train training'.split()}
 
 class Algorithm(Value, Callback):
     "Base of the unlearning algorithms: a fastai callback that says what it is fed and what it minimises"
@@ -164,7 +165,7 @@ class Algorithm(Value, Callback):
     paper,needs = '',('retain data',)              # where it was published; what it cannot do without
     lower = 'lower lr'                             # what to do when it diverges
     space = dict(lr=(1e-4,1e-1), n_epoch=(1,15))   # what a search may change, and between which bounds
-    reads = ''                                     # what it reads beside its passes, or in their stead
+    reads,mixes = '','R∪S'                         # what it reads beside its passes, or in their stead; what a mixed pass is over
     acts_if = ''                                   # the setting without which its own events change nothing
     preparation,ended,stilled = 0.,'done',()
     _: KW_ONLY
@@ -178,7 +179,7 @@ class Algorithm(Value, Callback):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if odd := [k for k in cls._names() if k in _taken]: raise Refused(f"{cls.__name__} has a setting called '{odd[0]}', a name that every fit uses for itself: call it otherwise.")
+        if odd := [k for k in cls._names() if k in _taken or hasattr(Algorithm, k) and k not in Algorithm._names()]: raise Refused(f"{cls.__name__} has a setting called '{odd[0]}', a name that every fit uses for itself: call it otherwise.")
         for o,f in vars(cls).items():
             if not o.startswith(('before_','after_')): continue
             choose('event', o, [e for e in dir(event) if e[0] != '_'])
@@ -222,8 +223,14 @@ class Algorithm(Value, Callback):
         "The algorithm as it will be run on this learner; `Refused` where it cannot be"
         _sound(self)
         if not {'a recipe','its own training'} & set(self.needs) and not any(p.requires_grad for p in learn.model.parameters()): raise Refused(f"No parameter of the model learns, so {type(self).__name__} can change none: unfreeze it first.")
+        if not {'a recipe','its own training'} & set(self.needs): _intact(learn.model)
         if 'retain data' in self.needs and not len(split.retain): raise Refused(f"{type(self).__name__} trains on retained samples and there are none: leave some out of the forget set.")
         return self
+
+def _intact(model):
+    "Refuse a model from which nothing can be forgotten as it is"
+    if not all(torch.isfinite(p).all() for p in model.parameters()): raise Refused("A weight of the model is no number, so it has diverged before and there is nothing to forget from: train it again.")
+    if any(p._backward_hooks for p in model.parameters()): raise Refused("A parameter of the model has a hook (register_hook), which its copies would be without: take it away, and do what it does in a callback.")
 
 _bounds = [('n_epoch','epochs are a whole number, 0 or more', int, lambda v: v >= 0), ('lr','a learning rate is a number, 0 or more', float, lambda v: v >= 0),
            *((k,'a batch has a whole number of samples, 1 or more', int, lambda v: v >= 1) for k in ('bs','bs_forget')),
@@ -259,7 +266,9 @@ def budget(self:Algorithm,
 ) -> list: # One number an epoch
     "The gradient steps that the algorithm takes, epoch by epoch, when it forgets all samples at once"
     if self.n_epoch is None: raise Refused(f"How long {type(self).__name__} trains is for the learner's recipe to say: ask .ready(learn, split) of it first, or give n_epoch.")
-    n = {r: len(at) for r,at in self.roles(split, split.forget, split.retain, 0).items()}
+    roles = self.roles(split, split.forget, split.retain, 0)
+    self._fits(roles)
+    n = {r: len(at) for r,at in roles.items()}
     return [sum(steps for _,steps in self.schedule(e, n)) for e in range(self.n_epoch)]
 
 # %% ../nbs/10_unlearn.ipynb #3be19873
@@ -441,10 +450,21 @@ def chance(self:Algorithm,
     "Inside the block PyTorch draws by the run's own seed, whatever was drawn before (loaders draw, too, some more than others)"
     return no_random(derived(self.seed, *key))
 
+def _flat(groups):
+    "The parameters that a splitter gives, in groups or not"
+    for o in groups:
+        if isinstance(o, torch.Tensor): yield o
+        else: yield from _flat(o)
+
+def _trained(learn):
+    "The parameters that the learner trains, by name: its `splitter` gives them to the optimiser, and they are not frozen"
+    given = {id(p) for p in _flat(learn.splitter(learn.model))}
+    return {k: p for k,p in learn.model.named_parameters() if p.requires_grad and id(p) in given}
+
 @patch
 def learning(self:Algorithm) -> dict: # Parameters by name
     "The parameters that learn: masks, penalties and importances cover these, and no buffers"
-    return {k: p for k,p in self.model.named_parameters() if p.requires_grad}
+    return _trained(self.learn)
 
 @patch
 def gradient(self:Algorithm,
@@ -483,7 +503,12 @@ def _begin(self:Algorithm, learn, split, stage, seed, until=None):
     self._fits(roles)
     return Feed(split.dls.train, roles, {r: self._bs(r) for r in roles}, self._plan(stage, roles), stage.retain, seed)
 
-def _copied(model): return {k: v.clone() for k,v in model.state_dict().items()}
+def _copied(model): return copy.deepcopy(model.state_dict())
+
+@patch
+def _kept_from(self:Algorithm, model):
+    "What is put back where the fit diverges"
+    return _copied(model)
 
 # %% ../nbs/10_unlearn.ipynb #6cd3160f
 @patch
@@ -500,7 +525,7 @@ def forget(self:Algorithm,
     feed,learns = self._begin(learn, split, stage, seed, until),{p: p.requires_grad for p in learn.model.parameters()}
     try:
         with no_random(seed), borrowed(learn, feed, quiet, loss_func=self.objective, opt_func=optimiser(self.opt, self.mom, self.wd), opt=None, lr=self.lr, wd=self.wd):
-            self.good,self.before,self.began = _copied(learn.model),self._retained(learn.model),perf_counter()
+            self.good,self.before,self.began = self._kept_from(learn.model),self._retained(learn.model),perf_counter()
             self.begun = self.before
             learn.fit(self.n_epoch, self.lr, cbs=[self, StepSeed(seed), *L(cbs)])
             if not self.n_epoch: self.preparation = perf_counter() - self.began
@@ -514,12 +539,15 @@ class Diverged(UserWarning):
     "What had to be retained was lost"
 
 # %% ../nbs/10_unlearn.ipynb #5d03e2e5
+def _some(at):
+    "256 to 511 of these positions, evenly from end to end; all where there are fewer"
+    return at[::max(1, len(at)//256)]
+
 @patch
 def _retained(self:Algorithm, model):
-    "Accuracy on up to 256 of the retained samples; 0 where they are all read as one class and are not, -1 where a weight is no number"
+    "Accuracy on some of the retained samples; 0 where they are all read as one class and are not, -1 where a weight is no number"
     if not all(torch.isfinite(p).all() for p in model.parameters()): return -1.
-    at = self.split.retain
-    at = at[::max(1, len(at)//256)][:256]
+    at = _some(self.split.retain)
     if not len(at): return 1.
     logits,y = predict_train(model, self.split.dls, at)
     if not torch.isfinite(logits).all(): return -1.
@@ -532,7 +560,7 @@ def _guard(self:Algorithm, learn, last=True):
     level = self._retained(learn.model)
     if level >= self.before/2: self.good = _copied(learn.model); return
     if not last and self.begun < self.before/2 and level >= 0: return
-    learn.model.load_state_dict(self.good)
+    learn.model.load_state_dict(self.good, strict=False) # a closed form keeps what it changes, and nothing else
     self.ended = 'diverged'
     fell = 'a weight or a logit is no number any more' if level < 0 else f'the accuracy on retained samples fell from {self.before:.2f} to {level:.2f}' if level else 'retained samples of all classes are read as one'
     warnings.warn(f"{self!r} diverged: {fell}. The last good weights are kept; {self.lower}.", Diverged, stacklevel=2)
@@ -540,7 +568,7 @@ def _guard(self:Algorithm, learn, last=True):
 def _lost(how, told):
     "Warn where several stages, each within its bounds, have together lost what had to be retained"
     first,last = told[0]['retain'],told[-1]['retain']
-    if len(told) > 2 and last < first/2: warnings.warn(f"{how!r}: in {len(told)-1} stages the accuracy on retained samples fell from {first:.2f} to {last:.2f}. Nothing was put back: lower lr, or give a repair.", Diverged, stacklevel=3)
+    if len(told) > 2 and last < first/2: warnings.warn(f"{how!r}: in {len(told)-1} stages the accuracy on retained samples fell from {first:.2f} to {last:.2f}. Nothing was put back: lower lr, or give a repair.", Diverged, stacklevel=4)
 
 @patch
 def before_train(self:Algorithm):
@@ -579,7 +607,7 @@ def _target(until, split, before):
     "`until` as a function: the accuracy asked for on the samples at some positions"
     if until is None: return lambda at: None
     if until == 'valid': return lambda at: before['valid']
-    if isinstance(until, (Learner, list, tuple)):
+    if isinstance(until, (Learner, list, tuple)) and L(until) and all(isinstance(o, Learner) for o in L(until)):
         known = np.mean([_right(o.model, split) for o in L(until)], axis=0)
         return lambda at: float(known[at].mean())
     if isinstance(until, Real) and not isinstance(until, bool) and 0 <= until <= 1: return lambda at: float(until)
@@ -661,10 +689,14 @@ class Unlearning:
 
 # %% ../nbs/10_unlearn.ipynb #e98839ce
 @torch.no_grad()
+def _said(learn):
+    "What the model gives for two samples"
+    *xb,_ = _plain(next(iter(subset(learn.dls.train, positions(learn.dls.train)[:2]))), next(learn.model.parameters()).device)
+    with evaluating(learn.model): return learn.model(*xb)
+
 def _classifies(learn, y):
     "Refuse a model that does not give one logit a class"
-    *xb,_ = _plain(next(iter(subset(learn.dls.train, positions(learn.dls.train)[:2]))), next(learn.model.parameters()).device)
-    with evaluating(learn.model): out = learn.model(*xb)
+    out = _said(learn)
     if not torch.is_tensor(out): raise Refused(f"The model gives a {type(out).__name__} and not a tensor of logits: wrap it so that it gives them alone.")
     shape = tuple(out.shape)
     if len(shape) != 2 or shape[1] < 2: raise Refused(f"The model gives {shape[1:]} numbers for a sample: rsu forgets from classifiers with one logit a class (N, C), two classes or more.")
@@ -738,6 +770,9 @@ def unlearn(
     until=None              # Stop when the samples to forget are known no better than this: an accuracy in [0, 1], 'valid' (that of validation, before) or oracles (their mean)
 ) -> Learner:               # A new learner; its `unlearning` tells what was done
     "Make a learner that has forgotten: a copy of `learn`, changed by `how` stage after stage"
+    with _kept_chance(): return _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until)
+
+def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     how = _asked(learn, split, how, n_epoch, lr, seed)
     _goes_on(learn, split)
     todo,new = how.stages(split), _twin(learn, split.retain_dls)
@@ -752,7 +787,7 @@ def unlearn(
         meter,one = Meter(),s.algorithm.but()
         target = (wanted if s.until is None else aim(s.until))(s.forget) if len(s.forget) else None
         with PeakMemory(next(new.model.parameters()).device) as peak: one.forget(new, split, s, derived(seed, len(done)), [meter, *L(s.carry), *L(cbs)], quiet, target)
-        if meter.samples and not meter.steps: warnings.warn(f"{s.algorithm!r} took no step: each was cancelled, by mixed precision where gradients overflow in float16, or by a callback. Nothing was forgotten: use to_bf16(), or no mixed precision.", stacklevel=2)
+        if meter.samples and not meter.steps: warnings.warn(f"{s.algorithm!r} took no step: each was cancelled, by mixed precision where gradients overflow in float16, or by a callback. Nothing was forgotten: use to_bf16(), or no mixed precision.", stacklevel=3)
         done.append(s); told.append(seen_by(new.model, split))
         rows.append(dict(stage=len(done), group=s.name, n=len(s.forget), steps=meter.steps, samples=meter.samples, seconds=meter.seconds+one.preparation, memory=peak.mb, ended=one.ended))
         if todo: todo = how.again(todo, split, new)
@@ -762,6 +797,13 @@ def unlearn(
     before,*after = [_by_group(o, split, groups) for o in told]
     new.unlearning = Unlearning(learn, split, how, seed, before, pd.DataFrame([{**r, **o} for r,o in zip(rows, after)]), groups, told)
     return new
+
+@contextmanager
+def _kept_chance():
+    "The generators of Python, NumPy and PyTorch are afterwards as they were: loaders draw as soon as they are made"
+    states = get_random_states()
+    try: yield
+    finally: set_random_states(**states)
 
 Learner.unlearn = unlearn
 
