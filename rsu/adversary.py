@@ -168,7 +168,7 @@ class BoundaryShrink(Algorithm):
 class AMUN(Algorithm):
     "Descent on retain, forget and adversarial neighbours of forget with the wrong labels that they have (Ebrahimpour-Boroojeny et al., ICML 2025)"
     paper,needs = 'Ebrahimpour-Boroojeny et al., ICML 2025', ('retain data','continuous inputs')
-    reads = '50 x S in each ball'
+    reads,mixes = '50 x S in each ball','R∪S∪their neighbours'
     lower = "lower lr, or train on retained samples too (retain=True)"
     space = dict(eps=(.01,.2), lr=(1e-3,.1))
     mode:str='amun'    # 'amun', or 'advonly': without the samples to forget themselves
@@ -225,7 +225,7 @@ def _whole(split, forget, retain):
 class UNSIR(Algorithm):
     "Impair a class by noise that maximises its loss, then repair on retain (Tarun et al., TNNLS 2023); Adam without weight decay"
     paper,needs = 'Tarun et al., TNNLS 2023', ('retain data','whole classes','continuous inputs')
-    reads = '40 x its noise'
+    reads,mixes = '40 x its noise','R and 20 x its noise'
     lower = 'lower lr or repeats'
     space = dict(lr=(1e-3,.1), penalty=(.01,1.), repeats=(5,40))
     penalty:float=0.1      # Weight of the noise's squared length

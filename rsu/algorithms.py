@@ -19,12 +19,11 @@ def algorithms() -> dict: # Classes by name in lower case
     return {cls.__name__.lower(): cls for cls in every if cls.__name__[0] != '_'}
 
 # %% ../nbs/17_algorithms.ipynb #51625520
-_short = dict(forget='S', retain='R')
-
 def _reads(how):
     "The passes over the data: S what is forgotten, R what is retained; `+` side by side, `,` one after the other"
     if how.schedule.__func__ is not Algorithm.schedule: return how.reads # it says itself how passes follow one another
-    said = lambda e: ', '.join('+'.join(_short.get(r, 'R∪S') for r in roles) for roles in how.passes(e))
+    short = dict(forget='S', retain='R', mixed=how.mixes)
+    said = lambda e: ', '.join('+'.join(short.get(r, r) for r in roles) for roles in how.passes(e))
     return '; '.join([*filter(None, [how.reads]), *(f'{len(list(g))} x ({k})' for k,g in groupby(range(how.n_epoch or 0), said))])
 
 def _defaults(how):

@@ -13,7 +13,8 @@ import numpy as np, torch, torch.nn.functional as F
 from torch.nn.utils import clip_grad_norm_
 from fastcore.basics import patch
 from rsu.value import Refused, choose, _integer
-from rsu.unlearn import Algorithm, Term, evaluating
+from rsu.recipe import n_classes
+from rsu.unlearn import Algorithm, Term, evaluating, _said
 
 # %% ../nbs/13_ascent.ipynb #a29aca58
 class GradAscent(Algorithm):
@@ -52,6 +53,11 @@ class RandomLabel(Algorithm):
     joint:bool=False       # One shuffled pass over both, instead of a pass over forget and then one over retain
 
     def __post_init__(self): choose('way to redraw', self.redraw, ['once','epoch'])
+    def ready(self, learn, split):
+        if (c := n_classes(split.dls)) < 2: raise Refused(f"{type(self).__name__} draws other labels, and the data have one class only: choose another algorithm.")
+        if c > (k := _said(learn).shape[1]): raise Refused(f"{type(self).__name__} draws labels among the {c} classes of the data, and the model has {k} logits: give the loaders a vocabulary of the model's classes.")
+        return super().ready(learn, split)
+
     def passes(self, epoch): return (('mixed',),) if self.joint else (('forget',),('retain',))
     def terms(self, epoch): return (Term('forget','assigned'), Term('retain'))
 

@@ -22,7 +22,7 @@ from rsu.value import Refused
 from rsu.recipe import PeakMemory, derived, optimiser, reseed
 from rsu.ensemble import _indirect, _joined, _one_thread, _turn, _widened
 from rsu.reference import _spread
-from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _goes_on, _lost, _twin
+from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _flat, _goes_on, _lost, _twin
 
 # %% ../nbs/18_runs.ipynb #f79c1075
 class Job(NamedTuple):
@@ -70,12 +70,6 @@ def _done_by(how):
     return sorted({k for k,f in own if not fixed(k, f) and (hasattr(Algorithm, k) or hasattr(event, k))})
 
 # %% ../nbs/18_runs.ipynb #cf5e022b
-def _flat(groups):
-    "The parameters of a splitter's groups"
-    for o in groups:
-        if isinstance(o, torch.Tensor): yield o
-        else: yield from _flat(o)
-
 def alone(
     learn:Learner, # The learner that will be changed
     split,         # What must be forgotten
@@ -87,7 +81,8 @@ def alone(
     if split.dls.train_ds is not learn.dls.train_ds: return 'the split has samples of its own'
     if any(isinstance(cb, MixedPrecision) for cb in learn.cbs): return 'the learner is in mixed precision'
     if len(list(_flat(learn.splitter(learn.model)))) < sum(p.requires_grad for p in learn.model.parameters()): return 'the learner trains a part of the network only'
-    if any(m._forward_hooks or m._forward_pre_hooks for m in learn.model.modules()): return 'the network has hooks'
+    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in learn.model.modules()): return 'the network has hooks'
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.track_running_stats for m in learn.model.modules()): return 'its batch normalisation keeps no statistics, so that what a teacher says hangs on the batch'
     if x.tensors[0].dim() not in (2,4) or _widened(copy.deepcopy(learn.model), 2) is None: return 'its layers cannot be laid side by side'
     if getattr(how, 'rerank', None): return 'what is left is ranked again after each stage'
     for s in how.stages(split):
@@ -173,9 +168,8 @@ class _Abreast:
         one.teacher,bs = net,512
         fed = [at[r] for epoch in plan for at in epoch for r in at if r in (role, 'mixed')]
         at = torch.as_tensor(np.unique(np.concatenate(fed)) if fed else [], device=self.x.device, dtype=torch.int64)
-        res = torch.zeros(len(self.y), one.c, device=self.x.device)
-        for i in at.split(bs): res[i] = one.teach(role, (self.x[i],), self.y[i]).float()
-        return res
+        said = torch.cat([one.teach(role, (self.x[i],), self.y[i]).float() for i in at.split(bs)])
+        return said.new_zeros(len(self.y), said.shape[1]).index_copy_(0, at, said)
 
 # %% ../nbs/18_runs.ipynb #4cc5c60b
 from fastcore.basics import patch
@@ -325,7 +319,8 @@ def unlearn_many(
     quiet:bool=False   # No progress bar
 ):                     # Pairs of a job's number and its new `Learner`, as they are done: a generator
     "Carry out many unlearning runs, each as `unlearn` would, with `unlearning` to tell what was done"
-    if odd := [o for o in jobs if not isinstance(o, (tuple, list))]: raise Refused(f"A job is a split, an algorithm and a seed, and {odd[0]!r} is none: give Job(split, how, seed) or such a tuple.")
+    jobs = list(jobs)
+    if odd := [o for o in jobs if not isinstance(o, (tuple, list)) or len(o) not in (2,3)]: raise Refused(f"A job is a split, an algorithm and a seed, and {odd[0]!r} is none: give Job(split, how, seed) or such a tuple.")
     jobs = [Job(*o) for o in jobs]
     hows = [_asked(learn, o.split, o.how, seed=o.seed) for o in jobs]
     for how,o in zip(hows, jobs):

@@ -104,7 +104,7 @@ def _untrained(learn, dls, seed):
 # %% ../nbs/14_teacher.ipynb #9a4008fb
 class BadTeacher(Algorithm):
     "Learn from an untrained network on forget and from the given one on a part of retain (Chundawat et al., AAAI 2023); Adam without weight decay"
-    paper,lower = 'Chundawat et al., AAAI 2023', 'lower lr, or raise share'
+    paper,lower,mixes = 'Chundawat et al., AAAI 2023', 'lower lr, or raise share', 'S∪0.3 of R'
     space = dict(lr=(1e-5,1e-2), share=(.1,1.), n_epoch=(1,5))
     share:float=0.3 # Part of retain that is trained on, drawn once
     _: KW_ONLY
