@@ -91,7 +91,12 @@ def optimiser(
     return partial(OptimWrapper, **choose('optimiser', name, _opts)(mom, wd))
 
 # %% ../nbs/02_recipe.ipynb #c8ec72bb
-class TrainOnly(Callback):
+class _Lean(Callback):
+    "A callback that is asked for the events of its class alone: what a callback has not, fastai looks for in the learner, and then in the network, at every event"
+    def __call__(self, event_name):
+        if event_name == 'after_fit' or hasattr(type(self), event_name): return super().__call__(event_name) # after a fit, it runs again
+
+class TrainOnly(_Lean):
     "Leave out validation"
     order = -50
     def before_validate(self): raise CancelValidException
@@ -111,7 +116,7 @@ def reseed(
     module = torch.get_device_module(device)
     getattr(module, 'manual_seed_all', module.manual_seed)(seed)
 
-class StepSeed(Callback):
+class StepSeed(_Lean):
     "Seed PyTorch's generators before every training step, and before the first batch of an epoch is drawn, by `seed` and the step's number"
     order,run_valid = -50,False
     def __init__(self,
@@ -122,7 +127,7 @@ class StepSeed(Callback):
     def before_batch(self): self._seed()
 
 # %% ../nbs/02_recipe.ipynb #324ceb85
-class Meter(Callback):
+class Meter(_Lean):
     "Count optimiser steps that were taken, samples fed to the network, and seconds spent training (validation left out)"
     order = 90
     def __init__(self): self.steps,self.samples,self.seconds,self.began = 0,0,0.,None

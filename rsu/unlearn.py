@@ -28,7 +28,7 @@ from rsu.value import Refused, Value, choose, _integer
 from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, shuffled, subset, weights_of, write_shard
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
-from rsu.recipe import _beside, _loss_key, _opts
+from rsu.recipe import _beside, _Lean, _loss_key, _opts
 
 # %% ../nbs/10_unlearn.ipynb #77769ed6
 def _chunks(at, bs):
@@ -159,7 +159,7 @@ class Stage(NamedTuple):
 _taken = {*'learn seed split stage until true c own_loss good before begun began passed teacher'.split(), # of our fits, and of fastai's:
           *'dls dl model opt_func loss_func cbs x y xb yb pred loss loss_grad epoch iter n_iter train_iter pct_train training'.split()}
 
-class Algorithm(Value, Callback):
+class Algorithm(Value, _Lean):
     "Base of the unlearning algorithms: a fastai callback that says what it is fed and what it minimises"
     run_valid,order = False,MixedPrecision.order+1 # gradients come to us unscaled
     paper,needs = '',('retain data',)              # where it was published; what it cannot do without
@@ -574,7 +574,8 @@ def _lost(how, told):
 def before_train(self:Algorithm):
     if self.epoch == 0:
         self.preparation = perf_counter() - self.began
-        self.begun = self._retained(self.model)
+        moved = any(not torch.equal(v, self.good[k]) for k,v in self.model.state_dict().items() if torch.is_tensor(v))
+        self.begun = self._retained(self.model) if moved else self.before
     self.learn.dls.train.epoch = self.epoch
 
 @patch
