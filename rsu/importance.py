@@ -110,7 +110,7 @@ class _ClosedForm(Algorithm):
                 self.good[k] = ps[k].clone()
                 ps[k].copy_(new)
 
-    def _kept_from(self, model): return {} # each weight is kept when it changes, and its importance is let go
+    def _backup(self, model): return {} # each weight is kept when it changes, and its importance is let go
 
     def once(self, measure):
         "What `measure()` gives, in a block of `measuring_once` from the last time that it was the same"

@@ -86,7 +86,7 @@ def _further(r, value, tried):
 # %% ../nbs/43_tune.ipynb #5e01bfb3
 def _number(v): return isinstance(v, Real) and not isinstance(v, bool) and bool(np.isfinite(v))
 
-def _two(algorithm, k):
+def _asked_range(algorithm, k):
     "The bounds given for setting `k`: two numbers"
     name,bounds = type(algorithm).__name__,algorithm.space[k]
     if k not in algorithm._names(): raise Refused(f"{name} has no setting '{k}' to search: its settings are {', '.join(algorithm._names())}.")
@@ -95,7 +95,7 @@ def _two(algorithm, k):
 
 def _bounds(algorithm, k):
     "The bounds of setting `k` and the scale between them"
-    (low,high),v = _two(algorithm, k),getattr(algorithm, k)
+    (low,high),v = _asked_range(algorithm, k),getattr(algorithm, k)
     if not _number(v): raise Refused(f"{k}={v!r} cannot begin a search, which is one for numbers: give a value from {low} to {high}, or search other settings.")
     published = next(f.default for f in fields(algorithm) if f.name == k)
     whole = isinstance(published if _number(published) else v, int)

@@ -23,7 +23,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, CancelFitException, event
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner, defaults
-from fastai.torch_core import get_random_states, no_random, set_random_states, to_device
+from fastai.torch_core import no_random, to_device
 from rsu.value import Refused, Value, choose, _integer
 from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, shuffled, subset, weights_of, write_shard
 from rsu.attack import margin
@@ -506,7 +506,7 @@ def _begin(self:Algorithm, learn, split, stage, seed, until=None):
 def _copied(model): return copy.deepcopy(model.state_dict())
 
 @patch
-def _kept_from(self:Algorithm, model):
+def _backup(self:Algorithm, model):
     "What is put back where the fit diverges"
     return _copied(model)
 
@@ -525,7 +525,7 @@ def forget(self:Algorithm,
     feed,learns = self._begin(learn, split, stage, seed, until),{p: p.requires_grad for p in learn.model.parameters()}
     try:
         with no_random(seed), borrowed(learn, feed, quiet, loss_func=self.objective, opt_func=optimiser(self.opt, self.mom, self.wd), opt=None, lr=self.lr, wd=self.wd):
-            self.good,self.before,self.began = self._kept_from(learn.model),self._retained(learn.model),perf_counter()
+            self.good,self.before,self.began = self._backup(learn.model),self._retained(learn.model),perf_counter()
             self.begun = self.before
             learn.fit(self.n_epoch, self.lr, cbs=[self, StepSeed(seed), *L(cbs)])
             if not self.n_epoch: self.preparation = perf_counter() - self.began
@@ -539,7 +539,7 @@ class Diverged(UserWarning):
     "What had to be retained was lost"
 
 # %% ../nbs/10_unlearn.ipynb #5d03e2e5
-def _some(at):
+def _evenly(at):
     "256 to 511 of these positions, evenly from end to end; all where there are fewer"
     return at[::max(1, len(at)//256)]
 
@@ -547,7 +547,7 @@ def _some(at):
 def _retained(self:Algorithm, model):
     "Accuracy on some of the retained samples; 0 where they are all read as one class and are not, -1 where a weight is no number"
     if not all(torch.isfinite(p).all() for p in model.parameters()): return -1.
-    at = _some(self.split.retain)
+    at = _evenly(self.split.retain)
     if not len(at): return 1.
     logits,y = predict_train(model, self.split.dls, at)
     if not torch.isfinite(logits).all(): return -1.
@@ -690,14 +690,14 @@ class Unlearning:
 
 # %% ../nbs/10_unlearn.ipynb #e98839ce
 @torch.no_grad()
-def _said(learn):
+def _peek(learn):
     "What the model gives for two samples"
     *xb,_ = _plain(next(iter(subset(learn.dls.train, positions(learn.dls.train)[:2]))), next(learn.model.parameters()).device)
     with evaluating(learn.model): return learn.model(*xb)
 
 def _classifies(learn, y):
     "Refuse a model that does not give one logit a class"
-    out = _said(learn)
+    out = _peek(learn)
     if not torch.is_tensor(out): raise Refused(f"The model gives a {type(out).__name__} and not a tensor of logits: wrap it so that it gives them alone.")
     shape = tuple(out.shape)
     if len(shape) != 2 or shape[1] < 2: raise Refused(f"The model gives {shape[1:]} numbers for a sample: rsu forgets from classifiers with one logit a class (N, C), two classes or more.")
@@ -771,9 +771,10 @@ def unlearn(
     until=None              # Stop when the samples to forget are known no better than this: an accuracy in [0, 1], 'valid' (that of validation, before) or oracles (their mean)
 ) -> Learner:               # A new learner; its `unlearning` tells what was done
     "Make a learner that has forgotten: a copy of `learn`, changed by `how` stage after stage"
-    with _kept_chance(): return _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until)
+    with no_random(): return _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until)
 
 def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
+    "What `unlearn` does while the generators of chance are put by, for loaders draw as soon as they are made"
     how = _asked(learn, split, how, n_epoch, lr, seed)
     _goes_on(learn, split)
     todo,new = how.stages(split), _twin(learn, split.retain_dls)
@@ -798,13 +799,6 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     before,*after = [_by_group(o, split, groups) for o in told]
     new.unlearning = Unlearning(learn, split, how, seed, before, pd.DataFrame([{**r, **o} for r,o in zip(rows, after)]), groups, told)
     return new
-
-@contextmanager
-def _kept_chance():
-    "The generators of Python, NumPy and PyTorch are afterwards as they were: loaders draw as soon as they are made"
-    states = get_random_states()
-    try: yield
-    finally: set_random_states(**states)
 
 Learner.unlearn = unlearn
 
