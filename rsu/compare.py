@@ -17,7 +17,7 @@ from rsu.attack import margin
 from rsu.recipe import _loss_key
 from rsu.ranking import Ranker, Ranking
 from rsu.ascent import NegGradPlus
-from rsu.unlearn import Algorithm, digest, seen_by, unlearn
+from rsu.unlearn import Algorithm, _asked, digest, seen_by, unlearn
 from rsu.sequence import SeqUnlearn
 from rsu.runs import unlearn_many
 from rsu.evaluate import _against, fit_oracles
@@ -85,7 +85,7 @@ def compare_orders(
     runs = list(_studied(orders, algorithms, seeds, groups, more))
     n = oracles if isinstance(oracles, int) else len(oracles)
     if n < 2: raise Refused(f"oracles={n} cannot be held against each other: ask for 2 or more.")
-    for *_,how in runs: how.ready(learn, ranking).stages(ranking) # refuses what cannot be done before any work
+    for *_,how in runs: _asked(learn, ranking, how) # refuses what cannot be done before any work
     divided = runs[0][-1].stages(ranking)
     parts = {'all': np.arange(len(ranking)), **{s.name: np.searchsorted(ranking.forget, s.forget) for s in divided if len(s.forget)}}
     if isinstance(oracles, int): oracles = fit_oracles(learn, ranking, oracles, path and Path(path)/'oracles', quiet)

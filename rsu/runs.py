@@ -323,8 +323,6 @@ def unlearn_many(
     if odd := [o for o in jobs if not isinstance(o, (tuple, list)) or len(o) not in (2,3)]: raise Refused(f"A job is a split, an algorithm and a seed, and {odd[0]!r} is none: give Job(split, how, seed) or such a tuple.")
     jobs = [Job(*o) for o in jobs]
     hows = [_asked(learn, o.split, o.how, seed=o.seed) for o in jobs]
-    for how,o in zip(hows, jobs):
-        _goes_on(learn, o.split)
-        how.stages(o.split) # a sequence of too few steps is refused here
+    for o in jobs: _goes_on(learn, o.split)
     runs = _carried_out(learn, jobs, hows, executor)
     return runs if quiet or not jobs else iter(progress_bar(runs, total=len(jobs)))

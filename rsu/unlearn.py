@@ -331,9 +331,7 @@ def before_fit(self:Algorithm):
 def _of_one(model, x):
     "The batch normalisations to be switched to their running statistics while the batch `x` passes: batch statistics of one sample do not exist"
     if len(x) > 1: return []
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    if any(m.running_mean is None for m in norms): raise Refused("A batch holds one sample, and the model has a batch normalisation without running statistics: forget more samples at once, or give the layer track_running_stats=True.")
-    return norms
+    return [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
 
 def _train(modules, mode):
     for m in modules: m.train(mode)
@@ -703,6 +701,13 @@ def _classifies(learn, y):
     if len(shape) != 2 or shape[1] < 2: raise Refused(f"The model gives {shape[1:]} numbers for a sample: rsu forgets from classifiers with one logit a class (N, C), two classes or more.")
     if y.min() < 0 or y.max() >= shape[1]: raise Refused(f"The labels go from {y.min()} to {y.max()} and the model has {shape[1]} logits: number the classes from 0, and give each a logit.")
 
+def _in_company(model, split, stages):
+    "Refuse batches of one sample where a batch normalisation has no running statistics to be switched to"
+    if all(m.running_mean is not None for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)): return
+    for s in stages:
+        how,roles = s.algorithm,s.algorithm.roles(split, s.forget, s.retain, 0)
+        if any(1 in (len(roles[r]), how._bs(r)) for e in range(how.n_epoch) for o in how.passes(e) for r in o): raise Refused(f"A batch of group {s.name} would hold one sample, and the model has a batch normalisation without running statistics: forget more samples at once, or give the layer track_running_stats=True.")
+
 def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     "The algorithm or sequence as it will be run; `Refused` where it cannot be"
     if isinstance(how, type) or not hasattr(how, 'stages'): raise Refused(f"how={how!r} is no algorithm: give an instance such as SCRUB(), or a SeqUnlearn around one.")
@@ -711,7 +716,9 @@ def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     if len(learn.dls.train_ds) != split.N: raise Refused(f"The learner was trained on {len(learn.dls.train_ds)} samples and the split speaks of {split.N}: make the split from learn.dls.")
     _classifies(learn, split.y)
     _beside(learn.loss_func, learn.model)
-    return how.given(n_epoch, lr).ready(learn, split)
+    how = how.given(n_epoch, lr).ready(learn, split)
+    _in_company(learn.model, split, how.stages(split))
+    return how
 
 def _goes_on(learn, split):
     "Refuse a split by which the learner would train on what it has forgotten before"
