@@ -22,7 +22,7 @@ from rsu.value import Refused
 from rsu.recipe import PeakMemory, derived, optimiser, reseed
 from rsu.ensemble import _indirect, _joined, _one_thread, _turn, _widened
 from rsu.reference import _spread
-from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _flat, _goes_on, _lost, _twin
+from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _flat, _goes_on, _lost, _no_statistics, _twin
 
 # %% ../nbs/18_runs.ipynb #f79c1075
 class Job(NamedTuple):
@@ -82,7 +82,7 @@ def alone(
     if any(isinstance(cb, MixedPrecision) for cb in learn.cbs): return 'the learner is in mixed precision'
     if len(list(_flat(learn.splitter(learn.model)))) < sum(p.requires_grad for p in learn.model.parameters()): return 'the learner trains a part of the network only'
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in learn.model.modules()): return 'the network has hooks'
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.track_running_stats for m in learn.model.modules()): return 'its batch normalisation keeps no statistics, so that what a teacher says hangs on the batch'
+    if _no_statistics(learn.model): return 'its batch normalisation keeps no statistics, so that what a teacher says hangs on the batch'
     if x.tensors[0].dim() not in (2,4) or _widened(copy.deepcopy(learn.model), 2) is None: return 'its layers cannot be laid side by side'
     if getattr(how, 'rerank', None): return 'what is left is ranked again after each stage'
     for s in how.stages(split):

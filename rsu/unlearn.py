@@ -701,9 +701,11 @@ def _classifies(learn, y):
     if len(shape) != 2 or shape[1] < 2: raise Refused(f"The model gives {shape[1:]} numbers for a sample: rsu forgets from classifiers with one logit a class (N, C), two classes or more.")
     if y.min() < 0 or y.max() >= shape[1]: raise Refused(f"The labels go from {y.min()} to {y.max()} and the model has {shape[1]} logits: number the classes from 0, and give each a logit.")
 
-def _in_company(model, split, stages):
+def _no_statistics(model): return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None for m in model.modules())
+
+def _no_batch_of_one(model, split, stages):
     "Refuse batches of one sample where a batch normalisation has no running statistics to be switched to"
-    if all(m.running_mean is not None for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)): return
+    if not _no_statistics(model): return
     for s in stages:
         how,roles = s.algorithm,s.algorithm.roles(split, s.forget, s.retain, 0)
         if any(1 in (len(roles[r]), how._bs(r)) for e in range(how.n_epoch) for o in how.passes(e) for r in o): raise Refused(f"A batch of group {s.name} would hold one sample, and the model has a batch normalisation without running statistics: forget more samples at once, or give the layer track_running_stats=True.")
@@ -717,7 +719,7 @@ def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     _classifies(learn, split.y)
     _beside(learn.loss_func, learn.model)
     how = how.given(n_epoch, lr).ready(learn, split)
-    _in_company(learn.model, split, how.stages(split))
+    _no_batch_of_one(learn.model, split, how.stages(split))
     return how
 
 def _goes_on(learn, split):
