@@ -91,12 +91,7 @@ def optimiser(
     return partial(OptimWrapper, **choose('optimiser', name, _opts)(mom, wd))
 
 # %% ../nbs/02_recipe.ipynb #c8ec72bb
-class _Lean(Callback):
-    "A callback that is asked for the events of its class alone: what a callback has not, fastai looks for in the learner, and then in the network, at every event"
-    def __call__(self, event_name):
-        if event_name == 'after_fit' or hasattr(type(self), event_name): return super().__call__(event_name) # after a fit, it runs again
-
-class TrainOnly(_Lean):
+class TrainOnly(Callback):
     "Leave out validation"
     order = -50
     def before_validate(self): raise CancelValidException
@@ -116,7 +111,7 @@ def reseed(
     module = torch.get_device_module(device)
     getattr(module, 'manual_seed_all', module.manual_seed)(seed)
 
-class StepSeed(_Lean):
+class StepSeed(Callback):
     "Seed PyTorch's generators before every training step, and before the first batch of an epoch is drawn, by `seed` and the step's number"
     order,run_valid = -50,False
     def __init__(self,
@@ -127,7 +122,7 @@ class StepSeed(_Lean):
     def before_batch(self): self._seed()
 
 # %% ../nbs/02_recipe.ipynb #324ceb85
-class Meter(_Lean):
+class Meter(Callback):
     "Count optimiser steps that were taken, samples fed to the network, and seconds spent training (validation left out)"
     order = 90
     def __init__(self): self.steps,self.samples,self.seconds,self.began = 0,0,0.,None
@@ -211,6 +206,18 @@ def _unfetched(learn):
             vars(cb)['smooth_loss'] = loss
             if vars(cb).get('losses'): cb.losses = [*torch.stack(cb.losses).cpu()]
 
+def _called(learn, event_name):
+    "Call those callbacks of `learn` that have the event"
+    for cb in learn.cbs.sorted('order'):
+        if event_name == 'after_fit' or hasattr(type(cb), event_name) or event_name in vars(cb): cb(event_name) # after a fit, fastai switches each on again
+
+@contextmanager
+def _asked(learn):
+    "Inside the block a callback is asked for the events that it has, and for no others"
+    learn._call_one = partial(_called, learn)
+    try: yield
+    finally: del learn._call_one
+
 @contextmanager
 def borrowed(
     learn:Learner,     # The learner to be fitted
@@ -227,7 +234,7 @@ def borrowed(
         learn.remove_cbs(ProgressCallback)
         learn.add_cb(TrainOnly())
     try:
-        with _unfetched(learn) if quiet else nullcontext(): yield learn
+        with _asked(learn), _unfetched(learn) if quiet else nullcontext(): yield learn
     finally:
         for k,v in before.items(): setattr(learn, k, v)
         learn.remove_cbs([cb for cb in learn.cbs if cb not in cbs])

@@ -28,7 +28,7 @@ from rsu.value import Refused, Value, choose, _integer
 from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, shuffled, subset, weights_of, write_shard
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
-from rsu.recipe import _beside, _Lean, _loss_key, _opts
+from rsu.recipe import _beside, _loss_key, _opts
 
 # %% ../nbs/10_unlearn.ipynb #77769ed6
 def _chunks(at, bs):
@@ -159,7 +159,7 @@ class Stage(NamedTuple):
 _taken = {*'learn seed split stage until true c own_loss good before begun began passed teacher'.split(), # of our fits, and of fastai's:
           *'dls dl model opt_func loss_func cbs x y xb yb pred loss loss_grad epoch iter n_iter train_iter pct_train training'.split()}
 
-class Algorithm(Value, _Lean):
+class Algorithm(Value, Callback):
     "Base of the unlearning algorithms: a fastai callback that says what it is fed and what it minimises"
     run_valid,order = False,MixedPrecision.order+1 # gradients come to us unscaled
     paper,needs = '',('retain data',)              # where it was published; what it cannot do without
@@ -403,10 +403,14 @@ def measure(self:Algorithm,
     return self.own_loss(logits, y)
 
 # %% ../nbs/10_unlearn.ipynb #ecc5d54b
+def _bare(o):
+    "A tensor without the class that fastai's losses give it, for which every further operation would take a longer way"
+    return o.as_subclass(torch.Tensor) if torch.is_tensor(o) else o
+
 @patch
 def _role(self:Algorithm, role, logits, xb, y, at):
     "The sum of the terms of `role`; in a mixed batch each role weighs as many samples as it has there"
-    if role != 'mixed': return sum(t.weight * self.measure(t, logits, xb, y, at) for t in self.terms(self.epoch) if t.role == role)
+    if role != 'mixed': return sum(t.weight * _bare(self.measure(t, logits, xb, y, at)) for t in self.terms(self.epoch) if t.role == role)
     kinds = np.where(at >= self.split.N, 'made', np.where(np.isin(at, self.stage.forget), 'forget', 'retain'))
     parts = [(r, np.flatnonzero(kinds == r)) for r in np.unique(kinds)]
     return sum(len(i)/len(at) * self._role(r, logits[i], [x[i] for x in xb], y[i], at[i]) for r,i in parts)

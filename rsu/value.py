@@ -103,7 +103,7 @@ class Value:
         _kinds[dataclass(eq=False, repr=False)(cls).__name__] = cls
 
     def __setattr__(self, name, value):
-        f = next((f for f in fields(self) if f.name == name), None)
+        f = self.__dataclass_fields__.get(name)
         if f and name in self.__dict__: raise FrozenInstanceError(f"{type(self).__name__}.{name} is fixed; .but({name}=...) gives a changed copy")
         super().__setattr__(name, _plain(f, value) if f else value)
 
