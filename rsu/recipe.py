@@ -212,8 +212,8 @@ def _called(learn, event_name):
         if event_name == 'after_fit' or hasattr(type(cb), event_name) or event_name in vars(cb): cb(event_name) # after a fit, fastai switches each on again
 
 @contextmanager
-def _asked(learn):
-    "Inside the block a callback is asked for the events that it has, and for no others"
+def _lean(learn):
+    "Inside the block a callback is called for the events that it has, and for no others"
     learn._call_one = partial(_called, learn)
     try: yield
     finally: del learn._call_one
@@ -234,7 +234,7 @@ def borrowed(
         learn.remove_cbs(ProgressCallback)
         learn.add_cb(TrainOnly())
     try:
-        with _asked(learn), _unfetched(learn) if quiet else nullcontext(): yield learn
+        with _lean(learn), _unfetched(learn) if quiet else nullcontext(): yield learn
     finally:
         for k,v in before.items(): setattr(learn, k, v)
         learn.remove_cbs([cb for cb in learn.cbs if cb not in cbs])

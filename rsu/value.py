@@ -101,14 +101,15 @@ class Value:
         super().__init_subclass__(**kwargs)
         if '__post_init__' in vars(cls): cls.__post_init__ = _of_its_kind(cls.__post_init__)
         _kinds[dataclass(eq=False, repr=False)(cls).__name__] = cls
+        cls._settings = {f.name: f for f in fields(cls)}
 
     def __setattr__(self, name, value):
-        f = self.__dataclass_fields__.get(name)
+        f = self._settings.get(name)
         if f and name in self.__dict__: raise FrozenInstanceError(f"{type(self).__name__}.{name} is fixed; .but({name}=...) gives a changed copy")
         super().__setattr__(name, _plain(f, value) if f else value)
 
     @classmethod
-    def _names(cls): return [f.name for f in fields(cls)]
+    def _names(cls): return [*cls._settings]
 
     def __repr__(self):
         bare = {f.name: f.default for f in fields(self)}
