@@ -206,10 +206,14 @@ def _unfetched(learn):
             vars(cb)['smooth_loss'] = loss
             if vars(cb).get('losses'): cb.losses = [*torch.stack(cb.losses).cpu()]
 
+def _has(cb, event_name):
+    "Is there anything to be done by a callback at this event? After a fit, fastai switches each on again; one with a `__call__` of its own sees to that itself"
+    return event_name == 'after_fit' or hasattr(type(cb), event_name) or event_name in vars(cb) or type(cb).__call__ is not Callback.__call__
+
 def _called(learn, event_name):
     "Call those callbacks of `learn` that have the event"
     for cb in learn.cbs.sorted('order'):
-        if event_name == 'after_fit' or hasattr(type(cb), event_name) or event_name in vars(cb): cb(event_name) # after a fit, fastai switches each on again
+        if _has(cb, event_name): cb(event_name)
 
 @contextmanager
 def _lean(learn):
