@@ -99,7 +99,7 @@ class _ClosedForm(Algorithm):
             probe = copy.deepcopy(learn.model) # a pruned network keeps the graph of its last pass, and could not be copied any more
             with evaluating(probe):
                 for xb,y in one.stream(split.forget[:2]): list(sample_grads(probe, one.value, xb, y))
-        except Exception as e: raise Refused(f"{type(self).__name__} needs the gradient of a single sample, which this model and loss do not give ({str(e).splitlines()[0]}): use a loss function that takes a batch of one.") from None
+        except Exception as e: raise Refused(f"{type(self).__name__} needs the gradient of a single sample, which this model and loss do not give ({str(e).partition(chr(10))[0] or type(e).__name__}): use a loss function that takes a batch of one.") from None
         return self
 
     def before_fit(self):

@@ -112,7 +112,7 @@ class Value:
     def _names(cls): return [*cls._settings]
 
     def __repr__(self):
-        bare = {f.name: f.default for f in fields(self)}
+        bare = {k: f.default for k,f in self._settings.items()}
         said = {k: getattr(self, k) for k in bare if getattr(self, k) != bare[k]}
         return f"{type(self).__name__}({', '.join(f'{k}={_show(v)}' for k,v in said.items())})"
 
