@@ -1,5 +1,5 @@
 "The step check: rsu/ and README.md are what the notebooks give, and the notebooks are clean. Prints a line for each that is not."
-import filecmp, json, os, re, shutil, sys, tempfile
+import ast, filecmp, json, os, re, shutil, sys, tempfile
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
@@ -51,6 +51,21 @@ def readme(made):
         if f not in made or not (root/f).is_file() or (root/f).read_bytes() != made[f]:
             yield f'{f} differs from nbs/index.ipynb: edit the notebook and run make export'
 
+def statements(body):
+    "Those of a cell, and those within its loops, branches and attempts; not what waits in functions and classes."
+    for o in body:
+        yield o
+        if isinstance(o, (ast.FunctionDef, ast.ClassDef)): continue
+        for part in ('body', 'orelse', 'finalbody', 'handlers'): yield from statements(getattr(o, part, []))
+
+def speaks(source):
+    "Does a cell show something whenever it is run: print, or a value that stands in its last line?"
+    if re.search(r'^#\|\s*(hide|cuda|eval:\s*false)|^[!%]', source, re.M): return False
+    body = ast.parse(source).body
+    printed = lambda o: isinstance(o, ast.Expr) and isinstance(o.value, ast.Call) and getattr(o.value.func, 'id', '') == 'print'
+    value = body and isinstance(body[-1], ast.Expr) and not isinstance(body[-1].value, (ast.Call, ast.Constant)) and not source.rstrip().endswith(';')
+    return bool(value) or any(map(printed, statements(body)))
+
 def notebooks(fresh):
     "Are the notebooks as nbdev cleans them, in `fresh`, and fit to be shown?"
     for p in sorted((root/'nbs').rglob('*.ipynb')):
@@ -60,6 +75,7 @@ def notebooks(fresh):
             bad = [i for i, (a, b) in enumerate(zip(cells, notebook(fresh/nb))) if a != b]
             yield f'{nb}{f", cell {bad[0]}" if bad else ""} is not clean: run make clean'
         for i, c in enumerate(cells):
+            if c['cell_type'] == 'code' and not c['outputs'] and speaks(''.join(c['source'])): yield f'{nb}, cell {i} has lost what it shows: run the notebook again'
             for o in c.get('outputs', []):
                 if o.get('name') == 'stderr' and 'Warning: ' in ''.join(o['text']):
                     yield f'{nb}, cell {i} shows a warning: import rsu before what gives it, or mend its cause, and run the cell again'
