@@ -36,15 +36,15 @@ def data(N, seed=0, classes=3):
 
 # What is asked for, as plain numbers: fastai's loaders draw on Python's generator, which hypothesis keeps for itself.
 @st.composite
-def requests(draw):
+def requests(draw, most=120):
     "The size of a training set, and positions in it that leave something."
-    N = draw(st.integers(2, 120))
+    N = draw(st.integers(2, most))
     return N, draw(st.permutations(range(N)))[:draw(st.integers(1, N-1))]
 
 @st.composite
-def scored(draw):
+def scored(draw, most=120):
     "A request and a score for each sample, with ties among them."
-    N, at = draw(requests())
+    N, at = draw(requests(most))
     return N, at, draw(st.lists(st.integers(-3, 3), min_size=len(at), max_size=len(at)))
 
 def split_of(N, at): return ForgetSplit(data(N), at)
@@ -130,8 +130,8 @@ def small(N):
     dls = data(N)
     return Learner(dls, torch.nn.Linear(2, 3), loss_func=CrossEntropyLossFlat()), dls
 
-@settings(max_examples=40)
-@given(scored(), divisions, orders, st.sampled_from(['held out', 'retain']), st.sampled_from([FineTune(), NegGradPlus(), RandomLabel(), RandomLabel(joint=True), SCRUB(), BadTeacher(), DELETE()]), st.booleans(), seeds, st.integers(0, 99))
+@settings(max_examples=60)
+@given(scored(50), divisions, orders, st.sampled_from(['held out', 'retain']), st.sampled_from([FineTune(), NegGradPlus(), RandomLabel(), RandomLabel(joint=True), SCRUB(), BadTeacher(), DELETE()]), st.booleans(), seeds, st.integers(0, 99))
 def test_a_sequence_keeps_its_word(asked, groups, order, pending, algorithm, whole, seed, at):
     N, *request, scores = asked
     learn, dls = small(N)
