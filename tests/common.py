@@ -15,8 +15,8 @@ def shell(*args, cwd, command=(rsu,), **kwargs):
     return subprocess.run([*command, *args], cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)
 
 def call(*args):
-    "`rsu run` in this process, which saves the seconds of importing torch; its exit code."
-    try: main(['run', *map(str, args)])
+    "The command in this process, which saves the seconds of importing torch; its exit code."
+    try: main([*map(str, args)])
     except SystemExit as e: return e.code
     return 0
 

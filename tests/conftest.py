@@ -1,4 +1,5 @@
 "Runs that several files of tests look at."
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -27,4 +28,4 @@ def no_report(monkeypatch):
         (out/'report.html').write_text('not made here')
         return out/'report.html'
     monkeypatch.setattr('rsu.cli.write_report', write_report)
-    return call
+    return partial(call, 'run')

@@ -35,7 +35,7 @@ def here(here, monkeypatch):
 def refused(capsys, *args, says=(), start=quick):
     "`rsu run` refuses: in one sentence, before anything is made."
     capsys.readouterr()
-    assert call(*start, *args) == 2
+    assert call('run', *start, *args) == 2
     err = capsys.readouterr().err
     assert err.count('\n') == 1 and err.startswith('rsu: ') and err.rstrip().endswith(('.', '?', '--help.')), err
     for o in [says] if isinstance(says, str) else says: assert o in err

@@ -1,7 +1,7 @@
 "A search that is killed and started again finds what it would have found, and none of its runs is made twice."
 import json, os, shutil, signal, subprocess, sys, time
 
-from common import rsu
+from common import call, rsu
 from filelock import FileLock
 from rsu.cli import main
 from rsu.tune import settings_for, shipped
@@ -95,33 +95,33 @@ class Milder(FineTune):
     def rate(self, epoch): return .5
 """
 
-def test_stopped_by_hand_damaged_smaller_and_by_an_algorithm_of_ones_own(tmp_path):
-    (tmp_path/'mine.py').write_text(own)
+def test_stopped_by_hand_damaged_smaller_and_by_an_algorithm_of_ones_own(here, capsys):
+    (here/'mine.py').write_text(own)
     command = [rsu, 'tune', *ask, '--algorithm', 'mine:Milder', '--budget', '40', '--out', 'out']
-    run, limit = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), time.monotonic()+120
-    while done(tmp_path/'out') < 2:
+    run, limit = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), time.monotonic()+120
+    while done(here/'out') < 2:
         assert run.poll() is None and time.monotonic() < limit, run.communicate()
         time.sleep(.002)
     run.send_signal(signal.SIGINT)
     err = run.communicate(timeout=60)[1]
     assert run.returncode == 130 and 'the same command goes on' in err and 'Traceback' not in err, err
-    before = done(tmp_path/'out')
-    call = lambda *args: subprocess.run([*command, *args], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    again = call('--budget', '12')
-    assert again.returncode == 0 and done(tmp_path/'out') == 12 > before >= 2, again.stderr
-    row, = json.loads((tmp_path/'out'/'settings.json').read_text())
+    before = done(here/'out')
+    anew = lambda: subprocess.run([*command, '--budget', '12'], cwd=here, capture_output=True, text=True, timeout=300)
+    again = anew()
+    assert again.returncode == 0 and done(here/'out') == 12 > before >= 2, again.stderr
+    row, = json.loads((here/'out'/'settings.json').read_text())
     assert row['settings']['kind'] == 'Milder' and row['runs'] == 12 and row['seed'] == 1000
     # fewer runs do not take the place of more
-    fewer = call('--budget', '10')
-    assert fewer.returncode == 0 and 'keeps what 12 runs found' in fewer.stdout and json.loads((tmp_path/'out'/'settings.json').read_text()) == [row]
+    assert call(*command[1:], '--budget', '10') == 0 and 'keeps what 12 runs found' in capsys.readouterr().out and json.loads((here/'out'/'settings.json').read_text()) == [row]
     # what it found is not what another code would find
-    known = done(tmp_path/'out')
-    (tmp_path/'mine.py').write_text(own.replace('.5', '.25'))
-    assert call('--budget', '12').returncode == 0 and done(tmp_path/'out') == known + 12
+    known = done(here/'out')
+    (here/'mine.py').write_text(own.replace('.5', '.25'))
+    assert anew().returncode == 0 and done(here/'out') == known + 12
     # a file that is none is told of before any work
-    (tmp_path/'out'/'settings.json').write_text('[{')
-    damaged = call('--budget', '12')
-    assert damaged.returncode == 2 and 'is damaged' in damaged.stderr and damaged.stderr.count('\n') == 1 and 'Searching' not in damaged.stdout
+    (here/'out'/'settings.json').write_text('[{')
+    assert call(*command[1:], '--budget', '12') == 2
+    told = capsys.readouterr()
+    assert 'is damaged' in told.err and told.err.count('\n') == 1 and 'Searching' not in told.out
 
 def test_one_that_fails_does_not_end_the_others(tmp_path):
     (tmp_path/'mine.py').write_text(own + """
@@ -146,10 +146,11 @@ def test_settings_that_diverge_are_not_taken():
     assert (runs.ended[runs.lr == best.lr] == 'done').all() and best.tuning.diverged == 0 and 'of the runs diverged' in repr(best.tuning)
     assert runs.score[runs.ended == 'diverged'].max() >= best.tuning.score, 'this model tells nothing: choose another'
 
-def test_a_search_that_cannot_be(tmp_path):
+def test_a_search_that_cannot_be(here, capsys):
     for args, says in [(['--budget', '5'], 'budget=5'), (['--algorithm', 'unsir'], 'None of these')]:
-        done = subprocess.run([rsu, 'tune', *ask, *args, '--out', 'out'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 2 and says in done.stderr and done.stderr.count('\n') == 1, done.stderr
+        assert call('tune', *ask, *args, '--out', 'out') == 2
+        err = capsys.readouterr().err
+        assert says in err and err.count('\n') == 1, err
 
 def test_the_settings_are_known_to_a_process_that_knows_no_algorithm(tmp_path):
     subprocess.run([sys.executable, '-c', 'from rsu.tune import shipped; assert len(shipped()) > 100'], cwd=tmp_path, check=True, timeout=300)
