@@ -267,6 +267,10 @@ class Influence(_ClosedForm):
         _integer('n', self.n, 1)
         if not self.damping > 0: raise Refused(f"damping={self.damping} gives no curvature that can be inverted: it is above 0.")
 
+    def ready(self, learn, split):
+        jvp(torch.sin, (torch.zeros(1),), (torch.zeros(1),)) # PyTorch loads forward mode when it is first asked for: no cost of this run
+        return super().ready(learn, split)
+
     def change(self):
         S,R = self.stage.forget,self.stage.retain
         n,N = len(S)+len(R),min(self.n, len(R))

@@ -9,6 +9,7 @@ __all__ = ['Feed', 'Term', 'kl', 'Stage', 'Algorithm', 'frozen', 'evaluating', '
 # %% ../nbs/10_unlearn.ipynb #74abffc7
 import copy, hashlib, inspect, json, warnings
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from numbers import Real
 from pathlib import Path
@@ -786,10 +787,16 @@ def unlearn(
     "Make a learner that has forgotten: a copy of `learn`, changed by `how` stage after stage"
     with no_random(): return _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until)
 
+@cache
+def _first_optimiser():
+    "PyTorch loads some 900 modules when it makes its first optimiser: a second or more, and 150 MB, that are no algorithm's cost"
+    torch.optim.SGD([torch.zeros(1)])
+
 def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     "What `unlearn` does while the generators of chance are put by, for loaders draw as soon as they are made"
     how = _asked(learn, split, how, n_epoch, lr, seed)
     _goes_on(learn, split)
+    _first_optimiser()
     todo,new = how.stages(split), _twin(learn, split.retain_dls)
     if until is not None and not any(s.steps for s in todo) or any(s.until is not None and not sum(s.steps) for s in todo): raise Refused(f"until= ends a fit at a step, and {how!r} has none that could be the last: leave it out.")
     told,done,rows = [seen_by(new.model, split)],[],[]

@@ -75,3 +75,32 @@ def test_no_name_is_offered_twice():
         for k in importlib.import_module(f'rsu.{m}').__all__:
             if m != 'all': offered.setdefault(k, []).append(m)
     assert {k: v for k, v in offered.items() if len(v) > 1} == {}
+
+late = """
+import sys, time, warnings
+import rsu.recipe, rsu.unlearn
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from rsu.all import *
+from rsu.value import Refused
+warnings.simplefilter('ignore')
+learn = Learner(digits(n=100), small_cnn(1, 10), CrossEntropyLossFlat())
+split, loaded = ForgetSplit(learn.dls, 'class:3'), []
+def clock():
+    loaded.append(set(sys.modules))
+    return time.perf_counter()
+rsu.recipe.perf_counter = rsu.unlearn.perf_counter = clock
+for name, how in algorithms().items():
+    one = how()
+    loaded.clear()
+    try: learn.unlearn(split, one.but(n_epoch=2) if (one.n_epoch or 0) > 2 else one, quiet=True)
+    except Refused: continue # no recipe, no shards
+    print(name, len(loaded) > 1, sorted(loaded[-1]-loaded[0]))
+"""
+
+def test_no_algorithm_pays_for_what_pytorch_loads_late(tmp_path):
+    # in a process that has made no optimiser of PyTorch's, as where a model comes that was trained elsewhere
+    done = subprocess.run([sys.executable, '-c', late], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert len(told) >= 18 and [o for o in told if not o.endswith('True []')] == []
