@@ -22,7 +22,7 @@ from rsu.value import Refused
 from rsu.recipe import PeakMemory, derived, optimiser, reseed
 from rsu.ensemble import _indirect, _joined, _one_thread, _turn, _widened
 from rsu.reference import _spread
-from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _flat, _goes_on, _lost, _no_statistics, _twin
+from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _first_optimiser, _flat, _goes_on, _lost, _no_statistics, _twin
 
 # %% ../nbs/18_runs.ipynb #f79c1075
 class Job(NamedTuple):
@@ -276,6 +276,7 @@ def _abreast(learn, jobs, hows, k):
     news = [_twin(learn, o.split.retain_dls) for o in jobs]
     told = [[seen_by(new.model, split)] for new,split in zip(news, splits)]
     members,rows,lost = _Abreast(learn, k),[[] for _ in jobs],set()
+    _first_optimiser()
     for i,now in enumerate(zip(*stages)):
         with PeakMemory(device_of(learn.dls)) as peak: steps,samples,seconds,gone = members.stage(learn, splits, now, [derived(s, i) for s in seeds])
         lost |= gone

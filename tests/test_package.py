@@ -76,9 +76,10 @@ def test_no_name_is_offered_twice():
             if m != 'all': offered.setdefault(k, []).append(m)
     assert {k: v for k, v in offered.items() if len(v) > 1} == {}
 
+# In a process that has made no optimiser of PyTorch's, as where a model comes that was trained elsewhere.
 late = """
 import sys, time, warnings
-import rsu.recipe, rsu.unlearn
+import rsu.recipe, rsu.runs, rsu.unlearn
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from rsu.all import *
@@ -89,18 +90,25 @@ split, loaded = ForgetSplit(learn.dls, 'class:3'), []
 def clock():
     loaded.append(set(sys.modules))
     return time.perf_counter()
-rsu.recipe.perf_counter = rsu.unlearn.perf_counter = clock
+rsu.recipe.perf_counter = rsu.runs.perf_counter = rsu.unlearn.perf_counter = clock
+def tell(name): print(name, len(loaded) > 1, sorted(loaded[-1]-loaded[0]))
+"""
+each = late + """
 for name, how in algorithms().items():
     one = how()
     loaded.clear()
     try: learn.unlearn(split, one.but(n_epoch=2) if (one.n_epoch or 0) > 2 else one, quiet=True)
     except Refused: continue # no recipe, no shards
-    print(name, len(loaded) > 1, sorted(loaded[-1]-loaded[0]))
+    tell(name)
+"""
+together = late + """
+list(rsu.runs._abreast(learn, [Job(split, FineTune(n_epoch=1), 0)], [FineTune(n_epoch=1)], 1))
+tell('side by side')
 """
 
-def test_no_algorithm_pays_for_what_pytorch_loads_late(tmp_path):
-    # in a process that has made no optimiser of PyTorch's, as where a model comes that was trained elsewhere
-    done = subprocess.run([sys.executable, '-c', late], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+@pytest.mark.parametrize('code, n', [(each, 18), (together, 1)], ids=['each', 'together'])
+def test_no_run_pays_for_what_pytorch_loads_late(code, n, tmp_path):
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
-    assert len(told) >= 18 and [o for o in told if not o.endswith('True []')] == []
+    assert len(told) >= n and [o for o in told if not o.endswith('True []')] == []
