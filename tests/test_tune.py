@@ -98,7 +98,8 @@ class Milder(FineTune):
 def test_stopped_by_hand_damaged_smaller_and_by_an_algorithm_of_ones_own(here, capsys):
     (here/'mine.py').write_text(own)
     command = [rsu, 'tune', *ask, '--algorithm', 'mine:Milder', '--budget', '40', '--out', 'out']
-    run, limit = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), time.monotonic()+120
+    heeds = lambda: signal.signal(signal.SIGINT, signal.default_int_handler) # a shell's job in the background is told to pass over it, and so are its children
+    run, limit = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeds), time.monotonic()+120
     while done(here/'out') < 2:
         assert run.poll() is None and time.monotonic() < limit, run.communicate()
         time.sleep(.002)
