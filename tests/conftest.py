@@ -1,4 +1,5 @@
 "Runs that several files of tests look at."
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,11 +16,11 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    "An empty folder to work in; what a run puts on the path is taken off again."
-    import sys
+    "An empty folder to work in; what a run puts on the path is taken off again, and what it imports from here is forgotten."
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'path', sys.path.copy())
-    return tmp_path
+    yield tmp_path
+    for k in [k for k, o in sys.modules.items() if str(getattr(o, '__file__', None)).startswith(f'{tmp_path}/')]: del sys.modules[k]
 
 @pytest.fixture
 def no_report(monkeypatch):
