@@ -2,6 +2,8 @@
 import ast, filecmp, json, os, re, shutil, sys, tempfile
 from pathlib import Path
 
+from IPython.core.inputtransformer2 import TransformerManager
+
 root = Path(__file__).resolve().parent.parent
 
 def parts(text):
@@ -60,8 +62,8 @@ def statements(body):
 
 def speaks(source):
     "Does a cell show something whenever it is run: print, or a value that stands in its last line?"
-    if re.search(r'^#\|\s*(hide|cuda|eval:\s*false)|^[!%]', source, re.M): return False
-    body = ast.parse(source).body
+    if re.search(r'^#\|\s*(hide|cuda|eval:\s*false)', source, re.M): return False
+    body = ast.parse(TransformerManager().transform_cell(source)).body # as Python: a cell may hold !commands and %magic
     printed = lambda o: isinstance(o, ast.Expr) and isinstance(o.value, ast.Call) and getattr(o.value.func, 'id', '') == 'print'
     value = body and isinstance(body[-1], ast.Expr) and not isinstance(body[-1].value, (ast.Call, ast.Constant)) and not source.rstrip().endswith(';')
     return bool(value) or any(map(printed, statements(body)))
