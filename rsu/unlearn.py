@@ -789,7 +789,7 @@ def unlearn(
 
 @cache
 def _first_optimiser():
-    "PyTorch loads some 900 modules when it makes its first optimiser: a second or more, and 150 MB, that are no algorithm's cost"
+    "PyTorch loads hundreds of its modules when it makes its first optimiser, which takes longer than a small run and is no algorithm's cost"
     torch.optim.SGD([torch.zeros(1)])
 
 def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
