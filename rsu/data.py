@@ -11,7 +11,7 @@ __all__ = ['Samples', 'Order', 'shuffled', 'drawn', 'lone', 'IndexLoader', 'load
 # %% ../nbs/01_data.ipynb #b9578f94
 import copy, hashlib, json, os
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby, islice
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -332,6 +332,20 @@ def positions(
     return np.arange(min(len(dl.dataset), getattr(dl, 'n', None) or len(dl.dataset))) if weights is None else np.flatnonzero(weights)
 
 # %% ../nbs/01_data.ipynb #90dc8568
+class _Part:
+    "A loader over some positions of its data set; fastai's `new` would pass them on to a loader over other data"
+    def new(self, dataset=None, cls=None, **kwargs):
+        if dataset is None or dataset is self.dataset: return super().new(dataset, cls, **{'n': self.n, **kwargs})
+        return super().new(dataset, cls or self._whole, **{'get_idxs': None, **kwargs})
+    def __reduce_ex__(self, protocol): return _unset_part, (self._whole,), self.__dict__
+
+@cache
+def _part_of(cls): return cls if issubclass(cls, _Part) else type(cls.__name__, (_Part, cls), dict(_whole=cls))
+
+def _unset_part(cls):
+    part = _part_of(cls)
+    return part.__new__(part)
+
 def subset(
     dl,                 # A loader, fastai's or PyTorch's
     positions,          # Positions in its data set, (n,)
@@ -344,7 +358,8 @@ def subset(
     bs = bs or dl.bs
     order = Order(positions, seed, bs, weights_of(dl) if weights is None else weights)
     n = len(order.positions)
-    return dl.new(bs=bs, shuffle=False, drop_last=False, get_idxs=order, n=n - (seed is not None and lone(n, bs)))
+    n = n - (seed is not None and lone(n, bs))
+    return dl.new(cls=_part_of(type(dl)), bs=bs, shuffle=False, drop_last=False, get_idxs=order, n=n)
 
 def batches(
     dl,  # A loader, fastai's or PyTorch's
