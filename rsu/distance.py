@@ -31,13 +31,15 @@ def _table(n, m, delta):
     return np.where(((fnr == 0) != (fpr == 0)) | np.isnan(eps), -np.inf, eps)
 
 # %% ../nbs/44_distance.ipynb #f8ba1b09
+_tie = 1e-9 # far above the rounding of a sum, far below the distance of two thresholds
+
 def _single(u, o, eps):
     "The best attack on one sample with one threshold, from the sorted statistics of both populations"
     x,worth = np.r_[u,o], np.r_[np.full(len(u), len(o)+1), np.ones(len(o), int)]
     at = x.argsort()
     x,above = x[at],worth[at][::-1].cumsum()[::-1]
     width = x[-1]-x[0]
-    below = np.floor((x-x[0])*(np.ceil(100*width)-1) / (width or 1)) # thresholds at or below each value, less one
+    below = np.floor((x-x[0])*(np.ceil(100*width-_tie)-1) / (width or 1) + _tie) # thresholds up to each value, less one
     return eps[above[1:][np.diff(below) > 0]].max(initial=-np.inf)
 
 # %% ../nbs/44_distance.ipynb #e15466b0
@@ -46,7 +48,8 @@ _steps = 4*np.arange(799)/399 # nats
 def _double(u, o, narrow, eps):
     "The best attack on one sample with two thresholds about the population `narrow`, from sorted statistics"
     count = lambda t, side: np.searchsorted(u, t, side)*(len(o)+1) + np.searchsorted(o, t, side)
-    (right,r0,r1),(left,l0,l1) = _runs(count(narrow[-1]-2+_steps[:400], 'right')), _runs(count(narrow[0]-4+_steps, 'left'))
+    right,r0,r1 = _runs(count(narrow[-1]-2+_steps[:400]+_tie, 'right'))
+    left,l0,l1 = _runs(count(narrow[0]-4+_steps-_tie, 'left')) # the middle one is narrow[0]
     inside = right[:,None] - left
     meet = (l1 >= r0[:,None]) & (l0 <= r1[:,None]+399) & (inside > 0) # not where the ends are crossed
     return eps[inside[meet]].max(initial=-np.inf)
