@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pandas as pd
 from .value import Refused, _decode
+from .report import code_span, escape_markdown
 import rsu.algorithms # so that the algorithms that an entry names are known
 
 # %% ../nbs/52_erasure.ipynb #ae4bb55c
@@ -29,8 +30,8 @@ def requested(
 ) -> str:
     "What was asked last, as Markdown"
     e = book.last
-    ids = ' '.join(f'`{o}`' for o in e['ids'][:6]) + (f' and {len(e["ids"])-6} more, in ledger.json' if len(e['ids']) > 6 else '')
-    return (f"Request {e['request']} of this ledger, answered {e['time'].replace('T', ' ')}: to forget **{e['n']} training samples**, known by {len(e['ids'])} salted ids: {ids}.\n\n"
+    ids = ' '.join(map(code_span, e['ids'][:6])) + (f' and {len(e["ids"])-6} more, in ledger.json' if len(e['ids']) > 6 else '')
+    return (f"Request {escape_markdown(e['request'])} of this ledger, answered {escape_markdown(e['time'].replace('T', ' '))}: to forget **{escape_markdown(e['n'])} training samples**, known by {len(e['ids'])} salted ids: {ids}.\n\n"
             "Who has the ledger's key and an id can see whether it is among them; nobody else can.")
 
 # %% ../nbs/52_erasure.ipynb #6c720acd
@@ -50,8 +51,8 @@ def done(
     "What was done last, as Markdown"
     e = book.last
     rows = [(_names[k], f"{e['before'][k]:.3f}", f"{e['after'][k]:.3f}") for k in _names]
-    ended = '' if e['ended'] == 'done' else f" It ended early: {e['ended']}."
-    return (f"The model was changed by `{_how(e['how'])}` in {e['steps']} gradient steps ({e['seconds']:.1f} s of training; seed {e['seed']}).{ended} None of the samples that this ledger knows as forgotten was trained on as retained.\n\n"
+    ended = '' if e['ended'] == 'done' else f" It ended early: {escape_markdown(e['ended'])}."
+    return (f"The model was changed by {code_span(_how(e['how']))} in {escape_markdown(e['steps'])} gradient steps ({e['seconds']:.1f} s of training; seed {escape_markdown(e['seed'])}).{ended} None of the samples that this ledger knows as forgotten was trained on as retained.\n\n"
             + _table(rows, ['accuracy on', 'before', 'after']))
 
 # %% ../nbs/52_erasure.ipynb #8b2ff159
@@ -60,7 +61,7 @@ def _of_drift(d):
     if np.isnan(d['called_most']): return "**Against models that never saw the samples:** not looked at, since fewer than two references are left that never saw them."
     still = f"an attack (LiRA) calls {d['called']:.1%} of all samples forgotten so far members; of a model that never saw them at most {min(1, d['called_most']):.1%} is to be expected"
     lost = f"validation accuracy is {abs(d['lost']):.3f} {'lower' if d['lost'] > 0 else 'higher'} than before the first request; two trainings differ by {d['lost_most']:.3f} at most"
-    return f"**Against models that never saw the samples:** {still}; {lost}. " + (f"**Retraining is due**: {d['due']}." if d['due'] else "Retraining is not due.")
+    return f"**Against models that never saw the samples:** {still}; {lost}. " + (f"**Retraining is due**: {escape_markdown(d['due'])}." if d['due'] else "Retraining is not due.")
 
 def _of_oracles(table):
     if table is None: return "**Against retrained models:** not looked at, since none were trained."
@@ -84,8 +85,8 @@ def remaining(
     "What else was made from the samples, and what became of it, as Markdown"
     n,rows = len(book.entries), []
     for o in book.made:
-        state = f"removed {o['purged'].replace('T', ' ')}" if o['purged'] else 'there still, and **it holds traces of forgotten samples**: purge it' if o['requests'] < n else 'there still; it holds none of the forgotten samples'
-        rows.append((o['kind'], f"`{Path(o['path']).name}`", state))
+        state = f"removed {escape_markdown(o['purged'].replace('T', ' '))}" if o['purged'] else 'there still, and **it holds traces of forgotten samples**: purge it' if o['requests'] < n else 'there still; it holds none of the forgotten samples'
+        rows.append((escape_markdown(o['kind']), code_span(Path(o['path']).name), state))
     if not rows: return "Nothing was noted. Old weights, reference banks, retrained models and caches of scores that exist all the same are for you to remove."
     return _table(rows, ['what', 'name', 'state']) + "\n\nThe weights of before each request were removed from this folder. What was never noted in the ledger is not known to it."
 
@@ -102,4 +103,4 @@ def checks(
 ) -> str:
     "What lets somebody else check the report, as Markdown"
     e = book.last
-    return _table([('weights', f"`model-{e['request']:04}.safetensors`"), ('SHA-256 of the weights and buffers, by `rsu.unlearn.digest`', f"`{e['digest']}`"), ('rsu', e['rsu']), ('torch', e['torch'])], ['what', 'value'])
+    return _table([('weights', code_span(f"model-{e['request']:04}.safetensors")), ('SHA-256 of the weights and buffers, by `rsu.unlearn.digest`', code_span(e['digest'])), ('rsu', escape_markdown(e['rsu'])), ('torch', escape_markdown(e['torch']))], ['what', 'value'])

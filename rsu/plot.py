@@ -42,6 +42,10 @@ def _quiet(f):
         finally: plt.rcParams.update(before)
     return _f
 
+def _literal(text):
+    "`text` as matplotlib draws it with its dollar signs, which would otherwise begin a formula"
+    return str(text).replace('$', r'\$')
+
 def _inches(names):
     "What the longest of some names takes in an ordinary size, of which a letter is about .08 inches wide"
     return .08*max(map(len, names))
@@ -65,10 +69,10 @@ def plot(self:Ranking,
     few = len(parts) <= 8
     for (name,at),c in zip(parts.items(), sns.color_palette('colorblind' if few else 'viridis', len(parts))):
         i = np.searchsorted(self.forget, at)
-        ax.scatter(place[i]+1, self.scores[i], s=14, color=c, label=f'group {name}')
+        ax.scatter(place[i]+1, self.scores[i], s=14, color=c, label=_literal(f'group {name}'))
     if 1 < len(parts) and few: ax.legend(title='most exposed first')
     scores = self.scores
-    ax.set(xlabel='samples to forget, riskiest first', ylabel=f'risk ({self.name})', title=f'{(scores > scores.mean()).mean():.0%} of the samples lie above the mean risk')
+    ax.set(xlabel='samples to forget, riskiest first', ylabel=_literal(f'risk ({self.name})'), title=f'{(scores > scores.mean()).mean():.0%} of the samples lie above the mean risk')
     return ax
 
 # %% ../nbs/50_plot.ipynb #a90cbb06
@@ -87,8 +91,8 @@ def gallery(
     for ax in axs.flat: ax.axis('off')
     for ax,i,note in zip(axs.flat, at, notes):
         _sample(ax, np.asarray(split.dls.train_ds[int(i)][0].cpu()))
-        ax.set_title(note, fontsize=8, loc='center')
-    fig.suptitle(title, fontsize=10, x=0, ha='left')
+        ax.set_title(_literal(note), fontsize=8, loc='center')
+    fig.suptitle(_literal(title), fontsize=10, x=0, ha='left')
     return fig
 
 # %% ../nbs/50_plot.ipynb #01d31b50
@@ -269,7 +273,7 @@ def plot(self:Unlearning,
     told = _levels_of(self, oracle)
     few = groups if len(groups) <= 8 else [groups[0], groups[-1]] # more names than can be read
     for c,colour in zip(groups, sns.color_palette('colorblind' if len(groups) <= 8 else 'viridis', len(groups))):
-        ax.plot(df.index, df[c], 'o-', ms=5 if len(groups) <= 8 else 2, color=colour, label=c if c in few else None)
+        ax.plot(df.index, df[c], 'o-', ms=5 if len(groups) <= 8 else 2, color=colour, label=_literal(c) if c in few else None)
         if c in told: ax.axhline(told[c], color=colour, ls=':', lw=1)
     for c,line in [('retain','-'),('test','--')]: ax.plot(df.index, df[c], line, color='.5', lw=1.2, label=c)
     if told: ax.plot([], [], color='k', ls=':', lw=1, label='oracle')
@@ -277,7 +281,7 @@ def plot(self:Unlearning,
     at = df.index if len(df) <= 12 else df.index[::len(df)//12+1]
     names = ['before', *(f'{i+1}: {g if g in ("all","repair") else "group " + g}' for i,g in enumerate(self.stages.group))]
     if sum(len(names[i]) for i in at) > 60: ax.tick_params(axis='x', rotation=25)
-    ax.set(xticks=at, xticklabels=[names[i] for i in at],
+    ax.set(xticks=at, xticklabels=[_literal(names[i]) for i in at],
            xlabel='stage: what it forgot', ylabel='accuracy', title=f'{type(self.how).__name__} took forget from {self.before["forget"]:.0%} to {df.forget.iloc[-1]:.0%}')
     ax.legend(bbox_to_anchor=(1.01,1), loc='upper left')
     return ax

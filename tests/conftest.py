@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def no_report(monkeypatch):
     "Runs in this process without their last part: a kernel for each report would take longer than all the rest."
-    def write_report(out):
+    def write_report(out, **kwargs):
         (out/'report.html').write_text('not made here')
         return out/'report.html'
     monkeypatch.setattr('rsu.cli.write_report', write_report)

@@ -1,0 +1,81 @@
+"Text from data is shown in reports as text: no name of a class, group, file, ranker or algorithm acts as markup."
+import json
+from html.parser import HTMLParser
+
+import nbformat, torch
+from rsu.data import Samples, loaders
+from rsu.ledger import Ledger
+from rsu.report import write_report
+
+tricks = ['<script>alert(1)</script>', '<img src=x onerror=alert(2)>', '[click](javascript:alert(3))',
+          '</td></table><b onclick=alert(4)>', '| a | `b` |', '$\\frac$ **c**']
+
+module = '''
+import torch
+from rsu.all import *
+from rsu.data import Samples, loaders as make
+vocab = NAMES
+def loaders():
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(660) % len(vocab)
+    x = torch.randn(660, 4, generator=g) + y[:,None]
+    return make(*(Samples(x[a:b], y[a:b], vocab) for a, b in ((0, 540), (540, 600), (600, 660))))
+Milder = type('<b onclick=alert(5)>Milder</b>', (FineTune,), dict(
+    __module__=__name__, __doc__='An algorithm.', __annotations__=dict(bs=int), bs=16))
+globals()[Milder.__name__] = Milder
+'''
+
+class Page(HTMLParser):
+    "The text of a page, and whatever in it would act."
+    def __init__(self, text):
+        super().__init__()
+        self.text, self.acts, self.inside = '', [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.inside.append(tag)
+        links = [v or '' for k, v in attrs if k in ('href', 'src', 'action', 'formaction', 'xlink:href', 'srcdoc')]
+        if tag in ('script', 'iframe', 'object', 'embed', 'form') or any(k.startswith('on') for k, _ in attrs):
+            self.acts.append((tag, attrs))
+        self.acts += [(tag, o) for o in links if not o.startswith(('#', 'data:image/png'))]
+
+    def handle_data(self, data): self.text += data
+
+    def __contains__(self, words): return ' '.join(words.split()) in ' '.join(self.text.split())
+
+def checked(page, visible):
+    "No part of the page acts, and each of the words can be read in it."
+    found = Page(page.read_text(encoding='utf-8'))
+    assert found.acts == []
+    assert [o for o in visible if o not in found] == []
+    kept = nbformat.read(page.with_suffix('.ipynb'), as_version=4)
+    outputs = [o for c in kept.cells if c.cell_type == 'code' for o in c.outputs if 'data' in o]
+    text = '\n'.join(o.data.get('text/markdown', '') for o in outputs) # which Jupyter renders
+    assert not any(mark in text for mark in ('<script', '<img', '<b ', ']('))
+
+def test_the_page_of_a_run(here, no_report):
+    out, ids = here/'<img src=x onerror=alert(6)>', '<img src=x onerror=alert(7)>.csv'
+    (here/'traps.py').write_text(module.replace('NAMES', repr(tricks)), encoding='utf-8')
+    (here/ids).write_text('id\n' + '\n'.join(map(str, range(12))), encoding='utf-8')
+    ask = ['--data', 'traps:loaders', '--forget', ids, '--groups', 'class', '--ranker', 'random', '--oracles', 2,
+           '--train-epochs', 2, '--algorithm', 'traps:<b onclick=alert(5)>Milder</b>']
+    assert no_report(*ask, '--out', out) == 0
+    facts = json.loads((out/'run.json').read_text(encoding='utf-8'))
+    facts.update(ranker=tricks[0], command='rsu run\n```\n' + '\n'.join(tricks), taken=tricks[:3],
+                 versions={**facts['versions'], 'device': tricks[1]})
+    (out/'run.json').write_text(json.dumps(facts), encoding='utf-8')
+    page = write_report(out, trust=True)
+    checked(page, [*tricks, ids, '<b onclick=alert(5)>Milder</b>', *(f'accuracy on group {o}' for o in tricks)])
+
+def test_the_page_of_a_ledger(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    dls = loaders(*(Samples(torch.randn(n, 4, generator=g), torch.arange(n) % 2) for n in (60, 20, 20)))
+    folder = tmp_path/tricks[1]
+    ledger, old = Ledger(folder), tmp_path/'<img src=x onerror=alert(8)>.safetensors'
+    old.write_text('')
+    ledger.note(old, 'weights')
+    shares = dict.fromkeys(('forget', 'retain', 'valid', 'test'), .5)
+    drift = dict(called=.5, called_most=.6, lost=.1, lost_most=.2, due=tricks[2])
+    ledger.add(dls, [3, 4], how=dict(kind='Unknown', groups=tricks[3]), seed=0, before=shares, after=shares,
+               steps=1, seconds=1., ended=tricks[4], digest='0'*64, rsu=tricks[0], torch=tricks[1], drift=drift)
+    checked(write_report(folder, 'erasure'), [*tricks[:3], tricks[4], old.name])

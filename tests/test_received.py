@@ -1,0 +1,70 @@
+"A folder that somebody else sent, or that others can write to, is read without running code from it."
+import json, os, sys
+
+import numpy as np, pytest
+from common import small
+from rsu.data import digits
+from rsu.report import load_run, write_report
+from rsu.value import Refused
+
+ran = "with open({0!r}, 'a', encoding='utf-8') as f: f.write(__name__ + '\\n')\n"
+algorithm = 'from rsu.all import FineTune\nclass Sent(FineTune): "An algorithm."\n'
+data = 'from rsu.data import digits\ndef loaders(): return digits(n=300)\n'
+
+@pytest.fixture
+def sent(here, no_report):
+    "A run with an algorithm of its sender's, in whose data the sender named a function of another module."
+    (here/'sender.py').write_text(ran.format(str(here/'ran')) + algorithm, encoding='utf-8')
+    (here/'senders_data.py').write_text(ran.format(str(here/'ran')) + data, encoding='utf-8')
+    assert no_report(*small, '--ranker', 'random', '--algorithm', 'sender:Sent', '--out', 'sent') == 0
+    facts = json.loads((here/'sent'/'run.json').read_text(encoding='utf-8'))
+    facts['settings'].update(data='senders_data:loaders', n=None)
+    (here/'sent'/'run.json').write_text(json.dumps(facts), encoding='utf-8')
+    (here/'ran').unlink()
+    return here
+
+def forget_modules():
+    for k in ('sender', 'senders_data'): sys.modules.pop(k, None)
+
+def test_no_module_that_a_folder_names_is_imported(sent, monkeypatch):
+    forget_modules()
+    from rsu.value import _kinds
+    monkeypatch.delitem(_kinds, 'Sent')
+    for ask in (dict(), dict(dls=digits(n=300))):
+        with pytest.raises(Refused, match="not part of rsu, sender.*trust=True.*dls="): load_run(sent/'sent', **ask)
+    with pytest.raises(Refused, match='not part of rsu, senders_data:loaders'): write_report(sent/'sent')
+    assert not (sent/'ran').exists()
+    run = load_run(sent/'sent', trust=True)
+    assert type(run.unlearning.how.algorithm).__name__ == 'Sent'
+    assert (sent/'ran').read_text(encoding='utf-8').split() == ['sender', 'senders_data']
+
+def test_data_and_classes_of_the_callers_serve(sent):
+    run = load_run(sent/'sent', digits(n=300)) # whoever ran it in this process has imported the class
+    assert len(run.ranking) == 12 and not (sent/'ran').exists()
+    with pytest.raises(Refused, match='labels differ'): load_run(sent/'sent', digits(n=300, seed=1))
+    with pytest.raises(Refused, match='no finished run'): load_run(sent)
+
+planted = ['json', 'tomli_w', 'pandas', 'rsu', 'IPython', 'ipykernel', 'matplotlib_inline', 'sitecustomize', 'usercustomize',
+           'seaborn', 'html', 're']
+
+@pytest.fixture
+def trapped(here, no_report, monkeypatch):
+    "A finished run beside modules with the names of others, and another Python installed as the kernel python3."
+    assert no_report(*small, '--ranker', 'random', '--out', 'out') == 0
+    for name in planted: (here/'out'/f'{name}.py').write_text(ran.format(str(here/'ran')), encoding='utf-8')
+    (here/'jupyter'/'kernels'/'python3').mkdir(parents=True)
+    spec = dict(argv=[sys.executable, '-c', ran.format(str(here/'ran'))], language='python', display_name='Another')
+    (here/'jupyter'/'kernels'/'python3'/'kernel.json').write_text(json.dumps(spec), encoding='utf-8')
+    monkeypatch.setenv('JUPYTER_PATH', str(here/'jupyter'))
+    return here/'out'
+
+@pytest.mark.parametrize('path', ['', os.pathsep])
+def test_modules_in_the_folder_of_a_run_are_not_found(path, trapped, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', path) # an empty entry means the folder in which Python is started
+    page = write_report(trapped)
+    assert not (trapped.parent/'ran').exists()
+    assert 'Unlearning report' in page.read_text(encoding='utf-8')
+
+def test_the_kernel_is_this_python(trapped):
+    cells = json.loads((write_report(trapped).with_suffix('.ipynb')).read_text(encoding='utf-8'))
+    assert cells['metadata']['language_info']['version'] == '.'.join(map(str, sys.version_info[:3]))
