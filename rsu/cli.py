@@ -156,7 +156,7 @@ def _claim(out, s, request):
         out.mkdir(parents=True, exist_ok=True)
         if not note.exists(): _write(note, dict(settings=said, request=request, done=False))
     except OSError as e: raise Refused(f"The folder '{out}' cannot be written ({e.strerror}): name another with --out.") from None
-    try: facts = json.loads(note.read_text())
+    try: facts = json.loads(note.read_text(encoding='utf-8'))
     except ValueError: facts = None
     was = facts.get('settings') if isinstance(facts, dict) else None
     if not isinstance(was, dict): raise Refused(f"'{note}' is not a run's note: give another --out, or delete that folder.")
@@ -167,7 +167,7 @@ def _claim(out, s, request):
 
 def _write(path, facts):
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    part.write_text(json.dumps(facts, indent=1))
+    part.write_text(json.dumps(facts, indent=1), encoding='utf-8')
     os.replace(part, path)
 
 # %% ../nbs/60_cli.ipynb #cf5fc0c0
@@ -256,7 +256,7 @@ def run(
     facts = dict(settings=spelt_out(s.to_dict()), request=request, how=spelt_out(how.to_dict()), taken=taken, recipe=learn.recipe.to_dict(), ranker=ranking.name, before=new.unlearning.before,
                  command=command, folder=os.getcwd(), versions=versions(), done=False)
     _write(out/'run.json', facts)
-    (out/'run.toml').write_text(''.join(f'# {o}\n' for o in taken) + to_toml(s, how))
+    (out/'run.toml').write_text(''.join(f'# {o}\n' for o in taken) + to_toml(s, how), encoding='utf-8')
     page = write_report(out, trust=True) # of what this very call has named
     _write(out/'run.json', dict(facts, done=True))
     (out/'stages.safetensors').unlink() # what a kill would have left to go on with
@@ -271,7 +271,7 @@ def _asked(names):
 def _rows(out):
     "The rows of settings.json in the folder, if there are any"
     file = out/'settings.json'
-    try: return json.loads(file.read_text()) if file.exists() else []
+    try: return json.loads(file.read_text(encoding='utf-8')) if file.exists() else []
     except ValueError: raise Refused(f"'{file}' is damaged: delete it, and the same command writes it anew from the runs that it finds in the folder.") from None
 
 def _found(s, dls, best, command):

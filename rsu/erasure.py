@@ -19,7 +19,7 @@ def load_ledger(
     path # Folder of a ledger
 ) -> SimpleNamespace: # entries, made (a list of dicts each), last (entry), path
     "What a ledger holds, without its key"
-    try: facts = json.loads((Path(path)/'ledger.json').read_text())
+    try: facts = json.loads((Path(path)/'ledger.json').read_text(encoding='utf-8'))
     except (OSError, ValueError): raise Refused(f"There is no ledger in '{path}': name the folder in which requests were answered.") from None
     if not facts['entries']: raise Refused(f"The ledger in '{path}' has no entry yet: answer a request first.")
     return SimpleNamespace(entries=facts['entries'], made=facts['made'], last=facts['entries'][-1], path=Path(path))

@@ -29,10 +29,10 @@ def _salted(key, ids): return [hmac.new(key, _plain_id(o).encode(), hashlib.sha2
 def _key(file):
     "The key in a file, which is made where there is none, for its owner's eyes only"
     try:
-        with os.fdopen(os.open(file, os.O_WRONLY|os.O_CREAT|os.O_EXCL, 0o600), 'w') as f: f.write(secrets.token_hex(32))
+        with os.fdopen(os.open(file, os.O_WRONLY|os.O_CREAT|os.O_EXCL, 0o600), 'w', encoding='utf-8') as f: f.write(secrets.token_hex(32))
     except FileExistsError: pass
     except OSError as e: raise Refused(f"The key file '{file}' cannot be written ({e.strerror}): name one that can with key=.") from None
-    try: res = bytes.fromhex(Path(file).read_text().strip())
+    try: res = bytes.fromhex(Path(file).read_text(encoding='utf-8').strip())
     except ValueError: res = b''
     if len(res) < 16: raise Refused(f"'{file}' holds no key: give the file that was made with the ledger, 64 hexadecimal digits.")
     return res
@@ -70,7 +70,7 @@ class Ledger:
 @patch
 def _read(self:Ledger):
     if not self.file.exists(): return dict(by=self._scheme, check=_salted(self.key, ['the key'])[0], entries=[], made=[])
-    try: res = json.loads(self.file.read_text())
+    try: res = json.loads(self.file.read_text(encoding='utf-8'))
     except ValueError: res = {}
     if 'entries' not in res: raise Refused(f"'{self.file}' is no ledger: restore it from a copy, or name another folder.")
     if res['check'] != _salted(self.key, ['the key'])[0]: raise Refused(f"'{self.key_file}' is not the key of this ledger: give the one that it was made with.")

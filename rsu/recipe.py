@@ -153,11 +153,11 @@ class PeakMemory:
     def __exit__(self, *_): self.mb = (self._told(1)-self.before)/1e6
 
 def _reset_mark():
-    with suppress(OSError): Path('/proc/self/clear_refs').write_text('5')
+    with suppress(OSError): Path('/proc/self/clear_refs').write_text('5', encoding='utf-8')
 
 def _resident():
     "Resident bytes of the process: now, and at most since the mark was reset"
-    try: told = dict(o.split(':') for o in Path('/proc/self/status').read_text().splitlines())
+    try: told = dict(o.split(':') for o in Path('/proc/self/status').read_text(encoding='utf-8').splitlines())
     except OSError: return float('nan'),float('nan')
     return tuple(1024*float(told[k].split()[0]) for k in ('VmRSS','VmHWM'))
 

@@ -181,11 +181,11 @@ def _claim(path, made):
 
 def _replace(file, facts):
     part = file.with_suffix(f'.{os.getpid()}.part')
-    part.write_text(json.dumps(facts))
+    part.write_text(json.dumps(facts), encoding='utf-8')
     os.replace(part, file)
 
 def _note(path):
-    try: return json.loads((path/'bank.json').read_text())
+    try: return json.loads((path/'bank.json').read_text(encoding='utf-8'))
     except FileNotFoundError: raise Refused(f"There is no bank in '{path}': name the folder in which one was fitted.") from None
     except ValueError: raise Refused(f"'{path/'bank.json'}' is not a bank's note: delete the folder, or give another path.") from None
 

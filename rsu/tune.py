@@ -303,7 +303,7 @@ def _score_of(one, oracles):
 def shipped() -> pd.DataFrame: # A row a search: the data, the network and the epochs of its training, what was forgotten (the riskiest by `ranker`), `settings` (an algorithm), scores, the share of the runs with these settings that diverged, settings on an edge as in `Tuning`, and the command
     "The settings that come with the package"
     import rsu.algorithms # whose settings they are
-    rows = json.loads((files('rsu')/'settings.json').read_text())
+    rows = json.loads((files('rsu')/'settings.json').read_text(encoding='utf-8'))
     return pd.DataFrame([{**r, 'settings': _decode(r['settings'])} for r in rows])
 
 def settings_for(

@@ -26,7 +26,7 @@ def here(tmp_path, monkeypatch):
 def no_report(monkeypatch):
     "Runs in this process without their last part: a kernel for each report would take longer than all the rest."
     def write_report(out, **kwargs):
-        (out/'report.html').write_text('not made here')
+        (out/'report.html').write_text('not made here', encoding='utf-8')
         return out/'report.html'
     monkeypatch.setattr('rsu.cli.write_report', write_report)
     return partial(call, 'run')

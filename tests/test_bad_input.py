@@ -89,7 +89,7 @@ def test_numbers_that_do_not_fit(option, value, here, capsys): refused(capsys, f
     '[algorithm]\nlr = 1.0', 'groups = "breaks:0"'])
 def test_values_in_a_file(text, here, capsys):
     # an option beside the file would win over what the file says of it
-    (here/'run.toml').write_text(text)
+    (here/'run.toml').write_text(text, encoding='utf-8')
     name = text.split(' =')[0]
     start = [o for k, v in zip(small[::2], small[1::2]) if k != '--'+name.replace('_', '-') and not (name.startswith('groups') and k == '--groups') for o in (k, v)]
     refused(capsys, '--config', 'run.toml', '--ranker', 'confidence', '--out', 'out', start=start)
@@ -100,30 +100,30 @@ def test_the_command_itself(args, here, capsys): refused(capsys, *args)
 # How the module is called must differ from case to case: Python imports a name once.
 @pytest.mark.parametrize('how', ['ours', 'torchs'])
 def test_nan_in_the_data(how, here, capsys):
-    (here/f'nan_{how}.py').write_text(module.replace('DOES', f'{nan}\n    {globals()[how]}'))
+    (here/f'nan_{how}.py').write_text(module.replace('DOES', f'{nan}\n    {globals()[how]}'), encoding='utf-8')
     refused(capsys, '--data', f'nan_{how}:loaders', '--groups', 1, says='NaN', start=own)
 
 @pytest.mark.parametrize('name, body', [('a_number', 'return 3'), ('nothing', 'pass'), ('one_loader', 'return make(Samples(*a), Samples(*b), Samples(*c)).train')])
 def test_a_function_that_returns_no_loaders(name, body, here, capsys):
-    (here/f'{name}.py').write_text(module.replace('DOES', body))
+    (here/f'{name}.py').write_text(module.replace('DOES', body), encoding='utf-8')
     refused(capsys, '--data', f'{name}:loaders', says=('DataLoaders', f'{name}:loaders'), start=own)
 
 def test_n_is_not_passed_over_for_data_of_ones_own(here, capsys):
-    (here/'all_of_it.py').write_text(module.replace('DOES', ours))
+    (here/'all_of_it.py').write_text(module.replace('DOES', ours), encoding='utf-8')
     refused(capsys, '--data', 'all_of_it:loaders', '--n', 50, '--groups', 1, says='n=50')
 
 @pytest.mark.parametrize('name', ['nowhere:loaders', 'math:loaders', 'nowhere.at.all:f', ':f', 'math:', '.math:f', 'math:pi'])
 def test_a_module_that_does_not_exist(name, here, capsys): refused(capsys, '--data', name, says=f"'{name}'")
 
 def test_a_folder_below_a_file(here, capsys):
-    (here/'file').write_text('')
+    (here/'file').write_text('', encoding='utf-8')
     for out in ('file', 'file/out'): refused(capsys, '--out', out, says=f"'{out}'")
-    assert (here/'file').read_text() == ''
+    assert (here/'file').read_text(encoding='utf-8') == ''
 
 @pytest.mark.parametrize('text', ['', '{', '[]', '3', '{}', '{"settings": 3}', '{"settings": {"data": "digits"}}', '{"name": "another program"}'])
 def test_a_folder_of_something_else(text, here, capsys):
     (here/'run').mkdir()
-    (here/'run'/'run.json').write_text(text)
+    (here/'run'/'run.json').write_text(text, encoding='utf-8')
     before = state(here/'run')
     refused(capsys, '--out', 'run', says="run")
     assert state(here/'run') == before

@@ -26,7 +26,7 @@ def test_the_controls_are_told_by_the_same_samples(whole):
     from rsu.intervals import differences
     apart = differences(pd.read_parquet(whole.out/'runs.parquet'), 'unlearned', 'distance')
     assert set(apart.over[apart.model != 'retrain']) <= {'samples', ''} and (apart.over == 'samples').any() # '' where a control came to the same model
-    page = re.sub('<[^>]+>', '', (whole.out/'report.html').read_text())
+    page = re.sub('<[^>]+>', '', (whole.out/'report.html').read_text(encoding='utf-8'))
     told = dict(re.findall(r'(one shot with as many steps|groups in an order of chance|groups in the opposite order)[^(]*\(tug of war [\d.]+ against [\d.]+, [+-][\d.]+, (95% interval [+-][\d.]+ to [+-][\d.]+, p |and nothing says how sure)', page))
     known = apart.set_index('model').over
     assert len(told) == 3 and told['one shot with as many steps'].startswith('95%' if known['one-shot'] else 'and nothing')
@@ -51,9 +51,9 @@ def test_other_settings_in_the_same_folder_are_refused(whole):
 
 def test_a_changed_request_is_not_answered_by_the_old_run(here, no_report, capsys):
     ask = [*small, '--ranker', 'random', '--forget', 'ids.csv', '--out', 'out']
-    (here/'ids.csv').write_text('id\n' + '\n'.join(map(str, range(12))))
+    (here/'ids.csv').write_text('id\n' + '\n'.join(map(str, range(12))), encoding='utf-8')
     assert no_report(*ask) == 0
-    (here/'ids.csv').write_text('id\n' + '\n'.join(map(str, range(20, 32))))
+    (here/'ids.csv').write_text('id\n' + '\n'.join(map(str, range(20, 32))), encoding='utf-8')
     assert no_report(*ask) == 2, 'the report of another forget set was given as the answer'
     assert capsys.readouterr().err.count('\n') == 1
 
@@ -71,7 +71,7 @@ def test_help(command, tmp_path):
     ('class:3', lambda dls: np.flatnonzero(dls.train_ds.tensors[1].cpu().numpy() == 3)),
     ('ids.csv', lambda dls: [4, 7, 40, 41, 99, 100, 250, 251, 260, 299])])
 def test_forget_names_the_right_positions(forget, right, here, no_report):
-    (here/'ids.csv').write_text("id\n" + "\n".join(map(str, [299, 4, 7, 250, 40, 41, 99, 100, 251, 260])))
+    (here/'ids.csv').write_text("id\n" + "\n".join(map(str, [299, 4, 7, 250, 40, 41, 99, 100, 251, 260])), encoding='utf-8')
     assert no_report(*small, '--ranker', 'confidence', '--forget', forget, '--out', 'out') == 0
     df = pd.read_parquet('out/ranking.parquet')
     assert sorted(df.position) == list(right(digits(n=300)))
@@ -113,7 +113,7 @@ def test_another_seed_gives_another_run(whole, here, no_report):
     with pytest.raises(AssertionError): assert_same(whole.out, here/'out')
 
 def test_the_page_is_whole(whole):
-    page = (whole.out/'report.html').read_text()
+    page = (whole.out/'report.html').read_text(encoding='utf-8')
     assert not re.search(r'(src|href)\s*=\s*["\']?(https?:)?//', page) and '<script' not in page and '@import' not in page
     assert page.count('data:image/png;base64,') >= 5
 
@@ -148,7 +148,7 @@ def test_the_page_in_a_browser(whole):
 def test_rankers_by_name(name, here, no_report):
     assert no_report(*small, '--ranker', name, '--out', 'out') == 0
     df = pd.read_parquet('out/ranking.parquet')
-    assert len(df) == 12 and np.isfinite(df.score).all() and json.loads((here/'out'/'run.json').read_text())['ranker'].startswith(name)
+    assert len(df) == 12 and np.isfinite(df.score).all() and json.loads((here/'out'/'run.json').read_text(encoding='utf-8'))['ranker'].startswith(name)
 
 def test_a_record_of_training_is_kept(whole, here, no_report):
     # a run that reads a record trains the same model, and takes the record up when it is started again
@@ -165,11 +165,11 @@ def test_a_record_of_training_is_kept(whole, here, no_report):
     assert after['record.safetensors'][1] == before['record.safetensors'][1]
 
 def test_an_algorithm_of_ones_own_by_name_and_by_the_file_that_it_left(here, no_report):
-    (here/'clinic_algorithm.py').write_text('from rsu.all import *\nclass Milder(FineTune):\n    softness:float=.5\n    def rate(self, epoch): return self.softness\n')
+    (here/'clinic_algorithm.py').write_text('from rsu.all import *\nclass Milder(FineTune):\n    softness:float=.5\n    def rate(self, epoch): return self.softness\n', encoding='utf-8')
     assert no_report(*small, '--ranker', 'random', '--algorithm', 'clinic_algorithm:Milder,none', '--out', 'one') == 0
-    assert 'kind = "clinic_algorithm:Milder"' in (here/'one'/'run.toml').read_text()
+    assert 'kind = "clinic_algorithm:Milder"' in (here/'one'/'run.toml').read_text(encoding='utf-8')
     # in a process that knows no such class, with the report, which knows none either
     done = shell('run', '--config', 'one/run.toml', '--out', 'two', cwd=here)
     assert done.returncode == 0, done.stderr
     assert_same(here/'one', here/'two')
-    assert 'Milder' in (here/'two'/'report.html').read_text()
+    assert 'Milder' in (here/'two'/'report.html').read_text(encoding='utf-8')

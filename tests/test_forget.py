@@ -30,7 +30,7 @@ def table(): return pd.DataFrame()
 def clinic(tmp_path_factory):
     "A folder with a user's module, the weights of a model, and a bank of it. Nobody writes into it."
     home = tmp_path_factory.mktemp('clinic')
-    (home/'clinic_data.py').write_text(module)
+    (home/'clinic_data.py').write_text(module, encoding='utf-8')
     sys.path.insert(0, str(home))
     from clinic_data import loaders
     sys.path.remove(str(home))
@@ -64,7 +64,7 @@ def call(monkeypatch):
         return 0
     return run
 
-def entries(out='out'): return json.loads((Path(out)/'ledger.json').read_text())['entries']
+def entries(out='out'): return json.loads((Path(out)/'ledger.json').read_text(encoding='utf-8'))['entries']
 
 def weights(out='out'): return read_shard(Path(out)/f'model-{len(entries(out)):04}.safetensors')[0]
 
@@ -78,7 +78,7 @@ def test_from_a_shell(here):
     assert (one['n'], len(one['ids'])) == (4, 2) and one['steps'] > 0 and 'drift' in one
     old = read_shard_plain('clinic.safetensors')
     assert weights().keys() == old.keys() and not all(torch.equal(weights()[k], old[k]) for k in old)
-    page = (here/'out'/'report.html').read_text()
+    page = (here/'out'/'report.html').read_text(encoding='utf-8')
     assert 'Erasure report' in page and 'not a legal certificate' in page and one['ids'][0] in page
 
 def read_shard_plain(path):
@@ -107,9 +107,9 @@ def test_the_same_request_again_changes_nothing(here, call, capsys):
 
 def test_rows_that_were_deleted_are_answered_still(here, call, capsys):
     assert call(*request('patient-5'), '--out', 'out') == 0
-    text = (here/'clinic_data.py').read_text()
+    text = (here/'clinic_data.py').read_text(encoding='utf-8')
     (here/'clinic_data.py').write_text(text.replace('return make(Samples(*part(1200), frame=persons)',
-        "x, y = part(1200); keep = [i for i, o in enumerate(persons.person) if o != 'patient-5']; return make(Samples(x[keep], y[keep], frame=persons.iloc[keep])"))
+        "x, y = part(1200); keep = [i for i, o in enumerate(persons.person) if o != 'patient-5']; return make(Samples(x[keep], y[keep], frame=persons.iloc[keep])"), encoding='utf-8')
     sys.modules.pop('clinic_data', None)
     capsys.readouterr()
     assert call(*request('patient-5'), '--out', 'out') == 0 and 'answered before' in capsys.readouterr().out
@@ -123,7 +123,7 @@ def test_the_folder_goes_on_without_the_old_weights(here, call):
 def test_killed_and_taken_up_again(here, call):
     assert call(*request('patient-5', *(f'patient-{i}' for i in range(60, 80))), '--groups', '3', '--n-epoch', '20', '--out', 'whole') == 0
     command = [rsu, *ask, *request('patient-5', *(f'patient-{i}' for i in range(60, 80))), '--groups', '3', '--n-epoch', '20', '--out', 'out']
-    run, limit = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True), time.monotonic() + 120
+    run, limit = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding='utf-8'), time.monotonic() + 120
     while not list(here.glob('out/work-*/stages.safetensors')):
         assert run.poll() is None and time.monotonic() < limit, 'it was not caught inside the request'
         time.sleep(.002)
@@ -156,11 +156,11 @@ print(json.dumps({k: sorted(v) for k, v in Watch.fed.items()}))
 
 def test_no_process_trains_on_what_another_forgot(here):
     # each request in a process of its own, the same learner given to each; what the batches hold is what counts
-    (here/'watched.py').write_text(watched)
+    (here/'watched.py').write_text(watched, encoding='utf-8')
     from clinic_data import loaders
     persons, gone = loaders().train_ds.frame.person.tolist(), set()
     for names in (['patient-1', 'patient-2', 'patient-3'], ['patient-3', 'patient-50'], ['patient-51']):
-        done = subprocess.run([sys.executable, 'watched.py', *names], cwd=here, capture_output=True, text=True, timeout=300)
+        done = subprocess.run([sys.executable, 'watched.py', *names], cwd=here, capture_output=True, text=True, timeout=300, encoding='utf-8')
         assert done.returncode == 0, done.stderr
         fed = json.loads(done.stdout.strip().split('\n')[-1])
         new = {i for i, o in enumerate(persons) if o in names} - gone
@@ -197,7 +197,7 @@ def test_a_refused_request_binds_nothing(here, call, capsys):
     from clinic_data import network
     save_file(network().state_dict(), here/'other.safetensors')
     assert call(*request('patient-5'), '--weights', 'other.safetensors', '--algorithm', 'unsir', '--out', 'out') == 2
-    (here/'at.csv').write_text('id\n7\n')
+    (here/'at.csv').write_text('id\n7\n', encoding='utf-8')
     command = [o for o in ask if o not in ('--by', 'person')]
     try: main([*command, '--forget', 'at.csv', '--algorithm', 'unsir', '--out', 'out'])
     except SystemExit as e: assert e.code == 2

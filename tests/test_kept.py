@@ -98,7 +98,7 @@ def get():
     dls = digits(n=200)
     k, (x, y) = int(os.environ['PART']), dls.loaders[2].dataset.tensors
     return loaders(dls.train_ds, dls.valid_ds, Samples(x[k*50:(k+1)*50], y[k*50:(k+1)*50], dls.train_ds.vocab))
-''')
+''', encoding='utf-8')
     monkeypatch.syspath_prepend(here)
     ask = '--data mine:get --forget random:8 --ranker confidence --groups 1 --oracles 2 --train-epochs 1 --algorithm neggradplus --n-epoch 4 --out out'.split()
     monkeypatch.setenv('PART', '0')

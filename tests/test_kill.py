@@ -6,7 +6,7 @@ from common import assert_same, rsu, small, state
 
 def start(cwd):
     "The command, going on while the test looks at its folder."
-    return subprocess.Popen([rsu, 'run', *small, '--out', 'out'], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen([rsu, 'run', *small, '--out', 'out'], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding='utf-8')
 
 def kill_when(seen, cwd):
     "Start the command and kill it as soon as `seen` holds; what it had written then."
@@ -29,12 +29,12 @@ def test_killed_at_every_stage(whole, tmp_path):
     # one run, killed five times: each start takes up what the last one left
     out = tmp_path/'out'
     moments = [lambda: (out/'model.safetensors').exists(), lambda: (out/'bank'/'reference-0-0000.safetensors').exists(), lambda: (out/'stages.safetensors').exists(),
-               lambda: list((out/'oracles').glob('oracle-*-0000.safetensors')), lambda: (out/'table.parquet').exists() and 'how' in json.loads((out/'run.json').read_text())]
+               lambda: list((out/'oracles').glob('oracle-*-0000.safetensors')), lambda: (out/'table.parquet').exists() and 'how' in json.loads((out/'run.json').read_text(encoding='utf-8'))]
     before = {}
     for i, seen in enumerate(moments):
         files = kill_when(seen, tmp_path)
         assert {k: files.get(k) for k in before} == before, f'what was complete was made again after start {i}'
-        assert not (out/'report.html').exists() and json.loads((out/'run.json').read_text())['done'] is False
+        assert not (out/'report.html').exists() and json.loads((out/'run.json').read_text(encoding='utf-8'))['done'] is False
         before = complete(files)
         # what is left of files that were being written when the process died, this one's and an earlier one's
         for name in ('run.part', f'model.safetensors.{i}.part', f'bank/reference-0-0003.safetensors.{i}.part', f'oracles/oracle-0001.safetensors.{i}.part'):
@@ -45,7 +45,7 @@ def test_killed_at_every_stage(whole, tmp_path):
     said = run.communicate(timeout=120)[0]
     assert run.returncode == 0, said
     assert complete(state(out)) == before
-    assert json.loads((out/'run.json').read_text())['done'] is True and (out/'report.html').exists()
+    assert json.loads((out/'run.json').read_text(encoding='utf-8'))['done'] is True and (out/'report.html').exists()
     assert_same(out, whole.out)
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def unfinished(whole, here, no_report):
     shutil.copytree(whole.out, here/'out')
     for p in (here/'out').glob('report.*'): p.unlink()
     note = here/'out'/'run.json'
-    note.write_text(json.dumps({**json.loads(note.read_text()), 'done': False}))
+    note.write_text(json.dumps({**json.loads(note.read_text(encoding='utf-8')), 'done': False}), encoding='utf-8')
     return here/'out', lambda: no_report(*small, '--out', 'out')
 
 def halve(path): path.write_bytes(path.read_bytes()[:path.stat().st_size//2])

@@ -72,7 +72,7 @@ def test_the_page_of_a_ledger(tmp_path):
     dls = loaders(*(Samples(torch.randn(n, 4, generator=g), torch.arange(n) % 2) for n in (60, 20, 20)))
     folder = tmp_path/tricks[1]
     ledger, old = Ledger(folder), tmp_path/'<img src=x onerror=alert(8)>.safetensors'
-    old.write_text('')
+    old.write_text('', encoding='utf-8')
     ledger.note(old, 'weights')
     shares = dict.fromkeys(('forget', 'retain', 'valid', 'test'), .5)
     drift = dict(called=.5, called_most=.6, lost=.1, lost_most=.2, due=tricks[2])

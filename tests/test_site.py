@@ -14,7 +14,7 @@ root = Path(__file__).parent.parent
 @pytest.fixture(scope='module')
 def docs():
     "The site, built anew."
-    made = subprocess.run([sys.executable, root/'.ci/site.py'], capture_output=True, text=True)
+    made = subprocess.run([sys.executable, root/'.ci/site.py'], capture_output=True, text=True, encoding='utf-8')
     assert made.returncode == 0, made.stdout + made.stderr
     return root/'_docs'
 
