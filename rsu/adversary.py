@@ -13,7 +13,8 @@ import numpy as np, torch, torch.nn.functional as F
 from fastai.data.transforms import Normalize
 from rsu.value import Refused, choose, _integer
 from rsu.data import as_they_are, positions, shuffled, subset
-from rsu.unlearn import Algorithm, Term, evaluating, _of_one, _train
+from rsu.per_sample import evaluating
+from rsu.unlearn import Algorithm, Term, _of_one, _train
 
 # %% ../nbs/16_adversary.ipynb #60453623
 class Pixels(NamedTuple):

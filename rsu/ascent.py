@@ -6,15 +6,14 @@
 __all__ = ['GradAscent', 'NegGradPlus', 'RandomLabel', 'SalUn', 'SFRon']
 
 # %% ../nbs/13_ascent.ipynb #dbbea281
-import copy, inspect
 from dataclasses import KW_ONLY
-from functools import partial
 import numpy as np, torch, torch.nn.functional as F
 from torch.nn.utils import clip_grad_norm_
 from fastcore.basics import patch
 from rsu.value import Refused, choose, _integer
 from rsu.recipe import n_classes
-from rsu.unlearn import Algorithm, Term, evaluating, _peek
+from rsu.per_sample import evaluating, refuse_batch_loss, unreduced
+from rsu.unlearn import Algorithm, Term, _peek
 
 # %% ../nbs/13_ascent.ipynb #a29aca58
 class GradAscent(Algorithm):
@@ -118,15 +117,6 @@ class SalUn(RandomLabel):
                 if torch.is_tensor(v) and v.shape == p.shape: v.mul_(m)
 
 # %% ../nbs/13_ascent.ipynb #0bb9a1d3
-def _each(loss_func):
-    "A function of its own that gives the loss of every sample, (n,); a loss function that cannot leave its mean out is called sample by sample"
-    if hasattr(loss_func, 'reduction'):
-        res = copy.deepcopy(loss_func)
-        res.reduction = 'none'
-        return res
-    if 'reduction' in inspect.signature(loss_func).parameters: return partial(loss_func, reduction='none')
-    return lambda logits, y: torch.stack([loss_func(o, t) for o,t in zip(logits.split(1), y.split(1))])
-
 def _dwelt(losses):
     "The mean of `losses` in which a sample weighs by one over the root of its own; below float32's precision all weigh the same"
     w = losses.detach().clamp_min(torch.finfo(torch.float32).eps)**-.5
@@ -150,6 +140,11 @@ class SFRon(Algorithm):
         if not 1 <= self.every <= self.iters: raise Refused(f"every={self.every} of iters={self.iters} iterations leaves no step on forget in an epoch: give a number from 1 to iters.")
         if not (0 <= self.alpha < float('inf') and self.clip > 0): raise Refused(f"alpha={self.alpha}, clip={self.clip} make no ascent: alpha is 0 or more and clip above 0; published are 25 and 7.")
 
+    def ready(self, learn, split):
+        res = super().ready(learn, split)
+        refuse_batch_loss(learn.loss_func, n_classes(split.dls), next(learn.model.parameters()).device)
+        return res
+
     def passes(self, epoch): return (('forget',),('retain',))
     def terms(self, epoch): return (Term('forget', weight=-1.), Term('retain'))
     def rate(self, epoch): return float(1 + np.cos(np.pi*epoch/self.n_epoch))/2
@@ -163,7 +158,7 @@ class SFRon(Algorithm):
     def before_fit(self):
         super().before_fit()
         self.weights = list(self.learning().values())
-        self.each = _each(self.own_loss)
+        self.each = unreduced(self.own_loss)
         F_S,F_R = self.importance(self.stage.forget), self.importance(self.stage.retain)
         self.masks = [((s+1e-15)/(r+1e-15) >= 1).to(s) for s,r in zip(F_S, F_R)]
 

@@ -9,19 +9,18 @@ __all__ = ['Ranking', 'Ranker', 'rankers', 'ranker_table', 'Random', 'Record', '
 
 # %% ../nbs/22_ranking.ipynb #a103b146
 import copy
-from contextlib import contextmanager
 import numpy as np, pandas as pd, torch
 from scipy.stats import rankdata
 from torch import nn
-from torch.func import functional_call, grad, vmap
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
 from rsu.value import Refused, choose, known
 from rsu.data import ForgetSplit, as_fastai, as_they_are, positions, predict, predict_train, subset, targets
-from rsu.recipe import Meter, StepSeed, borrowed
+from rsu.recipe import Meter, StepSeed, borrowed, n_classes
 from rsu.recipe import _beside
+from rsu.per_sample import evaluating, input_grads, refuse_batch_loss, sample_grads, unreduced
 from rsu.attack import attack_r, entropy, lira, margin, memorization, modified_entropy, privacy_risk, rmia
 
 # %% ../nbs/22_ranking.ipynb #74403b7b
@@ -232,44 +231,30 @@ class ModifiedEntropy(Ranker):
     def score(self, learn, at): return modified_entropy(*_probs(learn, at)).numpy()
 
 # %% ../nbs/22_ranking.ipynb #1312255e
-@contextmanager
-def _evaluating(model):
-    "Evaluation mode inside the block; every module has its own mode back afterwards"
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try: yield
-    finally:
-        for m,was in modes.items(): m.training = was
-
-def _weights(model): return {k: p.detach() for k,p in model.named_parameters()}
-
 def _norm(parts):
     "Norm (n,) over all `parts`, each (n, ...)"
     return sum(t.flatten(1).square().sum(1) for t in parts).sqrt()
 
 # %% ../nbs/22_ranking.ipynb #1d77e538
-def _slopes(learn, of):
-    "A function of weights, inputs and labels: the gradient of each sample's loss with respect to argument `of` (0 weights, 1 inputs)"
-    _beside(learn.loss_func, learn.model)
-    def loss(weights, xs, y): return learn.loss_func(functional_call(learn.model, weights, tuple(x[None] for x in xs)), y[None])
-    return vmap(grad(loss, argnums=of), in_dims=(None,0,0))
-
 def _each(learn, at, bs, f):
-    "`f(weights, inputs, labels)`, a number a sample, over positions `at` (n,) in batches of `bs`"
-    weights = _weights(learn.model)
-    device = next(iter(weights.values())).device
-    with _evaluating(learn.model):
+    "`f(each, inputs, labels)`, a number a sample, over positions `at` (n,) in batches of `bs`; `each` is the loss without its mean"
+    device = next(learn.model.parameters()).device
+    _beside(learn.loss_func, learn.model)
+    refuse_batch_loss(learn.loss_func, n_classes(learn.dls), device)
+    each = unreduced(learn.loss_func)
+    with evaluating(learn.model):
         every = [[o.as_subclass(torch.Tensor) for o in to_device(tuple(b), device)] for b in as_they_are(learn.dls.train, at, bs)]
-        return torch.cat([f(weights, tuple(xs), y).cpu() for *xs,y in every]).numpy()
+        return torch.cat([f(each, tuple(xs), y).cpu() for *xs,y in every]).numpy()
 
 # %% ../nbs/22_ranking.ipynb #66fbf65a
 class GradNorm(Ranker):
     "The norm of the loss's gradient with respect to all parameters, sample by sample, on the trained model"
     needs,trainings,cost,source = _model,'0','one backward pass a sample','GraNd of Paul et al. 2021, at the end'
     def score(self, learn, at):
-        slopes,room = _slopes(learn, 0), 2**26 # floats of gradients at a time: 256 MB
-        bs = min(512, max(1, room // sum(p.numel() for p in learn.model.parameters())))
-        return _each(learn, at, bs, lambda w,xs,y: _norm(slopes(w, xs, y).values()))
+        params,room = dict(learn.model.named_parameters()), 2**28 # bytes of gradients at a time
+        bs = min(512, max(1, room // sum(4*p.numel() for p in params.values())))
+        def norms(each, xs, y): return torch.cat([_norm(grads.values()) for _,grads in sample_grads(learn.model, each, xs, y, room, params)])
+        return _each(learn, at, bs, norms)
 
 # %% ../nbs/22_ranking.ipynb #4ab3735a
 class Curvature(Ranker):
@@ -280,13 +265,12 @@ class Curvature(Ranker):
     ): self.h = h
 
     def score(self, learn, at):
-        slopes = _slopes(learn, 1)
-        def bend(weights, xs, y):
+        def bend(each, xs, y):
             if not all(x.is_floating_point() for x in xs): raise Refused("Curvature takes gradients with respect to the inputs, and these hold whole numbers: take a ranker that does not, GradNorm() for example.")
-            here = slopes(weights, xs, y)
+            here = input_grads(learn.model, each, xs, y)
             scale = self.h / _norm([o.sign() for o in here]).clamp_min(1)
-            there = slopes(weights, tuple(x + torch.einsum('n,n...->n...', scale, o.sign()) for x,o in zip(xs, here)), y)
-            return _norm([a-b for a,b in zip(there, here)])
+            moved = tuple(x + torch.einsum('n,n...->n...', scale, o.sign()) for x,o in zip(xs, here))
+            return _norm([a-b for a,b in zip(input_grads(learn.model, each, moved, y), here)])
         return _each(learn, at, 512, bend)
 
 # %% ../nbs/22_ranking.ipynb #a3c2803a
