@@ -24,9 +24,9 @@ def _error_like(logits, y, like):
     return sum((like == c).mean() * wrong[classes == c].mean() for c in np.unique(like))
 
 def _nearest(errors, target):
-    "Which of `errors` (E,) is nearest to `target`; the latest of several"
+    "Which of `errors` (E,) is nearest to `target`; the earliest of several"
     far = np.abs(np.asarray(errors) - target)
-    return int(np.flatnonzero(far <= far.min() + 1e-12)[-1])
+    return int(np.flatnonzero(far <= far.min() + 1e-12)[0]) # rounding decides no tie
 
 # %% ../nbs/14_teacher.ipynb #86f51750
 class SCRUB(Algorithm):
@@ -39,6 +39,7 @@ class SCRUB(Algorithm):
     msteps:int=2      # Epochs that begin with a pass of ascent over forget
     T:float=4.        # Temperature
     rewind:bool=False # Return to the epoch whose forget error is that of validation samples of the same classes
+    decay:tuple=(3,5,9) # Epochs after which the learning rate falls to a tenth
     _: KW_ONLY
     n_epoch:int=3
     lr:float=5e-4
@@ -48,12 +49,13 @@ class SCRUB(Algorithm):
     def __post_init__(self):
         if not (0 <= self.alpha < float('inf') and 0 <= self.gamma < float('inf') and 0 < self.T < float('inf')): raise Refused(f"alpha={self.alpha}, gamma={self.gamma}, T={self.T} cannot be: weights are 0 or more and a temperature is above 0; published are 0.001, 0.99 and 4.")
         _integer('msteps', self.msteps)
+        for epoch in self.decay: _integer('decay', epoch)
 
     def passes(self, epoch): return (('forget',),('retain',)) if epoch < self.msteps else (('retain',),)
     def terms(self, epoch):
         ascent = (Term('forget','teacher', -1., self.T),) if {'forget','mixed'} & {r for o in self.passes(epoch) for r in o} else ()
         return *ascent, Term('retain', weight=self.gamma), Term('retain','teacher', self.alpha, self.T)
-    def rate(self, epoch): return .1**sum(int(epoch)+1 >= e for e in (4,6,10))
+    def rate(self, epoch): return .1**sum(epoch >= e for e in self.decay)
 
 # %% ../nbs/14_teacher.ipynb #b078aec9
 @patch
