@@ -88,6 +88,11 @@ class Shards(nn.Module):
         if mine: self.members = [[mine[f'members.{i}.{j}'].cpu().numpy().copy() for j in range(len(o))] for i,o in enumerate(self.members)]
         if mine: self.checkpoints = [[{k: mine[f'checkpoints.{i}.{j}.{k}'].cpu().clone() for k in net.state_dict()} for j in range(len(o)-1)] for i,(net,o) in enumerate(zip(self.nets, self.members))]
 
+# %% ../nbs/11_exact.ipynb #38d4ed1d
+def _slice_epochs(n_epoch, slices):
+    "Epochs of each slice, so that a sample is seen `n_epoch` times on average; what is left of an epoch is carried on"
+    return np.diff([2*n_epoch*j//(slices+1) for j in range(slices+1)]).tolist()
+
 # %% ../nbs/11_exact.ipynb #bccbb343
 @patch
 def again(self:Shards,
@@ -99,11 +104,13 @@ def again(self:Shards,
 ):
     "Train network `i` from slice `first` on; the checkpoints from there on are made anew"
     r,kept = len(self.members[i]), self.checkpoints[i][:first]
-    recipe = self.recipe.but(n_epoch=max(1, round(2*self.recipe.n_epoch/(r+1))))
-    state = kept[-1] if first else recipe.build(dls, derived(self.seed, i, 0)).state_dict()
+    epochs = _slice_epochs(self.recipe.n_epoch, r)
+    state = kept[-1] if first else self.recipe.build(dls, derived(self.seed, i, 0)).state_dict()
     for j in range(first, r):
         at = np.sort(np.concatenate(self.members[i][:j+1]))
-        if len(at) > 1: state = recipe.fit(with_train(dls, subset(dls.train, at)), derived(self.seed, i, j), quiet, cbs, state).model.state_dict()
+        if epochs[j] and len(at) > 1:
+            recipe,part = self.recipe.but(n_epoch=epochs[j]), with_train(dls, subset(dls.train, at))
+            state = recipe.fit(part, derived(self.seed, i, j), quiet, cbs, state).model.state_dict()
         if j < r-1: kept.append({k: v.cpu().clone() for k,v in state.items()})
     self.nets[i].load_state_dict(state)
     self.checkpoints[i] = kept
