@@ -74,7 +74,7 @@ def _load(learn, split, s, file):
     how = _Stored()
     how.state = state
     new = unlearn(learn, split, how, seed=s, quiet=True)
-    for k in _costs: new.unlearning.stages[k] = type(new.unlearning.stages[k].iloc[0])(facts[k])
+    for k in _costs: new.unlearning.stages[k] = np.nan if facts[k] == 'nan' else type(new.unlearning.stages[k].iloc[0])(facts[k])
     return new
 
 # %% ../nbs/41_evaluate.ipynb #3d5506d7

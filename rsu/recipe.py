@@ -18,6 +18,7 @@ from torch import nn
 from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combined_cos
+from fastai.data.load import DataLoader
 from fastai.learner import AvgSmoothLoss, Learner, Recorder, defaults
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
 from fastai.metrics import accuracy
@@ -26,7 +27,7 @@ from fastai.torch_core import find_bs, no_random, to_detach
 from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.value import Refused, Value, choose, known
-from rsu.data import as_they_are, device_of, positions, subset, subset_dls, targets, with_train
+from rsu.data import Order, as_fastai, as_they_are, device_of, positions, subset, subset_dls, targets, with_train
 
 # %% ../nbs/02_recipe.ipynb #39d817c4
 def _conv(c_in, c_out, *after, stride=1): return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), *after]
@@ -373,6 +374,33 @@ def recipe_of(
     if recipe is None: raise Refused("This Learner does not say how it was made: train it by Recipe(...).fit(dls), or set learn.recipe to a Recipe or a function train(dls) -> Learner.")
     return recipe
 
+# %% ../nbs/02_recipe.ipynb #fe3fb559
+class _Noted(Order):
+    "An order that notes whether anybody asked for its positions"
+    def __init__(self, order):
+        vars(self).update(vars(order))
+        self._positions,self.asked = vars(self).pop('positions'),False
+
+    @property
+    def positions(self):
+        self.asked = True
+        return self._positions
+
+    def __getstate__(self): return dict(vars(self), asked=True) # what another process asks for is not seen here
+
+class _Within(Callback):
+    "Refuse to train on positions of a data set that are not among those given"
+    order = -60
+    def __init__(self, ds, at): self.ds,self.at = ds,at
+
+    def before_fit(self):
+        dl = self.learn.dls.loaders[0]
+        if getattr(dl, 'dataset', None) is not self.ds or not isinstance(as_fastai(dl), DataLoader): return
+        others = np.setdiff1d(positions(dl), self.at)
+        if len(others): raise Refused(f"The recipe function trains on position {others[0]}, which is not among the {len(self.at)} samples that it was given: "
+                                      "train on the loaders in its argument, not on loaders of your own.")
+
+# %% ../nbs/02_recipe.ipynb #3dbc95a8
 def make(
     recipe,    # A `Recipe` or a function `train(dls) -> Learner`
     dls,       # Loaders
@@ -382,7 +410,11 @@ def make(
 ) -> Learner:  # Trained on those positions alone
     "A model made from nothing by `recipe`, on a part of the training set"
     if isinstance(recipe, Recipe): return recipe.fit(with_train(dls, subset(dls.train, at)), seed, quiet=True, cbs=cbs)
-    with no_random(seed), everywhere(cbs): learn = recipe(subset_dls(dls, at, seed=seed))
+    part,cbs = subset_dls(dls, at, seed=seed), [*L(cbs), _Within(dls.train_ds, at)]
+    part.train.get_idxs = noted = _Noted(part.train.get_idxs)
+    with no_random(seed), everywhere(cbs): learn = recipe(part)
     if not isinstance(learn, Learner): raise Refused(f"The recipe function returned a {type(learn).__name__}: it must return the trained Learner.")
+    if not noted.asked: raise Refused("The recipe function drew no sample from the loaders that it was given, so its model has seen other samples, those to forget perhaps among them: "
+                                      "train on the loaders in its argument, not on loaders of your own.")
     learn.dls,learn.recipe = dls,recipe
-    return learn.remove_cbs(L(cbs))
+    return learn.remove_cbs(cbs)

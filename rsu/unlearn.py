@@ -664,6 +664,11 @@ def _by_group(seen, split, groups):
     right = seen['right']
     return {'forget': right.mean(), **{f'group {k}': right[np.searchsorted(split.forget, at)].mean() for k,at in groups.items()}, **{k: seen[k] for k in _others}}
 
+def _total(counts):
+    "The sum of counts, a whole number; NaN where one of them is not known"
+    res = counts.sum(skipna=False)
+    return res if np.isnan(res) else int(res)
+
 @dataclass(repr=False)
 class Unlearning:
     "What was done to a model: `learn.unlearning`. A pickle of it, `learn.export` among them, has neither `parent` nor `split`"
@@ -678,8 +683,8 @@ class Unlearning:
 
     @property
     def steps(self) -> int:
-        "Gradient steps in all"
-        return int(self.stages.steps.sum())
+        "Gradient steps in all; NaN where a stage's were not counted"
+        return _total(self.stages.steps)
     @property
     def seconds(self) -> float:
         "Seconds of training in all"
@@ -687,11 +692,14 @@ class Unlearning:
     @property
     def cost(self) -> dict:
         "steps, samples fed to them, seconds, and the peak of memory (MB)"
-        return dict(steps=self.steps, samples=int(self.stages.samples.sum()), seconds=self.seconds, memory=float(self.stages.memory.max()))
+        return dict(steps=self.steps, samples=_total(self.stages.samples), seconds=self.seconds, memory=float(self.stages.memory.max()))
     def __getstate__(self):
         "A file, as `learn.export` makes it, holds neither the old weights nor the data, which are what had to be forgotten"
         return dict(self.__dict__, parent=None, split=None)
-    def __repr__(self): return f"{self.how} forgot {int(self.stages.n.sum())} samples in {len(self.stages)} {'stage' if len(self.stages) == 1 else 'stages'}, {self.steps} steps, {self.seconds:.1f} s (seed {self.seed})"
+    def __repr__(self):
+        n,stages,steps = int(self.stages.n.sum()), len(self.stages), self.steps
+        took = f"{'uncounted' if np.isnan(steps) else steps} steps, {self.seconds:.1f} s (seed {self.seed})"
+        return f"{self.how} forgot {n} samples in {stages} {'stage' if stages == 1 else 'stages'}, {took}"
 
 # %% ../nbs/10_unlearn.ipynb #e98839ce
 @torch.no_grad()
