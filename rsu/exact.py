@@ -7,14 +7,16 @@ __all__ = ['Retrain', 'Shards', 'SISA', 'Sharded']
 
 # %% ../nbs/11_exact.ipynb #a3ee19a6
 import inspect, warnings
+from time import perf_counter
 from dataclasses import KW_ONLY
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from fastai.learner import Learner
 from fastcore.basics import patch
+from fastcore.foundation import L
 from rsu.value import Refused, Value, choose, _integer
 from rsu.data import positions, shuffled, subset, with_train
-from rsu.recipe import Recipe, derived, make, n_classes, recipe_of, _loss_key
+from rsu.recipe import Meter, Recipe, derived, make, n_classes, recipe_of, _loss_key
 from rsu.unlearn import Algorithm, Stage
 
 # %% ../nbs/11_exact.ipynb #b0cc77a7
@@ -49,8 +51,12 @@ class Retrain(Algorithm):
         return super().ready(learn, split)
 
     def forget(self, learn, split, stage, seed, cbs=None, quiet=False, until=None):
-        made = make(self._recipe(learn), split.dls, stage.retain, seed, cbs)
-        learn.model = made.model
+        began = perf_counter()
+        learn.model = make(self._recipe(learn), split.dls, stage.retain, seed, cbs).model
+        meter = next((cb for cb in L(cbs) if isinstance(cb, Meter)), None)
+        if meter is None or meter.samples: return
+        meter.steps,meter.samples,meter.seconds = np.nan,np.nan,perf_counter()-began
+        warnings.warn("The recipe function trained outside of a fastai Learner: its steps and samples were not counted (NaN), and its seconds are those of the whole function.", stacklevel=2)
 
 # %% ../nbs/11_exact.ipynb #e8a86404
 class Shards(nn.Module):
