@@ -74,6 +74,10 @@ def _mean_over(values, which):
     "Mean of `values` (K, N) over what `which` (K, N) marks; NaN where that is nothing"
     return torch.where(which, values, 0.).sum(0) / which.sum(0)
 
+def _share_below(z, x, right=False):
+    "The share of `z` (M,) below each of `x` (N,), float64; with `right` those that are equal count, too"
+    return torch.searchsorted(z.sort().values, x.contiguous(), right=right).double() / len(z)
+
 def _rise(p_target, p_out, a):
     "The ratio of the target's probability to that of models in general; 1 where both are 0"
     tiny = torch.finfo(torch.float64).tiny
@@ -92,8 +96,8 @@ def rmia(
     "RMIA, offline: the share of population points that rose less (Zarifzadeh et al., ICML 2024, section 3)"
     p_target,p_refs,p_pop,p_pop_refs = (torch.as_tensor(o).double() for o in (p_target, p_refs, p_pop, p_pop_refs))
     x = _rise(p_target, _mean_over(p_refs, ~torch.as_tensor(members).bool()), a)
-    z = (gamma * _rise(p_pop, p_pop_refs.mean(0), a)).sort().values
-    return torch.where(x.isnan(), x, torch.searchsorted(z, x.contiguous()) / len(z))
+    z = gamma * _rise(p_pop, p_pop_refs.mean(0), a)
+    return torch.where(x.isnan(), x, _share_below(z, x))
 
 # %% ../nbs/20_attack.ipynb #a8d4172e
 def attack_r(
@@ -111,8 +115,8 @@ def attack_p(
     loss_population:torch.Tensor # Losses of points that were not trained on (M,)
 ) -> torch.Tensor:               # (N,) float64 in [0, 1]
     "The share of the population with a higher loss (Attack P of Ye et al., CCS 2022, section 4)"
-    loss,z = (torch.as_tensor(o).double().contiguous() for o in (loss, loss_population))
-    return 1 - torch.searchsorted(z.sort().values, loss, right=True) / len(z)
+    loss,z = (torch.as_tensor(o).double() for o in (loss, loss_population))
+    return 1 - _share_below(z, loss, right=True)
 
 # %% ../nbs/20_attack.ipynb #9132439a
 def memorization(
