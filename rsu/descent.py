@@ -9,6 +9,7 @@ __all__ = ['L1Sparse', 'last_layers', 'CFk', 'EUk', 'MSG', 'ConvTranspose']
 from dataclasses import KW_ONLY
 import math, numpy as np, torch
 from torch import nn
+from torch.nn.utils import clip_grad_norm_
 from rsu.value import Refused, _integer
 from rsu.recipe import Recipe, recipe_of
 from rsu.unlearn import FineTune, _trained
@@ -21,7 +22,7 @@ class L1Sparse(FineTune):
     alpha:float=5e-4 # Weight of the penalty in the first epoch
 
     def __post_init__(self):
-        if not 0 <= self.alpha < float('inf'): raise Refused(f"alpha={self.alpha} is no weight of a penalty: give 0 or more; published is 5e-4.")
+        if not 0 <= self.alpha < float('inf'): raise Refused(f"alpha={self.alpha} is no weight of a penalty: give 0 or more; 5e-4 is usual.")
 
     def penalty(self) -> torch.Tensor: # A scalar
         "The penalty at this epoch, over every parameter that learns"
@@ -90,9 +91,16 @@ class EUk(CFk):
     needs,lower = ('retain data','a recipe'), _late
     reads = 'R, as often as the recipe says'
     space = dict(lr=(1e-3, 3e-1), k=(1, 3))
+    clip:float=10. # Largest norm of the gradient
     _: KW_ONLY
     n_epoch:int|None=None # Epochs; the recipe's where not given
     lr:float=0.1
+    bs:int=64
+    wd:float=5e-5
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.clip > 0: raise Refused(f"clip={self.clip} would leave no gradient: give a norm above 0; published is 10.")
 
     def rate(self, epoch): return .05 + .95*_cosine(epoch, self.n_epoch)
 
@@ -108,6 +116,8 @@ class EUk(CFk):
         super().before_fit()
         with self.chance():
             for m in last_layers(self.model, self.k): _anew(m)
+
+    def before_step(self): clip_grad_norm_([p for p in self.learning().values() if p.grad is not None], self.clip)
 
 # %% ../nbs/12_descent.ipynb #615bb4e5
 def _kernels(learn):
@@ -146,7 +156,9 @@ class MSG(FineTune):
         if not _kernels(learn): raise Refused("MSG draws weights of convolutions anew, and no convolution learns in this network: take CFk or EUk instead.")
         return super().ready(learn, split)
 
-    def rate(self, epoch): return min(int(epoch)+1, self.n_epoch-int(epoch)) / math.ceil(self.n_epoch/2)
+    def rate(self, epoch):
+        e,top = int(epoch)+1, (self.n_epoch+1)//2
+        return e/top if e <= top else (self.n_epoch+1-e) / (self.n_epoch+1-top)
 
     def before_fit(self):
         super().before_fit()
