@@ -179,12 +179,12 @@ class Fisher(_ClosedForm):
     def change(self):
         S,R = self.stage.forget,self.stage.retain
         F,head,rng = dict(self.once(lambda: importance(self.model, self.value, self._expected(R)))), _head(self.model, self.c), torch.Generator().manual_seed(self.seed)
-        gone = np.setdiff1d(self.true[S], self.true[R])
+        gone = torch.as_tensor(np.setdiff1d(self.true[S], self.true[R])).long()
         for k,p in self.learning().items():
             last = k.rpartition('.')[0] == head
-            new = p.clone()
-            if last: new[torch.as_tensor(gone).long()] = 0
-            yield k, new + _variance(F.pop(k), self.alpha, last).sqrt() * torch.randn(p.shape, generator=rng).to(p)
+            new,var = p.clone(), _variance(F.pop(k), self.alpha, last)
+            if last: new[gone],var[gone] = 0,1e-3 # whatever alpha is
+            yield k, new + var.sqrt() * torch.randn(p.shape, generator=rng).to(p)
 
 # %% ../nbs/15_importance.ipynb #a60829a4
 def conjugate_gradients(
