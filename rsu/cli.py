@@ -17,7 +17,7 @@ from torch import nn
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from filelock import FileLock
-from rsu.value import Refused, choose, _integer
+from rsu.value import Refused, check_writable, choose, _integer
 from rsu.data import ForgetSplit, as_fastai, device_of, fingerprint
 from rsu.recipe import Recipe, cifar_resnet18, mlp, small_cnn, _loss_key
 from rsu.reference import ReferenceBank, read_shard, write_shard
@@ -152,10 +152,10 @@ def _split(s, dls, at=None):
 def _claim(out, s, request):
     "Make the folder, or find the run in it; `Refused` where it holds another run or cannot be written"
     note,said = out/'run.json',spelt_out(s.to_dict())
-    try:
+    if not note.exists():
+        check_writable(out)
         out.mkdir(parents=True, exist_ok=True)
-        if not note.exists(): _write(note, dict(settings=said, request=request, done=False))
-    except OSError as e: raise Refused(f"The folder '{out}' cannot be written ({e.strerror}): name another with --out.") from None
+        _write(note, dict(settings=said, request=request, done=False))
     try: facts = json.loads(note.read_text(encoding='utf-8'))
     except ValueError: facts = None
     was = facts.get('settings') if isinstance(facts, dict) else None
@@ -237,6 +237,7 @@ def run(
     if isinstance(how.groups, int) or not _top(s.forget) and isinstance(how.groups, (ByClass,Labelled,Singly)): how.stages(Ranking.from_scores(split, np.zeros(len(split)))) # refuses what groups and steps do not allow
     request = f'{fingerprint(split.dls) if _top(s.forget) else split.key} {split.held}'
     if _claim(out, s, request).get('done') and all((out/f).exists() for f in _kept): return out/'report.html'
+    for o in (out, out/'bank', out/'oracles'): check_writable(o)
     for o in taken: print(o)
     print('1/5 The model')
     learn,ranker = _model_and_ranker(s, split.dls, out)
@@ -298,6 +299,7 @@ def search(
     split = _split(s, dls)
     recipe_for(s, dls) # refuses a network that does not suit
     _claim(out, s.but(algorithm=''), fingerprint(split.dls) if _top(s.forget) else split.key)
+    for o in (out, out/'bank', out/'oracles'): check_writable(o)
     if s.seed == Settings().seed: print(f"Seed {s.seed} is the one that rsu run takes where none is given: report what is found here with another.")
     learn,ranker = _model_and_ranker(s, split.dls, out)
     split = _exposed(s, dls, split, learn, ranker)
@@ -306,6 +308,7 @@ def search(
         print(f'Searching {name}')
         try: best = tune(learn, split, cls(), budget, s.oracles, s.seed, out)
         except Refused as e: print(f'{name} is left out. {e}'); continue
+        except BrokenPipeError: raise # nobody reads what is printed: not the algorithm's fault
         except Exception: traceback.print_exc(); failed.append(name); continue # which must not cost the others their night
         print(f'{best}: {best.tuning}')
         with FileLock(out/'settings.lock'): # another process may search other algorithms
@@ -472,10 +475,8 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 # %% ../nbs/60_cli.ipynb #a9980949
-def main(
-    argv=None # Arguments, a list of strings; the shell's where not given
-):
-    "Entry point of `rsu` and `python -m rsu`"
+def _main(argv):
+    "Do what the arguments say, and print the outcome"
     argv = sys.argv[1:] if argv is None else argv
     try:
         args = vars(parser().parse_args(argv))
@@ -499,3 +500,15 @@ def main(
     if job == 'forget': return print(f'Report: {page}')
     with pd.option_context('display.width', 160, 'display.max_columns', 20): print(pd.read_parquet(Path(out)/'table.parquet')[main_measures].round(3))
     print(f'Report: {page}')
+
+def main(
+    argv=None # Arguments, a list of strings; the shell's where not given
+):
+    "Entry point of `rsu` and `python -m rsu`"
+    try:
+        try: _main(argv)
+        finally: sys.stdout.flush() # a reader that has gone is noticed here, and not when the process ends
+    except BrokenPipeError: # as of `rsu ... | head`; the same command goes on from what is there
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr): os.dup2(nowhere, stream.fileno())
+        sys.exit(141) # what a shell says of a command that the signal PIPE ended

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastprogress.fastprogress import progress_bar
 import rsu
-from rsu.value import Refused
+from rsu.value import Refused, check_writable
 from rsu.data import ForgetSplit, predict_train
 from rsu.attack import margin
 from rsu.recipe import _loss_key
@@ -20,7 +20,7 @@ from rsu.ascent import NegGradPlus
 from rsu.unlearn import Algorithm, _asked, digest, seen_by, unlearn
 from rsu.sequence import SeqUnlearn
 from rsu.runs import unlearn_many
-from rsu.evaluate import _against, fit_oracles
+from rsu.evaluate import _against, _looked, _measured, fit_oracles
 
 # %% ../nbs/42_compare.ipynb #041abb51
 class UnlearnProbe(Ranker):
@@ -45,7 +45,10 @@ class Comparison(pd.DataFrame):
     def _constructor(self): return Comparison
 
 # %% ../nbs/42_compare.ipynb #f8a0181d
-def _rows(seen, oracles, parts, **what): return [dict(what, group=k, **_against(seen, oracles, at)) for k,at in parts.items()]
+def _rows(one, oracles, parts, **what):
+    "A row for each part of the samples to forget, as `evaluate_runs` has them"
+    return [{**what, 'group': k, **{c: v for c,v in o.items() if c != 'draws'}}
+            for k,o in zip(parts, _measured(one, oracles, parts.values()))]
 
 # %% ../nbs/42_compare.ipynb #6d00a21f
 def _studied(orders, algorithms, seeds, groups, more):
@@ -55,10 +58,11 @@ def _studied(orders, algorithms, seeds, groups, more):
             for s in seeds: yield a,name,s,SeqUnlearn(a, groups, order, seed=s, **more)
         for s in seeds: yield a,'one-shot',s,SeqUnlearn(a, 1, **{k: v for k,v in more.items() if k in ('pending','repair')})
 
-def _file(path, learn, ranking, how, seed, against, parts):
+def _file(path, learn, ranking, how, seed, against, parts, columns):
     "Where the rows of a run are kept"
-    h = hashlib.sha256(f'{ranking.key} {how.key} {seed} {digest(learn.model)} {ranking.held} {against} {_loss_key(learn.loss_func)} {rsu.__version__} {[(k, at.tolist()) for k,at in parts.items()]}'.encode() + ranking.scores.tobytes())
-    return Path(path)/f'run-{h.hexdigest()[:16]}.parquet'
+    samples,loss = [(k, at.tolist()) for k,at in parts.items()], _loss_key(learn.loss_func)
+    made = f'{ranking.key} {how.key} {seed} {digest(learn.model)} {ranking.held} {against} {loss} {rsu.__version__} {samples} {columns}'
+    return Path(path)/f'run-{hashlib.sha256(made.encode() + ranking.scores.tobytes()).hexdigest()[:16]}.parquet'
 
 def _rows_in(file):
     "The rows that are kept there; None where there are none, or the file is damaged"
@@ -79,7 +83,7 @@ def compare_orders(
     executor=None,                        # Where runs are made, as in `unlearn_many`
     quiet:bool=False,                     # No progress bars
     **more                                # What else all sequences have: pending, repair, schedule, optimiser, until, rerank
-) -> Comparison:                          # A row for each run and group
+) -> Comparison:                          # A row for each run and group; `x_se` is the standard error of `x` over samples
     "A study of orders: every algorithm in every order with every seed, beside one-shot, shuffled groups, doing nothing and retraining"
     if isinstance(algorithms, Algorithm): algorithms = [algorithms]
     runs = list(_studied(orders, algorithms, seeds, groups, more))
@@ -88,17 +92,24 @@ def compare_orders(
     for *_,how in runs: _asked(learn, ranking, how) # refuses what cannot be done before any work
     divided = runs[0][-1].stages(ranking)
     parts = {'all': np.arange(len(ranking)), **{s.name: np.searchsorted(ranking.forget, s.forget) for s in divided if len(s.forget)}}
+    if path:
+        check_writable(path)
+        Path(path).mkdir(parents=True, exist_ok=True)
     if isinstance(oracles, int): oracles = fit_oracles(learn, ranking, oracles, path and Path(path)/'oracles', quiet)
-    refs = [seen_by(o.model, ranking) for o in oracles]
-    rows = _rows(seen_by(learn.model, ranking), refs, parts, algorithm='', order='do nothing', seed=0, steps=0, seconds=0., ended='done')
-    for i,(o,seen) in enumerate(zip(oracles, refs)): rows += _rows(seen, refs[:i]+refs[i+1:], parts, algorithm='', order='retrain', seed=i, steps=o.unlearning.steps, seconds=o.unlearning.seconds, ended='done')
+    refs = [_looked(o.model, ranking) for o in oracles]
+    rows = _rows(_looked(learn.model, ranking), refs, parts, algorithm='', order='do nothing', seed=0, steps=0, seconds=0., ended='done')
+    for i,o in enumerate(oracles):
+        cost = dict(steps=o.unlearning.steps, seconds=o.unlearning.seconds)
+        rows += _rows(refs[i], refs[:i]+refs[i+1:], parts, algorithm='', order='retrain', seed=i, **cost, ended='done')
     against = ' '.join(digest(o.model) for o in oracles)
-    files = [path and _file(path, learn, ranking, how, s, against, parts) for _,_,s,how in runs]
+    files = [path and _file(path, learn, ranking, how, s, against, parts, [*rows[0]]) for _,_,s,how in runs]
     done = [_rows_in(f) for f in files]
     todo = [i for i,df in enumerate(done) if df is None]
     for j,new in unlearn_many(learn, [(ranking, runs[i][3], runs[i][2]) for i in todo], executor, quiet):
         (a,order,s,how),rec = runs[todo[j]],new.unlearning
-        done[todo[j]] = df = pd.DataFrame(_rows(new.unlearning.seen[-1], refs, parts, algorithm=repr(a), order=order, seed=s, steps=rec.steps, seconds=rec.seconds, ended=', '.join(sorted(set(rec.stages.ended)))))
+        what = dict(algorithm=repr(a), order=order, seed=s, steps=rec.steps, seconds=rec.seconds)
+        ended = ', '.join(sorted(set(rec.stages.ended)))
+        done[todo[j]] = df = pd.DataFrame(_rows(_looked(new.model, ranking), refs, parts, **what, ended=ended))
         if f := files[todo[j]]:
             part = f.with_name(f'{f.name}.{os.getpid()}.part') # another process may make the same
             df.to_parquet(part)
@@ -119,7 +130,8 @@ def evaluate_stages(
     if len(oracles) < 2: raise Refused(f"oracles={len(oracles)} cannot be held against each other: ask for 2 or more.")
     refs = [seen_by(o.model, rec.split) for o in oracles]
     parts = {'all': np.arange(len(rec.split)), **{k: np.searchsorted(rec.split.forget, at) for k,at in rec.groups.items()}}
-    return Comparison([row for i,(seen,what) in enumerate(zip(rec.seen, ['',*rec.stages.group])) for row in _rows(seen, refs, parts, stage=i, forgot=what)])
+    told = enumerate(zip(rec.seen, ['',*rec.stages.group]))
+    return Comparison([dict(stage=i, forgot=what, group=k, **_against(seen, refs, at)) for i,(seen,what) in told for k,at in parts.items()])
 
 # %% ../nbs/42_compare.ipynb #088d9057
 def matched(

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_curve
 from fastai.learner import Learner
 from fastcore.foundation import L
 from rsu.value import Refused
-from rsu.data import ForgetSplit, predict, predict_train
+from rsu.data import ForgetSplit, as_they_are, predict, predict_train
 from rsu.attack import auc, margin
 from rsu.distance import Forgetting, margin_z
 from rsu.ranking import Ranking
@@ -84,21 +84,35 @@ def gallery(
     title:str=''       # Over all of them
 ):
     "Samples at positions `at`, up to 12 in a row"
-    n,names = len(at), getattr(split.dls.train, 'vocab', None)
+    at,names = np.atleast_1d(at), getattr(split.dls.train, 'vocab', None)
+    n = len(at)
+    if not n: raise Refused("There is no sample to show: give positions in the training set.")
+    if (wrong := at[(at < 0) | (at >= split.N)]).size:
+        raise Refused(f"There is no training sample {wrong[0]}: give positions from 0 to {split.N-1}.")
     notes = notes if notes is not None else [str(names[split.y[i]] if names is not None else split.y[i]) for i in at]
     cols = min(n, 12)
     fig,axs = plt.subplots(-(-n//cols), cols, figsize=(cols*.8, -(-n//cols)*1.2), squeeze=False)
     for ax in axs.flat: ax.axis('off')
-    for ax,i,note in zip(axs.flat, at, notes):
-        _sample(ax, np.asarray(split.dls.train_ds[int(i)][0].cpu()))
+    for ax,x,note in zip(axs.flat, _shown(split.dls.train, at), notes):
+        _sample(ax, x)
         ax.set_title(_literal(note), fontsize=8, loc='center')
     fig.suptitle(_literal(title), fontsize=10, x=0, ha='left')
     return fig
 
 # %% ../nbs/50_plot.ipynb #01d31b50
+def _shown(dl, at):
+    "The samples at some positions: pictures (C, H, W) or (H, W), or else rows of numbers (d,), all inputs of a sample in one"
+    for b in as_they_are(dl, at):
+        picture = len(b) == 2 and b[0].dim() > 2
+        if picture and hasattr(dl, 'decode'): b = dl.decode(b) # undoes what fastai does to batches, such as normalising
+        yield from b[0].cpu().numpy() if picture else torch.cat([o.flatten(1).float() for o in b[:-1]], 1).cpu().numpy()
+
 def _sample(ax, x):
-    if x.ndim == 3: ax.imshow(x[0] if len(x) == 1 else x.transpose(1,2,0), cmap='gray_r' if len(x) == 1 else None)
-    else: ax.barh(np.arange(x.size), x.ravel(), color='.4')
+    "Draw a picture, grey where it has neither one nor three colours, or a row of numbers as bars"
+    if x.ndim == 1: return ax.barh(np.arange(x.size), x, color='.4')
+    if x.ndim == 3: x = x.transpose(1,2,0) if len(x) == 3 else x.mean(0)
+    if x.dtype.kind == 'f' and (x.min() < 0 or x.max() > 1): x = (x-x.min())/(x.max()-x.min())
+    ax.imshow(x, cmap='gray_r' if x.ndim == 2 else None)
 
 # %% ../nbs/50_plot.ipynb #e4c785f9
 @_quiet
@@ -340,18 +354,35 @@ def plot_margins(
     return fig
 
 # %% ../nbs/50_plot.ipynb #ba77ec98
+def _one_a_method(table):
+    "A table of means with the methods as its index, read from CSV or not, and which of them is retraining; `Refused` otherwise"
+    if not {'tow','tow_ci','auc','auc_ci'} <= {*table}:
+        raise Refused("plot_table draws tow and auc with intervals, tow_ci and auc_ci: give what evaluate or summarise returned.")
+    words = [c for c in table if not pd.api.types.is_numeric_dtype(table[c])]
+    if 'model' in words: words = ['model']
+    names = table.index.to_frame() if any(table.index.names) or not words else table[words]
+    names = names.fillna('').astype(str)
+    labels = [', '.join(filter(None, o)) for o in names.to_numpy().tolist()]
+    if again := [k for i,k in enumerate(labels) if k in labels[:i]]:
+        raise Refused(f"There are several rows of '{again[0]}': give a row a method, as evaluate and summarise return it.")
+    return table.set_axis(labels), (names == 'retrain').any(axis=1).to_numpy()
+
+# %% ../nbs/50_plot.ipynb #beb4e203
 @_quiet
 def plot_table(
-    table:pd.DataFrame # What `evaluate` returned
+    table:pd.DataFrame # What `evaluate` or `summarise` returned, a row a method
 ):
     "Tug of war and the attack of every model, beside the floor of retraining"
+    table,floor = _one_a_method(table)
     fig,axs = plt.subplots(1, 2, figsize=(8, 1.2+.32*len(table)), sharey=True)
     y = np.arange(len(table))[::-1]
     axs[0].errorbar(table.tow, y, xerr=table.tow_ci, fmt='o', capsize=3)
     axs[1].errorbar(table.auc, y, xerr=table.auc_ci, fmt='o', capsize=3, color=sns.color_palette('colorblind')[1])
     axs[1].axvline(.5, color='.6', ls=':', lw=1)
-    for ax,k in zip(axs, ['tow','auc']): ax.axvline(table[k]['retrain'], color='k', lw=.8)
-    axs[0].set(yticks=y, yticklabels=table.index, xlabel='tug of war (95% interval)', title='Accuracy: the line is retraining')
+    for ax,k in zip(axs, ['tow','auc']):
+        for level in table[k][floor]: ax.axvline(level, color='k', lw=.8)
+    axs[0].set(yticks=y, yticklabels=map(_literal, table.index), xlabel='tug of war (95% interval)',
+               title='Accuracy: the line is retraining' if floor.any() else 'Accuracy')
     axs[1].set(xlabel='AUC of the residual attack (95% interval)', title='Attack: dotted is chance')
     return fig
 
@@ -532,7 +563,7 @@ def _said(part, names):
 def plot(self:Comparison):
     "Distance to the oracles by order, and what became of each group; a column for each algorithm"
     whole,parts = self[self.group == 'all'], self[self.group != 'all']
-    algorithms = [o for o in whole.algorithm.unique() if o]
+    algorithms = [o for o in whole.algorithm.fillna('').unique() if o]
     names = [o for o in whole.order.unique() if o not in ('do nothing','retrain','one-shot','shuffled')] + ['shuffled','one-shot']
     groups = parts.group.unique()
     fig,axs = plt.subplots(2, len(algorithms), figsize=(1.5+3.4*len(algorithms), 5.4), sharex='col', sharey='row', squeeze=False)

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from filelock import FileLock, Timeout
 from rsu import __version__
-from rsu.value import Refused
+from rsu.value import Refused, check_writable
 from rsu.data import as_fastai, at_once, device_of, fingerprint, positions, predict, predict_train, read_shard, subset, targets, write_shard, _update
 from rsu.recipe import derived, recipe_of, _facts, _loss_key, _made_by
 from rsu.ensemble import Trainer, obstacle, _one_thread
@@ -172,9 +172,10 @@ def _population(dls):
 def _claim(path, made):
     "Note in the folder what the bank is made from; `Refused` where it is another bank's"
     note = path/'bank.json'
-    try: path.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise Refused(f"The folder '{path}' cannot be made ({e.strerror}): name one that can be written.") from None
-    if not note.exists(): _replace(note, made)
+    if not note.exists():
+        check_writable(path)
+        path.mkdir(parents=True, exist_ok=True)
+        _replace(note, made)
     has = _note(path)
     other = [k for k in made if has.get(k) != made[k]]
     if other: raise Refused(f"'{path}' holds references of another {' and '.join(other)}: give another path, or delete it.")
@@ -327,6 +328,7 @@ def fit(cls:ReferenceBank,
     for f in files:
         if states[f] == 'damaged': print(f"'{f}' is damaged: it is trained again.")
     missing = [f for f in files if states[f] != 'whole']
+    if missing: check_writable(path)
     bar = progress_bar(range(len(missing)), display=not quiet and bool(missing))
     y = torch.as_tensor(targets(dls))
     if not (path/'labels.safetensors').exists(): write_shard(path/'labels.safetensors', dict(y=y.int()))

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 import numpy as np, pandas as pd, torch
 from fastai.data.core import DataLoaders
-from rsu.value import Refused, Value, choose, _decode, _kinds
+from rsu.value import Refused, Value, check_writable, choose, _decode, _kinds
 from rsu.data import ForgetSplit, breast_cancer, cifar10, cifar100, digits, fashion_mnist, svhn
 from rsu.ranking import Ranking
 from rsu.sequence import SeqUnlearn
@@ -311,10 +311,14 @@ def figures(
 ) -> pd.DataFrame:     # A row a measure: where it should lie, and every model's figure with half its 95% interval
     "All figures of an evaluation by their full names"
     known = measure_table()
-    shown = [*(c for c in known.index if c in table), *(c for c in table if c not in known.index and not c.endswith('_ci') and c not in ('runs','n'))]
+    others = [c for c in table if c not in known.index and not c.endswith(('_ci','_ci_seeds')) and c not in ('runs','n')]
+    shown = [*(c for c in known.index if c in table), *others]
     named = lambda c: known.name[c] if c in known.index else f'accuracy on {c}' if c.startswith('group ') else c
-    half = lambda c, k: f' ± {table[c+"_ci"][k]:.3f}' if table.get(c+'_ci', pd.Series()).get(k, np.nan) >= 0 else ''
-    one = lambda c, k: str(table[c][k]) if pd.api.types.is_integer_dtype(table[c]) else f'{table[c][k]:.3f}' + half(c, k)
+    half = lambda c, k, end: table[c+end].get(k, np.nan) if c+end in table else np.nan
+    def one(c, k):
+        if pd.api.types.is_integer_dtype(table[c]): return str(table[c][k])
+        both,seeds = half(c, k, '_ci'), half(c, k, '_ci_seeds')
+        return f'{table[c][k]:.3f}' + (f' ± {both:.3f}' if both >= 0 else f' ± {seeds:.3f} over seeds' if seeds >= 0 else '')
     return pd.DataFrame({named(c): {'better': known.better.get(c, ''), **{k: one(c, k) for k in table.index}} for c in shown}).T
 
 def definitions() -> str: # HTML
@@ -369,6 +373,7 @@ def write_report(
     import nbformat
     from nbconvert import HTMLExporter
     path = Path(path)
+    check_writable(path)
     nb = nbformat.reads((files('rsu')/'templates'/f'{template}.ipynb').read_text(encoding='utf-8'), as_version=4)
     if trust:
         for cell in nb.cells: cell.source = cell.source.replace('trust=False', 'trust=True')

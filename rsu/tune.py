@@ -21,7 +21,7 @@ from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 import rsu
-from rsu.value import Refused, _decode, _integer
+from rsu.value import Refused, check_writable, _decode, _integer
 from rsu.data import ForgetSplit
 from rsu.recipe import derived, recipe_of, _facts, _loss_key, _source
 from rsu.unlearn import Algorithm, Diverged, digest, seen_by, unlearn, _asked, _twin
@@ -250,8 +250,8 @@ def tune(
     algorithm.space = given.space # which a copy has lost
     ranges = _ranges(algorithm, learn, split, own)
     if path:
-        try: Path(path).mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise Refused(f"The folder '{path}' cannot be written ({e.strerror}): give another.") from None
+        check_writable(path)
+        Path(path).mkdir(parents=True, exist_ok=True)
     told = [seen_by(o.model, split) for o in fit_oracles(learn, split, oracles, path and Path(path)/'oracles', quiet, first=_first)]
     key = _key(learn, split, algorithm, ranges, oracles, seed)
     with FileLock(Path(path)/f'{key}.lock') if path else nullcontext(), measuring_once(): # one process searches; another waits and finds it done
