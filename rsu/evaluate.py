@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastprogress.fastprogress import progress_bar
 import rsu
-from rsu.value import Refused, choose
+from rsu.value import Refused, check_writable, choose
 from rsu.data import positions, predict, predict_train, read_shard, write_shard
 from rsu.recipe import Recipe, derived, recipe_of, _facts, _loss_key, _made_by, _source
 from rsu.unlearn import digest, seen_by, unlearn
@@ -38,6 +38,7 @@ def fit_oracles(
     files = [_file(path, learn, split, s) for s in seeds] if path else []
     res = [_load(learn, split, s, f) for s,f in zip(seeds, files)] or [None]*n
     todo = [i for i,o in enumerate(res) if o is None]
+    if path and todo: check_writable(path)
     for i in progress_bar(todo) if todo and not quiet else todo:
         res[i] = unlearn(learn, split, Retrain(), seed=seeds[i], quiet=True)
         if path: _save(res[i], files[i])
@@ -157,26 +158,44 @@ def _outputs(o, oracles, untrained):
                 zrf=np.nan if untrained is None else zrf(p, untrained), weights=np.mean([_apart(o.model, r.model) for r in oracles]))
 
 # %% ../nbs/41_evaluate.ipynb #6ae8976a
-def _drawn(o, refs):
+_sets = ('forget','retain','valid','test') # each has draws of its own
+
+def _shares(k, o, refs, at=slice(None)):
+    "Bootstrap draws of the share of the set `k` that a model and its oracles classify correctly (B, 1+K)"
+    return resampled(np.stack([m.right[k][at] for m in (o, *refs)], 1), seed=_sets.index(k))
+
+def _drawn(o, refs, shares, at=slice(None)):
     "Bootstrap draws over samples of one model's main figures (B,); of the same samples for every model of a split"
-    of = {k: i for i,k in enumerate(o.right)} # each set has draws of its own
-    shares = {k: resampled(np.stack([m.right[k] for m in (o, *refs)], 1), seed=s) for k,s in of.items()}
-    below,above = _placed(*_residual(o.phi['forget'], o.phi['test'], *(torch.stack([r.phi[k] for r in refs]) for k in ('forget','test'))))
-    area = resampled(below, seed=of['forget']) - resampled(above, seed=of['test']) + above.mean()
+    phi,others = o.phi['forget'][at], [torch.stack([r.phi[k] for r in refs]) for k in ('forget','test')]
+    below,above = _placed(*_residual(phi, o.phi['test'], others[0][:,at], others[1]))
+    seed = _sets.index
+    area = resampled(below, seed=seed('forget')) - resampled(above, seed=seed('test')) + above.mean()
     if min(len(below), len(above)) < 2: area = np.full_like(area, np.nan) # as its standard error
     tows = tow_draws(shares)
-    return {**{k: v[:,0] for k,v in shares.items()}, 'ua': 1-shares['forget'][:,0], 'tow': tows, 'auc': area, 'distance': 1 - tows*(1-abs(2*area-1))}
+    return {**{k: v[:,0] for k,v in shares.items()}, 'ua': 1-shares['forget'][:,0], 'tow': tows, 'auc': area,
+            'distance': 1 - tows*(1-abs(2*area-1))}
+
+def _measured(o, refs, parts):
+    """Of one model the measures that need no more than answers and margins, `x_se` the standard error of `x` over samples,
+    and the draws: a dict for each of `parts`, places among the samples to forget"""
+    one,others,shares = _seen(o), [_seen(r) for r in refs], {k: _shares(k, o, refs) for k in _sets[1:]}
+    for at in parts:
+        right = {**o.right, 'forget': o.right['forget'][at]}
+        res,draws = _against(one, others, at), _drawn(o, refs, {'forget': _shares('forget', o, refs, at), **shares}, at)
+        res.update(_with_se(**right))
+        errors = {f'{k}_se': draws[k].std() for k in ('tow','distance')}
+        yield dict(res, ua_se=res['forget_se'], z_se=res['z_spread']/res['n']**.5, **errors, draws=draws)
 
 # %% ../nbs/41_evaluate.ipynb #b141b1ec
 def _row(o, votes, oracles, untrained):
     "All figures of one model; the oracles are pairs of what they made of the samples and their votes"
     refs = [r for r,_ in oracles]
-    res = {**_against(_seen(o), [_seen(r) for r in refs]), **_population(o), **_outputs(o, refs, untrained), **_with_se(**{f'svc_{k}': v for k,v in votes.items()})}
-    shares = lambda o, votes: dict({k: o.right[k].mean() for k in ('forget','retain','test')}, mia=votes['confidence'].mean())
-    for f in (tow_mia, average_gap): res[f.__name__] = np.mean([f(shares(o, votes), shares(*r)) for r in oracles])
-    res.update(_with_se(**o.right))
-    draws = _drawn(o, refs)
-    return dict(res, ua_se=res['forget_se'], z_se=res['z_spread']/res['n']**.5, **{f'{k}_se': draws[k].std() for k in ('tow','distance')}, draws=draws)
+    res, = _measured(o, refs, [np.arange(len(o.right['forget']))])
+    draws = res.pop('draws')
+    res.update(**_population(o), **_outputs(o, refs, untrained), **_with_se(**{f'svc_{k}': v for k,v in votes.items()}))
+    levels = lambda o, votes: dict({k: o.right[k].mean() for k in ('forget','retain','test')}, mia=votes['confidence'].mean())
+    for f in (tow_mia, average_gap): res[f.__name__] = np.mean([f(levels(o, votes), levels(*r)) for r in oracles])
+    return dict(res, draws=draws)
 
 # %% ../nbs/41_evaluate.ipynb #84e40a2e
 def _known(f, *args):
@@ -340,7 +359,7 @@ def evaluate(
     more=(),          # Functions of a learner and the split that return further columns, a dict
     every:bool=False, # All columns of `measure_table`, not the main ones alone
     quiet:bool=False  # No progress bars
-) -> pd.DataFrame:    # A row a method; `x_ci` is half the 95% interval of `x`
+) -> pd.DataFrame:    # A row a method; `x_ci` is half the 95% interval of `x` over samples and seeds, `x_ci_seeds` over seeds alone, where nothing says how sure `x` is over samples
     "Unlearned models against oracles, with the controls and with intervals"
     runs,told = _evaluated(models, oracles, path, controls, more, quiet)
     res,refs = summarise(runs), told['retrain']

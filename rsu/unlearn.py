@@ -25,7 +25,7 @@ from fastai.callback.core import Callback, CancelFitException, event
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
-from rsu.value import Refused, Value, choose, _integer
+from rsu.value import Refused, Value, check_writable, choose, _integer
 from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, shuffled, subset, weights_of, write_shard
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
@@ -814,6 +814,7 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     wanted = aim(until)
     kept = _Kept(path, learn, split, how, seed, wanted(split.forget), todo) if path else None
     if kept and kept.file.exists(): todo,done,rows,told = kept.taken_up(todo, new)
+    if kept and todo: check_writable(path)
     while todo:
         s,*todo = todo
         meter,one = Meter(),s.algorithm.but()
