@@ -9,7 +9,9 @@ from common import rsu, small
                          ids=['help', 'run', 'refusal, with stderr'])
 def test_a_reader_that_has_gone(job, both, tmp_path):
     # a run writes its lines at once here, so that the first ends it; argparse passes over errors while it prints
-    env, (read, write) = dict(os.environ, **({} if '--help' in job else {'PYTHONUNBUFFERED': '1'})), os.pipe()
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONUNBUFFERED'}
+    if '--help' not in job: env['PYTHONUNBUFFERED'] = '1'
+    read, write = os.pipe()
     os.close(read)
     with open(tmp_path/'said', 'w+', encoding='utf-8') as said:
         done = subprocess.run([rsu, *job], cwd=tmp_path, env=env, stdout=write, stderr=write if both else said, timeout=300)
