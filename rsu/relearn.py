@@ -58,6 +58,7 @@ class Relearned(NamedTuple):
     lr:float        # Learning rate
     bs:int          # Batch size
     per:str         # The accuracy was looked at after each 'step' or 'epoch'
+    per_epoch:int=1 # Steps of a pass over the samples to forget
 
     def to(self,
         accuracy:float # In [0, 1], the target at most
@@ -90,7 +91,7 @@ def relearn_time(
     curve = pd.Series(watch.seen, name='accuracy').rename_axis('steps')
     (_,per_epoch), = how.schedule(0, dict(forget=len(split)))
     steps = float(curve.index[-1]) if curve.iloc[-1] >= target-_tie else np.nan
-    return Relearned(steps, steps/per_epoch, target, curve, lr, bs, per)
+    return Relearned(steps, steps/per_epoch, target, curve, lr, bs, per, per_epoch)
 
 # %% ../nbs/46_relearn.ipynb #9532acd4
 def _settled(learn, split, target, lr, bs, per, max_epoch):
@@ -124,14 +125,14 @@ def anamnesis_index(
     unlearned:Relearned, # Of the unlearned model
     oracles,             # `Relearned` of each retrained model, with the same settings and target
     alpha:float=.05,     # How far below the original accuracy is near enough, as a share of it
-    eps:float=.01        # Steps added to both times
+    eps:float=.01        # Epochs (passes over the samples to forget) added to both times
 ) -> Anamnesis:
     "Relearn time of an unlearned model over that of retrained ones (AIN: Chundawat et al., IEEE TIFS 2023)"
     if not (oracles := list(oracles)): raise Refused("There is no oracle to compare with: give relearn_time of one retrained model or more.")
     if not (0 <= alpha < 1 and eps > 0): raise Refused(f"alpha={alpha}, eps={eps} make no index: give alpha from 0 to below 1, and eps above 0.")
     told = {(round(o.target, 9), o.lr, o.bs, o.per) for o in (unlearned, *oracles)}
     if len(told) > 1: raise Refused(f"The models were relearned in different ways, (target, lr, bs, per) = {', '.join(map(str, sorted(told)))}: call relearn_time with the same for all of them, and the accuracy of the original model as the target.")
-    u,*rs = (o.to((1-alpha)*unlearned.target) for o in (unlearned, *oracles))
+    u,*rs = (o.to((1-alpha)*unlearned.target)/o.per_epoch for o in (unlearned, *oracles))
     each = (u+eps) / (np.array(rs)+eps)
     logs = pd.Series(np.log(each))
     return Anamnesis(*np.exp([logs.mean(skipna=False), logs.std(skipna=False)]).tolist(), each)
