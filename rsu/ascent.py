@@ -12,8 +12,8 @@ from torch.nn.utils import clip_grad_norm_
 from fastcore.basics import patch
 from rsu.value import Refused, choose, _integer
 from rsu.recipe import n_classes
-from rsu.per_sample import evaluating, refuse_batch_loss, unreduced
-from rsu.unlearn import Algorithm, Term, _peek
+from rsu.per_sample import check_outputs, evaluating, refuse_batch_loss, unreduced
+from rsu.unlearn import Algorithm, Term
 
 # %% ../nbs/13_ascent.ipynb #a29aca58
 class GradAscent(Algorithm):
@@ -54,7 +54,7 @@ class RandomLabel(Algorithm):
     def __post_init__(self): choose('way to redraw', self.redraw, ['once','epoch'])
     def ready(self, learn, split):
         if (c := n_classes(split.dls)) < 2: raise Refused(f"{type(self).__name__} draws other labels, and the data have one class only: choose another algorithm.")
-        if c > (k := _peek(learn).shape[1]): raise Refused(f"{type(self).__name__} draws labels among the {c} classes of the data, and the model has {k} logits: give the loaders a vocabulary of the model's classes.")
+        if c > (k := check_outputs(learn.model, split.dls)): raise Refused(f"{type(self).__name__} draws labels among the {c} classes of the data, and the model has {k} logits: give the loaders a vocabulary of the model's classes.")
         return super().ready(learn, split)
 
     def passes(self, epoch): return (('mixed',),) if self.joint else (('forget',),('retain',))

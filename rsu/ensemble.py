@@ -16,6 +16,7 @@ from fastai.torch_core import no_random
 from torch import nn
 from torch.utils.data import TensorDataset
 from rsu.data import IndexLoader, Order, device_of, weights_of
+from rsu.per_sample import with_gradients
 from rsu.recipe import Recipe, make, optimiser, reseed
 from rsu.recipe import _draws, _moved, _schedules
 
@@ -230,7 +231,7 @@ class _Members:
         "The weights of `k` networks, trained on position sets of one size"
         r,device = self.recipe,self.x.device
         plans = [[b for epoch in _batches(r, at, s) for b in epoch] for at,s in zip(ats, seeds)]
-        with _turn, no_random(seeds[0]): # fastai's `no_random` holds cuDNN to kernels that give the same bits again
+        with _turn, no_random(seeds[0]), with_gradients(): # fastai's `no_random` holds cuDNN to kernels that give the same bits again
             for n in {len(b) for b in plans[0]}: self.record(n)
             self.load(seeds)
             for t,(bs,hypers) in enumerate(zip(zip(*plans), _course(r, len(plans[0])//r.n_epoch))):
@@ -279,7 +280,7 @@ class Trainer:
             for some in _chunks(ats, self.k): yield from zip(some, self._some([ats[i] for i in some], [seeds[i] for i in some]))
 
     def _one(self, at, seed):
-        with _one_thread(device_of(self.dls)):
+        with _one_thread(device_of(self.dls)), with_gradients():
             return make(self.recipe, self.dls, at, seed).model if obstacle(self.recipe, self.dls) else _alone(self.recipe, self.dls, at, seed)
 
     def _some(self, ats, seeds):

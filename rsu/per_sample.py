@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['unreduced', 'sample_losses', 'refuse_batch_loss', 'averaged', 'weighted_mean', 'class_weights', 'divisor',
-           'evaluating', 'sample_grads', 'input_grads']
+           'evaluating', 'with_gradients', 'sample_grads', 'input_grads', 'copied', 'check_outputs']
 
 # %% ../nbs/04_per_sample.ipynb #08bbc831
 import copy, inspect
@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from functools import partial
 import torch
 from torch.func import functional_call, grad, vmap
+from fastai.torch_core import no_random, to_device
 from rsu.value import Refused
+from rsu.data import as_they_are, positions, targets
 
 # %% ../nbs/04_per_sample.ipynb #3efa0223
 def _takes_reduction(loss):
@@ -117,6 +119,11 @@ def evaluating(
     finally:
         for m,was in modes.items(): m.training = was
 
+@contextmanager
+def with_gradients():
+    "Gradients are recorded inside the block, also where the caller has switched them off"
+    with torch.inference_mode(False), torch.enable_grad(): yield
+
 # %% ../nbs/04_per_sample.ipynb #edc8e309
 def _of_each(model, value, params, xb, y, by_inputs=False):
     "Gradients of `value` for each sample of a batch: by name for parameters, or a tuple for inputs"
@@ -162,3 +169,45 @@ def input_grads(
 ):         # A tensor for each input, of its shape
     "The gradient of each sample by its inputs"
     return _of_each(model, lambda logits, y: value(logits, y).sum(), dict(model.named_parameters()), tuple(xb), y, by_inputs=True)
+
+# %% ../nbs/04_per_sample.ipynb #49dbdbbe
+def _in_graph(o):
+    "Tensors within an attribute that belong to a graph"
+    if isinstance(o, torch.Tensor): yield from [] if o.is_leaf else [o]
+    elif isinstance(o, dict): yield from (t for v in o.values() for t in _in_graph(v))
+    elif isinstance(o, (list,tuple)): yield from (t for v in o for t in _in_graph(v))
+
+# %% ../nbs/04_per_sample.ipynb #c4edba1a
+def copied(
+    model # A network
+):        # A network of its own
+    "A deep copy; tensors of the last pass that the network keeps are copied without their graph"
+    kept = [t for m in model.modules() for k,v in vars(m).items() if k[0] != '_' for t in _in_graph(v)]
+    return copy.deepcopy(model, {id(t): t.detach().clone() for t in kept})
+
+# %% ../nbs/04_per_sample.ipynb #8ce82df9
+_wrap = "wrap the model so that it gives the logits alone"
+
+@torch.no_grad()
+def _outputs(model, xb):
+    "What a copy of the model gives in evaluation and in training mode, by the name of the mode"
+    probe,dev = copied(model),next(model.parameters()).device
+    with no_random(): return {mode: probe.train(mode == 'training')(*to_device(xb, dev)) for mode in ('evaluation','training')}
+
+# %% ../nbs/04_per_sample.ipynb #c3a88e0f
+def check_outputs(
+    model, # A network
+    dls    # `DataLoaders`
+) -> int:  # How many logits it gives
+    "`Refused` where the model does not give one logit for each class, in evaluation and in training mode"
+    b = next(iter(as_they_are(dls.train, positions(dls.train)[:2])))
+    shapes,y = {},targets(dls)
+    for mode,out in _outputs(model, tuple(o.as_subclass(torch.Tensor) for o in b[:-1])).items():
+        if not torch.is_tensor(out): raise Refused(f"In {mode} mode the model gives a {type(out).__name__} and not a tensor of logits (N, C): {_wrap}, in both modes.")
+        shapes[mode] = tuple(out.shape)
+    shape = shapes['evaluation']
+    if shape[1:] in ((),(1,)): raise Refused(f"The model gives one number for a sample, as for a binary target: give it two logits, one for each class, and cross-entropy.")
+    if len(shape) != 2: raise Refused(f"The model gives {shape[1:]} numbers for a sample: rsu works with classifiers with one logit for each class (N, C).")
+    if shapes['training'] != shape: raise Refused(f"The model gives {shapes['training'][1:]} numbers for a sample in training mode and {shape[1:]} in evaluation mode: {_wrap}, in both modes.")
+    if len(y) and (y.min() < 0 or y.max() >= shape[1]): raise Refused(f"The labels go from {y.min()} to {y.max()} and the model has {shape[1]} logits: number the classes from 0, and give each a logit.")
+    return shape[1]

@@ -20,7 +20,7 @@ from rsu.value import Refused, choose, known
 from rsu.data import ForgetSplit, as_fastai, as_they_are, positions, predict, predict_train, subset, targets
 from rsu.recipe import Meter, StepSeed, borrowed, n_classes
 from rsu.recipe import _beside
-from rsu.per_sample import evaluating, input_grads, refuse_batch_loss, sample_grads, unreduced
+from rsu.per_sample import check_outputs, copied, evaluating, input_grads, refuse_batch_loss, sample_grads, unreduced, with_gradients
 from rsu.attack import attack_r, entropy, lira, margin, memorization, modified_entropy, privacy_risk, rmia
 
 # %% ../nbs/22_ranking.ipynb #74403b7b
@@ -145,7 +145,8 @@ class Ranker:
         "The samples to forget with their scores; reads `learn` and changes nothing"
         seen = copy.copy(learn)
         seen.dls = split.dls # where the split took test samples from the validation set, no ranker sees them
-        return Ranking.from_scores(split, self.score(seen, split.forget), self.name)
+        check_outputs(learn.model, split.dls)
+        with with_gradients(): return Ranking.from_scores(split, self.score(seen, split.forget), self.name)
 
 # %% ../nbs/22_ranking.ipynb #51fb4b31
 def rankers() -> dict: # Class by name
@@ -237,23 +238,26 @@ def _norm(parts):
 
 # %% ../nbs/22_ranking.ipynb #1d77e538
 def _each(learn, at, bs, f):
-    "`f(each, inputs, labels)`, a number a sample, over positions `at` (n,) in batches of `bs`; `each` is the loss without its mean"
-    device = next(learn.model.parameters()).device
-    _beside(learn.loss_func, learn.model)
+    "`f(model, each, inputs, labels)`, a number a sample, over positions `at` (n,) in batches of `bs`; `each` is the loss without its mean"
+    model = copied(learn.model) # what a network keeps of a pass would be left behind in the learner's
+    device = next(model.parameters()).device
+    _beside(learn.loss_func, model)
     refuse_batch_loss(learn.loss_func, n_classes(learn.dls), device)
     each = unreduced(learn.loss_func)
-    with evaluating(learn.model):
+    with evaluating(model):
         every = [[o.as_subclass(torch.Tensor) for o in to_device(tuple(b), device)] for b in as_they_are(learn.dls.train, at, bs)]
-        return torch.cat([f(each, tuple(xs), y).cpu() for *xs,y in every]).numpy()
+        return torch.cat([f(model, each, tuple(xs), y).cpu() for *xs,y in every]).numpy()
 
 # %% ../nbs/22_ranking.ipynb #66fbf65a
 class GradNorm(Ranker):
     "The norm of the loss's gradient with respect to all parameters, sample by sample, on the trained model"
     needs,trainings,cost,source = _model,'0','one backward pass a sample','GraNd of Paul et al. 2021, at the end'
     def score(self, learn, at):
-        params,room = dict(learn.model.named_parameters()), 2**28 # bytes of gradients at a time
-        bs = min(512, max(1, room // sum(4*p.numel() for p in params.values())))
-        def norms(each, xs, y): return torch.cat([_norm(grads.values()) for _,grads in sample_grads(learn.model, each, xs, y, room, params)])
+        room = 2**28 # bytes of gradients at a time
+        bs = min(512, max(1, room // sum(4*p.numel() for p in learn.model.parameters())))
+        def norms(model, each, xs, y):
+            grads = sample_grads(model, each, xs, y, room, dict(model.named_parameters()))
+            return torch.cat([_norm(o.values()) for _,o in grads])
         return _each(learn, at, bs, norms)
 
 # %% ../nbs/22_ranking.ipynb #4ab3735a
@@ -265,12 +269,12 @@ class Curvature(Ranker):
     ): self.h = h
 
     def score(self, learn, at):
-        def bend(each, xs, y):
+        def bend(model, each, xs, y):
             if not all(x.is_floating_point() for x in xs): raise Refused("Curvature takes gradients with respect to the inputs, and these hold whole numbers: take a ranker that does not, GradNorm() for example.")
-            here = input_grads(learn.model, each, xs, y)
+            here = input_grads(model, each, xs, y)
             scale = self.h / _norm([o.sign() for o in here]).clamp_min(1)
             moved = tuple(x + torch.einsum('n,n...->n...', scale, o.sign()) for x,o in zip(xs, here))
-            return _norm([a-b for a,b in zip(input_grads(learn.model, each, moved, y), here)])
+            return _norm([a-b for a,b in zip(input_grads(model, each, moved, y), here)])
         return _each(learn, at, 512, bend)
 
 # %% ../nbs/22_ranking.ipynb #a3c2803a
@@ -366,7 +370,7 @@ def _symmetric_kl(a, b):
 def _tuned(learn, n_epoch, lr, seed):
     "A copy of the model, trained on the validation samples"
     valid = as_fastai(learn.dls.valid)
-    new = Learner(learn.dls, copy.deepcopy(learn.model), learn.loss_func, opt_func=learn.opt_func)
+    new = Learner(learn.dls, copied(learn.model), learn.loss_func, opt_func=learn.opt_func)
     with no_random(seed), borrowed(new, subset(valid, positions(valid), learn.dls.train.bs, seed), quiet=True):
         new.fit(n_epoch, lr, cbs=StepSeed(seed))
     return new.model

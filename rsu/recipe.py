@@ -18,6 +18,7 @@ from torch import nn
 from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combined_cos
+from fastai.callback.tracker import TrackerCallback
 from fastai.data.load import DataLoader
 from fastai.learner import AvgSmoothLoss, Learner, Recorder, defaults
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
@@ -28,6 +29,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.value import Refused, Value, choose, known
 from rsu.data import Order, as_fastai, as_they_are, device_of, positions, subset, subset_dls, targets, with_train
+from rsu.per_sample import check_outputs, with_gradients
 
 # %% ../nbs/02_recipe.ipynb #39d817c4
 def _conv(c_in, c_out, *after, stride=1): return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), *after]
@@ -223,11 +225,14 @@ def _lean(learn):
     try: yield
     finally: del learn._call_one
 
+def _reads_validation(cb): return isinstance(cb, TrackerCallback) and cb.monitor != 'train_loss' and not getattr(cb, 'every_epoch', False)
+
 @contextmanager
 def borrowed(
     learn:Learner,     # The learner to be fitted
     train=None,        # A training loader to use meanwhile
-    quiet:bool=False,  # Neither progress bar nor validation
+    quiet:bool=False,  # Neither progress bar nor validation; with validation where a callback reads its results
+    joining=None,      # fastai callbacks that will take part in the fit
     **settings         # Attributes of the learner that hold meanwhile, such as loss_func
 ):
     "Fit `learn` with other loaders and settings inside the block; it has its own back afterwards, come what may"
@@ -237,9 +242,9 @@ def borrowed(
     for k,v in settings.items(): setattr(learn, k, v)
     if quiet:
         learn.remove_cbs(ProgressCallback)
-        learn.add_cb(TrainOnly())
+        if not any(_reads_validation(cb) for cb in L(joining)): learn.add_cb(TrainOnly())
     try:
-        with _lean(learn), _unfetched(learn) if quiet else nullcontext(): yield learn
+        with with_gradients(), _lean(learn), _unfetched(learn) if quiet else nullcontext(): yield learn
     finally:
         for k,v in before.items(): setattr(learn, k, v)
         learn.remove_cbs([cb for cb in learn.cbs if cb not in cbs])
@@ -339,10 +344,10 @@ def fit(self:Recipe,
 ) -> Learner:
     "A fastai `Learner`, trained on `dls`, that carries this recipe; `seed` may be another than the recipe's"
     seed = self.seed if seed is None else seed
-    learn,train = self.learner(dls, seed), subset(dls.train, positions(dls.train), self.bs, seed)
+    with with_gradients(): learn,train = self.learner(dls, seed), subset(dls.train, positions(dls.train), self.bs, seed)
     if start is not None: learn.model.load_state_dict(start)
     ours = [ParamScheduler(_schedules[self.schedule](self.lr)), StepSeed(seed), *([Augment(seed)] if self.augment else [])]
-    with no_random(seed), borrowed(learn, train, quiet): learn.fit(self.n_epoch, self.lr, cbs=[*ours, *L(cbs)])
+    with no_random(seed), borrowed(learn, train, quiet, cbs): learn.fit(self.n_epoch, self.lr, cbs=[*ours, *L(cbs)])
     return learn
 
 # %% ../nbs/02_recipe.ipynb #b4098bb2
@@ -412,9 +417,10 @@ def make(
     if isinstance(recipe, Recipe): return recipe.fit(with_train(dls, subset(dls.train, at)), seed, quiet=True, cbs=cbs)
     part,cbs = subset_dls(dls, at, seed=seed), [*L(cbs), _Within(dls.train_ds, at)]
     part.train.get_idxs = noted = _Noted(part.train.get_idxs)
-    with no_random(seed), everywhere(cbs): learn = recipe(part)
+    with no_random(seed), with_gradients(), everywhere(cbs): learn = recipe(part)
     if not isinstance(learn, Learner): raise Refused(f"The recipe function returned a {type(learn).__name__}: it must return the trained Learner.")
     if not noted.asked: raise Refused("The recipe function drew no sample from the loaders that it was given, so its model has seen other samples, those to forget perhaps among them: "
                                       "train on the loaders in its argument, not on loaders of your own.")
+    check_outputs(learn.model, dls)
     learn.dls,learn.recipe = dls,recipe
     return learn.remove_cbs(cbs)

@@ -20,6 +20,7 @@ from torch import nn
 from rsu.data import ForgetSplit, device_of
 from rsu.value import Refused
 from rsu.recipe import PeakMemory, derived, optimiser, reseed
+from rsu.per_sample import copied, with_gradients
 from rsu.ensemble import _indirect, _joined, _one_thread, _turn, _widened
 from rsu.reference import _spread
 from rsu.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _first_optimiser, _flat, _goes_on, _lost, _no_statistics, _twin
@@ -83,7 +84,7 @@ def alone(
     if len(list(_flat(learn.splitter(learn.model)))) < sum(p.requires_grad for p in learn.model.parameters()): return 'the learner trains a part of the network only'
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in learn.model.modules()): return 'the network has hooks'
     if _no_statistics(learn.model): return 'its batch normalisation keeps no statistics, so that what a teacher says hangs on the batch'
-    if x.tensors[0].dim() not in (2,4) or _widened(copy.deepcopy(learn.model), 2) is None: return 'its layers cannot be laid side by side'
+    if x.tensors[0].dim() not in (2,4) or _widened(copied(learn.model), 2) is None: return 'its layers cannot be laid side by side'
     if getattr(how, 'rerank', None): return 'what is left is ranked again after each stage'
     for s in how.stages(split):
         if s.until is not None: return 'a stage ends where a target is reached'
@@ -141,7 +142,7 @@ class _Abreast:
     "`k` runs that take every step together, in float32; on a GPU the step is a CUDA graph"
     def __init__(self, learn, k):
         (self.x,self.y),self.k = learn.dls.train_ds.tensors,k
-        model = copy.deepcopy(learn.model).to(self.x.device)
+        model = copied(learn.model).to(self.x.device)
         self.wide = _widened(copy.deepcopy(model), k).train().to(memory_format=torch.channels_last)
         self.wide.load_state_dict(_joined([model.state_dict()]*k))
         for p in self.wide.parameters(): p.grad = torch.zeros_like(p) # in one place for ever, where the parts find it
@@ -249,7 +250,7 @@ def stage(self:_Abreast, learn, splits, stages, seeds):
     ones = [s.algorithm.but() for s in stages]
     feeds = [one._begin(learn, *o) for one,*o in zip(ones, splits, stages, seeds)]
     plans = [[_epoch(feed, e) for e in range(len(feed.plan))] for feed in feeds]
-    with _turn, no_random(seeds[0]):
+    with _turn, no_random(seeds[0]), with_gradients():
         self.prepare(ones, plans)
         begun = [o._retained(net) for o,net in zip(ones, self.nets)]
         total = sum(map(len, plans[0]))

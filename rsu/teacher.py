@@ -14,6 +14,7 @@ from fastai.torch_core import no_random
 from rsu.value import Refused, _integer
 from rsu.data import predict, predict_train, shuffled
 from rsu.recipe import Recipe
+from rsu.per_sample import copied
 from rsu.unlearn import Algorithm, Term, frozen
 from rsu.unlearn import _copied
 
@@ -97,7 +98,7 @@ def _untrained(learn, dls, seed):
     "A network like the learner's, its weights drawn anew"
     recipe = learn.__dict__.get('recipe')
     if isinstance(recipe, Recipe): return recipe.build(dls, seed).to(next(learn.model.parameters()).device)
-    net = copy.deepcopy(learn.model)
+    net = copied(learn.model)
     with no_random(seed):
         for m in net.modules():
             if hasattr(m, 'reset_parameters'): m.reset_parameters()

@@ -1,0 +1,165 @@
+"Models and callbacks that a user brings: each works as it should, or is refused in a sentence before any work."
+import copy
+
+import numpy as np, pandas as pd, pytest, torch, torch.nn.functional as F
+from fastai.callback.core import Callback
+from fastai.callback.mixup import CutMix, MixUp
+from fastai.callback.progress import ShowGraphCallback
+from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
+from fastai.callback.training import GradientAccumulation, GradientClip
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.metrics import accuracy
+from torch import nn
+from rsu.adversary import AMUN
+from rsu.ascent import NegGradPlus, RandomLabel, SalUn, SFRon
+from rsu.data import ForgetSplit, Samples, loaders, predict_train
+from rsu.descent import CFk, EUk, L1Sparse
+from rsu.evaluate import evaluate
+from rsu.exact import Retrain
+from rsu.importance import SSD, Fisher, Influence
+from rsu.ranking import Confidence, Curvature, Entanglement, GradNorm, HoldoutRetrain
+from rsu.recipe import Recipe, make
+from rsu.reference import ReferenceBank
+from rsu.runs import Job, unlearn_many
+from rsu.sequence import SeqUnlearn
+from rsu.teacher import SCRUB, BadTeacher
+from rsu.unlearn import FineTune, unlearn
+from rsu.value import Refused
+
+# fastai's own, when it reads a model back
+pytestmark = pytest.mark.filterwarnings('ignore:[^_]*numpy.core is deprecated')
+
+y = torch.arange(90) % 3
+x = torch.randn(90, 6, generator=torch.Generator().manual_seed(0)) + F.one_hot(y, 6)
+def data(x=x, y=y): return loaders(*(Samples(x[at], y[at]) for at in (slice(0, 50), slice(50, 70), slice(70, 90))), bs=16, device='cpu')
+def mlp3(): return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+def trained(net, dls=None, path='.', n=1):
+    torch.manual_seed(0)
+    learn = Learner(dls or data(), net() if isinstance(net, type) or callable(net) and not isinstance(net, nn.Module) else net, CrossEntropyLossFlat(), metrics=accuracy, path=path)
+    if n:
+        with learn.no_bar(), learn.no_logging(): learn.fit(n, 1e-2)
+    return learn
+
+def weights(learn): return torch.cat([p.detach().flatten().float() for p in learn.model.parameters()])
+
+@pytest.fixture
+def learn(tmp_path): return trained(mlp3, path=tmp_path)
+
+@pytest.fixture
+def split(learn): return ForgetSplit(learn.dls, range(9))
+
+# callbacks
+
+@pytest.mark.parametrize('cb', [MixUp(), CutMix()], ids=lambda o: type(o).__name__)
+def test_mixing_is_refused(learn, split, cb):
+    for how in (FineTune(n_epoch=1), SeqUnlearn(NegGradPlus(n_epoch=1), groups=1)):
+        with pytest.raises(Refused, match=f'{type(cb).__name__} mixes the samples of a batch'): unlearn(learn, split, how, cbs=cb, quiet=True)
+    learn.recipe = Recipe(mlp3, n_epoch=1)
+    assert unlearn(learn, split, SSD(), cbs=cb, quiet=True).unlearning.stages.ended[0] == 'done' # has no batches
+
+@pytest.mark.parametrize('how', [SFRon(n_epoch=1, iters=5, every=2), SCRUB(), RandomLabel(n_epoch=1), L1Sparse(n_epoch=1), SalUn(n_epoch=1, joint=True)], ids=lambda o: o.name)
+def test_accumulation_is_refused_where_each_batch_counts(learn, split, how):
+    with pytest.raises(Refused, match=f'GradientAccumulation adds up.*{type(how).__name__} needs'): unlearn(learn, split, how, cbs=GradientAccumulation(64), quiet=True)
+
+@pytest.mark.parametrize('how', [FineTune(n_epoch=1, lr=1., bs=41), RandomLabel(joint=True, n_epoch=1, lr=1., bs=50)], ids=lambda o: o.name)
+def test_accumulated_small_batches_are_one_large_batch(learn, split, how):
+    "FineTune with 41 retained samples: batches of 10, the last joined by the one that is left."
+    whole = unlearn(learn, split, how, quiet=True)
+    parts = unlearn(learn, split, how.but(bs=10), cbs=GradientAccumulation(how.bs), quiet=True)
+    assert parts.unlearning.steps == whole.unlearning.steps == 1
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=1e-5)
+    assert (weights(whole)-weights(learn)).abs().max() > .05
+
+def test_callbacks_that_read_validation_have_it_when_quiet(learn, split, tmp_path, capsys):
+    stop = EarlyStoppingCallback(monitor='valid_loss', min_delta=10., patience=1)
+    loud, quiet = (unlearn(learn, split, FineTune(n_epoch=6), cbs=copy.copy(stop), quiet=o) for o in (False, True))
+    assert quiet.unlearning.steps == loud.unlearning.steps < 6
+    torch.testing.assert_close(weights(quiet), weights(loud), rtol=0, atol=0)
+    capsys.readouterr()
+    unlearn(learn, split, FineTune(n_epoch=2), cbs=[SaveModelCallback(monitor='accuracy', fname='best')], quiet=True)
+    assert (learn.path/'models'/'best.pth').exists() and 'epoch     train_loss' not in capsys.readouterr().out
+    Recipe(mlp3, n_epoch=2).fit(learn.dls, quiet=True, cbs=EarlyStoppingCallback(monitor='valid_loss'))
+
+def test_callbacks_that_would_change_nothing_are_refused(learn, split):
+    with pytest.raises(Refused, match='the algorithm sets the learning rate at every batch'): unlearn(learn, split, FineTune(n_epoch=2), cbs=ReduceLROnPlateau())
+    with pytest.raises(Refused, match='nothing for ShowGraphCallback to draw'): unlearn(learn, split, FineTune(n_epoch=2), cbs=ShowGraphCallback(), quiet=True)
+    unlearn(learn, split, FineTune(n_epoch=2), cbs=GradientClip(), quiet=True)
+
+# gradients switched off around a call
+
+off = dict(no_grad=lambda: torch.set_grad_enabled(False), inference=torch.inference_mode)
+
+@pytest.mark.parametrize('mode', off.values(), ids=off)
+@pytest.mark.parametrize('how', [FineTune(n_epoch=1), SFRon(n_epoch=1, iters=5, every=2, lr=1e-4), SSD(), Fisher(), Influence(), SCRUB(), Retrain(), BadTeacher(), AMUN(n_epoch=1), SalUn(n_epoch=1), EUk(k=1)], ids=lambda o: o.name)
+def test_unlearning_needs_no_gradients_of_the_caller(learn, split, how, mode):
+    learn.recipe = Recipe(mlp3, n_epoch=1)
+    want = weights(unlearn(learn, split, how, quiet=True))
+    with mode():
+        got = unlearn(learn, split, how, quiet=True)
+        assert not torch.is_grad_enabled()
+    torch.testing.assert_close(weights(got), want, rtol=0, atol=0)
+
+@pytest.mark.parametrize('mode', off.values(), ids=off)
+def test_ranking_and_training_need_no_gradients_of_the_caller(learn, split, mode, tmp_path):
+    recipe = Recipe(mlp3, n_epoch=1)
+    for ranker in (GradNorm(), Curvature(), HoldoutRetrain(n_epoch=1)):
+        want = ranker.rank(learn, split).scores
+        with mode(): np.testing.assert_array_equal(ranker.rank(learn, split).scores, want)
+    want = weights(recipe.fit(learn.dls, quiet=True))
+    with mode(): torch.testing.assert_close(weights(recipe.fit(learn.dls, quiet=True)), want, rtol=0, atol=0)
+    with mode(): torch.testing.assert_close(weights(make(lambda dls: recipe.fit(dls, quiet=True), learn.dls, range(50), 0)), weights(make(recipe, learn.dls, range(50), 0)), rtol=.5, atol=.5)
+    learn.recipe = recipe
+    with mode(): assert torch.isfinite(ReferenceBank.fit(learn, 2, tmp_path/'bank', quiet=True).phi).all()
+
+# outputs
+
+class Gives(nn.Module):
+    "A network that gives `f(logits, training)`"
+    def __init__(self, f, c=3):
+        super().__init__()
+        self.net, self.f = nn.Linear(6, c), f
+    def forward(self, x): return self.f(self.net(x), self.training)
+
+outputs = dict(dict_=(lambda o, training: dict(logits=o), 3, 'gives a dict and not a tensor of logits'),
+               auxiliary=(lambda o, training: (o, o) if training else o, 3, 'In training mode the model gives a tuple'),
+               wider=(lambda o, training: torch.cat([o, o], 1) if training else o, 3, 'numbers for a sample in training mode and'),
+               one=(lambda o, training: o, 1, 'one number for a sample, as for a binary target: give it two logits'))
+
+@pytest.mark.parametrize('f,c,words', outputs.values(), ids=outputs)
+def test_models_that_give_more_or_less_than_logits_are_refused_everywhere(split, learn, tmp_path, f, c, words):
+    odd = Learner(learn.dls, Gives(f, c), CrossEntropyLossFlat())
+    odd.recipe = Recipe(lambda: Gives(f, c), n_epoch=1)
+    evaluated = copy.copy(unlearn(learn, split, FineTune(n_epoch=1), quiet=True))
+    evaluated.model = odd.model
+    learn.recipe = lambda dls: Learner(dls, Gives(f, c), CrossEntropyLossFlat()) if len(dls.train.one_batch()) else None
+    acts = dict(unlearn=lambda: unlearn(odd, split, FineTune(n_epoch=1), quiet=True), oracle=lambda: unlearn(learn, split, Retrain(), quiet=True),
+                bank=lambda: ReferenceBank.fit(odd, 2, tmp_path/'bank', quiet=True), evaluate=lambda: evaluate(evaluated, oracles=2, quiet=True),
+                **{type(o).__name__: lambda o=o: o.rank(odd, split) for o in (Confidence(), GradNorm(), HoldoutRetrain())})
+    for name, act in acts.items():
+        with pytest.raises(Refused, match=words): act()
+    assert not (tmp_path/'bank').exists()
+
+# networks
+
+class Keeps(nn.Module):
+    "Keeps features of its last pass, as some published networks do."
+    def __init__(self):
+        super().__init__()
+        self.body, self.head, self.told = nn.Linear(6, 8), nn.Linear(8, 3), {}
+    def forward(self, x):
+        self.features = self.body(x).tanh()
+        self.told['logits'] = [self.head(self.features)]
+        return self.told['logits'][0]
+
+@pytest.mark.parametrize('act', [*(lambda l, s, o=o: o.rank(l, s).scores for o in (GradNorm(), Curvature(), HoldoutRetrain(n_epoch=1), Entanglement())),
+                                 *(lambda l, s, o=o: weights(unlearn(l, s, o, quiet=True)) for o in (FineTune(n_epoch=1), SCRUB(), BadTeacher(), SSD(), Influence())),
+                                 lambda l, s: weights(list(unlearn_many(l, [Job(s, FineTune(n_epoch=1))], quiet=True))[0][1])])
+def test_a_model_that_keeps_its_activations(act):
+    learn = trained(Keeps)
+    learn.model(x[:4]) # with a graph
+    plain = copy.copy(learn)
+    plain.model = nn.Sequential(learn.model.body, nn.Tanh(), learn.model.head)
+    split = ForgetSplit(learn.dls, range(9))
+    torch.testing.assert_close(torch.as_tensor(act(learn, split)), torch.as_tensor(act(plain, split)))
+    assert learn.model.features.grad_fn is not None or not torch.is_inference(learn.model.features)
