@@ -16,6 +16,7 @@ import rsu
 from rsu.value import Refused, check_writable, choose
 from rsu.data import positions, predict, predict_train, read_shard, write_shard
 from rsu.recipe import Recipe, derived, recipe_of, _facts, _loss_key, _made_by, _source
+from rsu.per_sample import check_outputs
 from rsu.unlearn import digest, seen_by, unlearn
 from rsu.exact import Retrain
 from rsu.attack import attack_p, auc, margin
@@ -307,6 +308,7 @@ def _gathered(models, oracles, path, controls, quiet):
     rec = _record([(k, o) for k,os in models.items() for o in os] + [(f'oracle {i}', o) for i,o in enumerate(refs or [])])
     if (n := oracles if refs is None else len(refs)) < 2: raise Refused(f"oracles={n} cannot be held against each other: ask for 2 or more.")
     for c in controls: choose('control', c, _controls)
+    for o in [o for os in models.values() for o in os] + (refs or []): check_outputs(o.model, rec.split.dls)
     if refs is None: refs = fit_oracles(rec.parent, rec.split, n, path, quiet)
     return rec, {'do nothing': [rec.parent], **_controlled(models, controls), **models}, refs
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.func import functional_call, jvp
 from rsu.value import Refused, _integer
 from rsu.recipe import n_classes, _loss_key
-from rsu.per_sample import averaged, evaluating, refuse_batch_loss, sample_grads, sample_losses, unreduced
+from rsu.per_sample import averaged, copied, evaluating, refuse_batch_loss, sample_grads, sample_losses, unreduced
 from rsu.unlearn import Algorithm, digest
 
 # %% ../nbs/15_importance.ipynb #0f07b209
@@ -70,7 +70,7 @@ class _ClosedForm(Algorithm):
         one = super().ready(learn, split).but()
         one.learn,one.split,one.own_loss = learn,split,averaged(learn.loss_func)
         try:
-            probe = copy.deepcopy(learn.model) # a pruned network keeps the graph of its last pass, and could not be copied any more
+            probe = copied(learn.model)
             with evaluating(probe):
                 for xb,y in one.stream(split.forget[:2]): list(sample_grads(probe, one.value, xb, y))
             if self.labelled: refuse_batch_loss(one.own_loss, n_classes(split.dls), next(probe.parameters()).device)

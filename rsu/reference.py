@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from rsu import __version__
 from rsu.value import Refused, check_writable
 from rsu.data import as_fastai, at_once, device_of, fingerprint, positions, predict, predict_train, read_shard, subset, targets, write_shard, _update
+from rsu.per_sample import check_outputs
 from rsu.recipe import derived, recipe_of, _facts, _loss_key, _made_by
 from rsu.ensemble import Trainer, obstacle, _one_thread
 from rsu.attack import margin, privacy_risk
@@ -320,6 +321,7 @@ def fit(cls:ReferenceBank,
     "Train what is not there yet of a bank of `n` references, and open it"
     if n < 2 or n % 2: raise Refused(f"n={n} references cannot come in pairs of halves: give an even number, 2 or more.")
     dls,recipe = learn.dls,recipe_of(learn, recipe)
+    check_outputs(learn.model, dls)
     made = _made_from(dls, recipe)
     path = Path(path or Path(learn.path)/'bank'/'-'.join(made.values()))
     _claim(path, made)

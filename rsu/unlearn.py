@@ -23,13 +23,17 @@ from fastcore.foundation import L
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, CancelFitException, event
 from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.mixup import MixHandler
+from fastai.callback.progress import ShowGraphCallback
+from fastai.callback.tracker import ReduceLROnPlateau
+from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
 from rsu.value import Refused, Value, check_writable, choose, _integer
 from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, shuffled, subset, weights_of, write_shard
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
-from rsu.per_sample import averaged, class_weights, divisor, evaluating, weighted_mean
+from rsu.per_sample import averaged, check_outputs, class_weights, copied, divisor, evaluating, weighted_mean, with_gradients
 from rsu.recipe import _beside, _loss_key, _opts
 
 # %% ../nbs/10_unlearn.ipynb #77769ed6
@@ -360,7 +364,7 @@ def frozen(
     model # A network
 ):        # A network of its own
     "A copy in evaluation mode that no longer learns: a teacher"
-    return copy.deepcopy(model).requires_grad_(False).eval()
+    return copied(model).requires_grad_(False).eval()
 
 # %% ../nbs/10_unlearn.ipynb #38a9e982
 @patch
@@ -529,7 +533,7 @@ def forget(self:Algorithm,
     "Fit `learn` for one stage; only its weights are other afterwards"
     feed,learns = self._begin(learn, split, stage, seed, until),{p: p.requires_grad for p in learn.model.parameters()}
     try:
-        with no_random(seed), borrowed(learn, feed, quiet, loss_func=self.objective, opt_func=optimiser(self.opt, self.mom, self.wd), opt=None, lr=self.lr, wd=self.wd):
+        with no_random(seed), borrowed(learn, feed, quiet, cbs, loss_func=self.objective, opt_func=optimiser(self.opt, self.mom, self.wd), opt=None, lr=self.lr, wd=self.wd):
             self.good,self.before,self.began = self._backup(learn.model),self._retained(learn.model),perf_counter()
             self.begun = self.before
             learn.fit(self.n_epoch, self.lr, cbs=[self, StepSeed(seed), *L(cbs)])
@@ -624,7 +628,7 @@ def _twin(learn, dls):
     "A learner with a copy of the weights and with callbacks of its own: fastai's default ones, and those that set the precision"
     new = copy.copy(learn)
     for cb in learn.cbs: new.__dict__.pop(cb.name, None)
-    new.model,new.opt,new.dls,new.metrics = copy.deepcopy(learn.model), None, dls, copy.deepcopy(learn.metrics)
+    new.model,new.opt,new.dls,new.metrics = copied(learn.model), None, dls, copy.deepcopy(learn.metrics)
     new.cbs = type(learn.cbs)()
     precision = [copy.copy(cb) for cb in learn.cbs if isinstance(cb, (MixedPrecision, ChannelsLast))]
     new.add_cbs(defaults.callbacks)
@@ -702,20 +706,6 @@ class Unlearning:
         return f"{self.how} forgot {n} samples in {stages} {'stage' if stages == 1 else 'stages'}, {took}"
 
 # %% ../nbs/10_unlearn.ipynb #e98839ce
-@torch.no_grad()
-def _peek(learn):
-    "What the model gives for two samples"
-    *xb,_ = _plain(next(iter(subset(learn.dls.train, positions(learn.dls.train)[:2]))), next(learn.model.parameters()).device)
-    with evaluating(learn.model): return learn.model(*xb)
-
-def _classifies(learn, y):
-    "Refuse a model that does not give one logit a class"
-    out = _peek(learn)
-    if not torch.is_tensor(out): raise Refused(f"The model gives a {type(out).__name__} and not a tensor of logits: wrap it so that it gives them alone.")
-    shape = tuple(out.shape)
-    if len(shape) != 2 or shape[1] < 2: raise Refused(f"The model gives {shape[1:]} numbers for a sample: rsu forgets from classifiers with one logit a class (N, C), two classes or more.")
-    if y.min() < 0 or y.max() >= shape[1]: raise Refused(f"The labels go from {y.min()} to {y.max()} and the model has {shape[1]} logits: number the classes from 0, and give each a logit.")
-
 def _no_statistics(model): return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None for m in model.modules())
 
 def _no_batch_of_one(model, split, stages):
@@ -731,11 +721,29 @@ def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     _integer('seed', seed)
     if not isinstance(split, ForgetSplit): raise Refused(f"split is a {type(split).__name__}, which is no request: give ForgetSplit(learn.dls, ...).")
     if len(learn.dls.train_ds) != split.N: raise Refused(f"The learner was trained on {len(learn.dls.train_ds)} samples and the split speaks of {split.N}: make the split from learn.dls.")
-    _classifies(learn, split.y)
+    check_outputs(learn.model, split.dls)
     _beside(learn.loss_func, learn.model)
     how = how.given(n_epoch, lr).ready(learn, split)
     _no_batch_of_one(learn.model, split, how.stages(split))
     return how
+
+_of_gradients = {'after_loss','before_backward','after_backward','before_step','after_step'}
+
+def _adds_up(how):
+    "Can gradients of several batches be added up before a step? Not where passes of other roles come between, or the algorithm acts on each"
+    if any(len(how.passes(e)) > 1 for e in range(how.n_epoch or 0)): return False
+    return not any(getattr(type(how), o, None) is not getattr(Algorithm, o, None) for o in _of_gradients)
+
+def _joins(cbs, split, how):
+    "Refuse callbacks that cannot take part in a fit of these algorithms"
+    fits = [s.algorithm for s in how.stages(split) if s.algorithm.n_epoch and not {'a recipe','its own training'} & set(s.algorithm.needs)]
+    for cb in cbs if fits else []:
+        name = type(cb).__name__
+        if isinstance(cb, MixHandler): raise Refused(f"{name} mixes the samples of a batch, and unlearning must know which is to be forgotten: leave it out.")
+        if isinstance(cb, ReduceLROnPlateau): raise Refused(f"{name} would change nothing, for the algorithm sets the learning rate at every batch: leave it out, or give another lr.")
+        if isinstance(cb, GradientAccumulation) and (odd := [o for o in fits if not _adds_up(o)]):
+            raise Refused(f"{name} adds up the gradients of several batches, and {type(odd[0]).__name__} needs those of each batch apart: "
+                          "leave it out, and give the algorithm another batch size (bs).")
 
 def _goes_on(learn, split):
     "Refuse a split by which the learner would train on what it has forgotten before"
@@ -795,7 +803,7 @@ def unlearn(
     until=None              # Stop when the samples to forget are known no better than this: an accuracy in [0, 1], 'valid' (that of validation, before) or oracles (their mean)
 ) -> Learner:               # A new learner; its `unlearning` tells what was done
     "Make a learner that has forgotten: a copy of `learn`, changed by `how` stage after stage"
-    with no_random(): return _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until)
+    with no_random(), with_gradients(): return _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until)
 
 @cache
 def _first_optimiser():
@@ -808,6 +816,8 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     _goes_on(learn, split)
     _first_optimiser()
     todo,new = how.stages(split), _twin(learn, split.retain_dls)
+    _joins([*new.cbs, *L(cbs)], split, how)
+    if quiet and (odd := [cb for cb in L(cbs) if isinstance(cb, ShowGraphCallback)]): raise Refused(f"quiet=True shows nothing, so there is nothing for {type(odd[0]).__name__} to draw: leave one of them out.")
     if until is not None and not any(s.steps for s in todo) or any(s.until is not None and not sum(s.steps) for s in todo): raise Refused(f"until= ends a fit at a step, and {how!r} has none that could be the last: leave it out.")
     told,done,rows = [seen_by(new.model, split)],[],[]
     aim = lambda until: _target(until, split, told[0])
