@@ -352,13 +352,14 @@ def _executed(nb, path):
     # the kernel starts here and goes to the folder later: an empty entry of PYTHONPATH would mean where it starts
     go = f'import os; os.chdir({str(path.resolve())!r})'
     there = ['--InteractiveShellApp.ignore_cwd=True', f'--InteractiveShellApp.exec_lines={go}']
-    data = {'RSU_DATA': os.path.abspath(os.environ['RSU_DATA'])} if 'RSU_DATA' in os.environ else {}
+    env = {**os.environ, 'MPLBACKEND': 'module://matplotlib_inline.backend_inline'} # with another, pictures would be missing
+    if 'RSU_DATA' in env: env['RSU_DATA'] = os.path.abspath(env['RSU_DATA'])
     with TemporaryDirectory() as d: # sockets in a folder of our own, and no open port, where the system has them
         client = NotebookClient(nb, timeout=600, extra_arguments=there)
         kernel = client.create_kernel_manager()
         kernel.kernel_spec_manager = ThisPython()
         if os.name == 'posix': kernel.transport,kernel.connection_file = 'ipc',f'{d}/kernel.json'
-        try: client.execute(env={**os.environ, **data})
+        try: client.execute(env=env)
         except CellExecutionError as e:
             if e.ename == 'Refused': raise Refused(e.evalue) from None
             raise

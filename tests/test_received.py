@@ -65,6 +65,8 @@ def test_modules_in_the_folder_of_a_run_are_not_found(path, trapped, monkeypatch
     assert not (trapped.parent/'ran').exists()
     assert 'Unlearning report' in page.read_text(encoding='utf-8')
 
-def test_the_kernel_is_this_python(trapped):
+def test_the_kernel_is_this_python_and_shows_pictures(trapped, monkeypatch):
+    monkeypatch.setenv('MPLBACKEND', 'Agg')
     cells = json.loads((write_report(trapped).with_suffix('.ipynb')).read_text(encoding='utf-8'))
     assert cells['metadata']['language_info']['version'] == '.'.join(map(str, sys.version_info[:3]))
+    assert (trapped/'report.html').read_text(encoding='utf-8').count('data:image/png;base64,') >= 5
