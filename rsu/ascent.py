@@ -31,7 +31,7 @@ class GradAscent(Algorithm):
 # %% ../nbs/13_ascent.ipynb #4054d701
 class NegGradPlus(Algorithm):
     "Descent on retain with ascent on forget (Kurmanji et al., NeurIPS 2023, section 4)"
-    paper,lower = 'Kurmanji et al., NeurIPS 2023; settings: RUM', 'lower lr, or raise alpha'
+    paper,lower = 'Kurmanji et al., NeurIPS 2023; epochs and rate: RUM', 'lower lr, or raise alpha'
     space = dict(alpha=(.5, .9999), lr=(1e-4, 1e-1), n_epoch=(1, 15))
     alpha:float=0.95 # Weight of the retained batch
     _: KW_ONLY

@@ -12,13 +12,13 @@ import copy
 import numpy as np, pandas as pd, torch
 from scipy.stats import rankdata
 from torch import nn
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
 from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
 from rsu.value import Refused, choose, known
 from rsu.data import ForgetSplit, as_fastai, as_they_are, positions, predict, predict_train, subset, targets
-from rsu.recipe import Meter, StepSeed, borrowed, n_classes
+from rsu.recipe import Meter, StepSeed, borrowed, n_classes, optimiser
 from rsu.recipe import _beside
 from rsu.per_sample import check_outputs, copied, evaluating, input_grads, refuse_batch_loss, sample_grads, unreduced, with_gradients
 from rsu.attack import attack_r, entropy, lira, margin, memorization, modified_entropy, privacy_risk, rmia
@@ -367,26 +367,39 @@ def _symmetric_kl(a, b):
     a,b = a.double().log_softmax(-1), b.double().log_softmax(-1)
     return ((a.exp()-b.exp()) * (a-b)).sum(-1)/2
 
-def _tuned(learn, n_epoch, lr, seed):
+class _Patience(Callback):
+    "End the fit after so many epochs in a row whose training loss, summed over batches, is not below the lowest so far"
+    run_valid = False
+    def __init__(self, epochs): self.epochs,self.lowest,self.without,self.sum = epochs,float('inf'),0,0.
+    def before_train(self): self.sum = 0.
+    def after_batch(self): self.sum += self.loss.item()
+    def after_train(self):
+        self.without = 0 if self.sum < self.lowest else self.without+1
+        self.lowest = min(self.lowest, self.sum)
+        if self.without == self.epochs: raise CancelFitException
+
+def _tuned(learn, n_epoch, lr, bs, patience, seed):
     "A copy of the model, trained on the validation samples"
     valid = as_fastai(learn.dls.valid)
-    new = Learner(learn.dls, copied(learn.model), learn.loss_func, opt_func=learn.opt_func)
-    with no_random(seed), borrowed(new, subset(valid, positions(valid), learn.dls.train.bs, seed), quiet=True):
-        new.fit(n_epoch, lr, cbs=StepSeed(seed))
+    new = Learner(learn.dls, copied(learn.model), learn.loss_func, opt_func=optimiser('sgd', .9, 5e-4))
+    with no_random(seed), borrowed(new, subset(valid, positions(valid), bs, seed), quiet=True):
+        new.fit(n_epoch, lr, cbs=[StepSeed(seed), _Patience(patience)])
     return new.model
 
 # %% ../nbs/22_ranking.ipynb #84961b19
 class HoldoutRetrain(Ranker):
     "How far the answer moves when a copy of the model is trained further on the validation samples"
-    needs,trainings,cost,source = 'the trained model, validation samples','< 1','some epochs over the validation samples','Carlini et al. 2019'
+    needs,trainings,cost,source = 'the trained model, validation samples','< 1','some epochs over the validation samples','Carlini et al. 2019; settings: RUM'
     def __init__(self,
-        n_epoch:int=10, # Passes over the validation samples
-        lr:float=1e-3,  # Learning rate, constant; the optimiser is the learner's
+        n_epoch:int=30, # Most passes over the validation samples
+        lr:float=.1,    # Learning rate of SGD, constant
+        bs:int=256,     # Batch size
+        patience:int=4, # Passes in a row without a lower training loss after which it stops
         seed:int=0      # Order of the batches, and all other chance
-    ): self.n_epoch,self.lr,self.seed = n_epoch,lr,seed
+    ): self.n_epoch,self.lr,self.bs,self.patience,self.seed = n_epoch,lr,bs,patience,seed
 
     def score(self, learn, at):
-        tuned = _tuned(learn, self.n_epoch, self.lr, self.seed)
+        tuned = _tuned(learn, self.n_epoch, self.lr, self.bs, self.patience, self.seed)
         return _symmetric_kl(*(predict_train(m, learn.dls, at)[0] for m in (learn.model, tuned))).numpy()
 
 # %% ../nbs/22_ranking.ipynb #c04b5c26
