@@ -8,14 +8,32 @@ __all__ = ['Groups', 'Quantiles', 'Thresholds', 'NaturalBreaks', 'ByClass', 'Lab
 
 # %% ../nbs/30_sequence.ipynb #a3097b8c
 import inspect
+from functools import wraps
 import numpy as np, torch
 from fastai.callback.core import Callback
 from rsu.value import Refused, Value, choose, _integer
+from rsu.data import class_names
 from rsu.unlearn import Algorithm, Stage
 
 # %% ../nbs/30_sequence.ipynb #970054ac
+def _partition(divide):
+    "`divide` of a kind of groups, checked: each sample to forget is in exactly one group, and no group is empty"
+    @wraps(divide)
+    def checked(self, split):
+        groups = divide(self, split)
+        at = np.sort(np.concatenate([np.array([], dtype=np.int64), *groups.values()]))
+        if not np.array_equal(at, split.forget) or not all(map(len, groups.values())):
+            raise Refused(f"{self!r} does not divide the {len(split)} samples to forget: each must be in one group, and no group empty, but its "
+                          f"groups hold {len(at)} samples, of which {len(np.unique(at))} are different.")
+        return groups
+    return checked
+
 class Groups(Value):
     "Base of the ways to divide what must be forgotten"
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if 'divide' in vars(cls): cls.divide = _partition(cls.divide)
+
     def divide(self,
         split   # A `Ranking`, or a `ForgetSplit` where groups need no scores
     ) -> dict:  # Positions of each group, sorted, by name; most exposed first where there are scores, but for groups by chance
@@ -81,9 +99,8 @@ def _exposure(groups, split):
 class ByClass(Groups):
     "A group a class"
     def divide(self, split):
-        y,vocab = split.y[split.forget], getattr(split.dls, 'vocab', None)
-        name = lambda c: str(c if vocab is None else vocab[c])
-        return _exposure({name(c): split.forget[y == c] for c in np.unique(y)}, split)
+        y,names = split.y[split.forget], class_names(split.dls)
+        return _exposure({names[c]: split.forget[y == c] for c in np.unique(y)}, split)
 
 class Labelled(Groups):
     "Groups by labels that are given"
