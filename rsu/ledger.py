@@ -107,8 +107,8 @@ def forgotten(self:Ledger,
     dls        # `DataLoaders`
 ) -> np.ndarray: # (N,) bool
     "Which training samples the ledger knows as forgotten"
-    which,names = pd.factorize(self._named(dls)) # -1 where a row has no id: it belongs to nobody
-    return np.append(self.knows(names), False)[which]
+    which,names = pd.factorize(self._named(dls))
+    return self.knows(names)[which]
 
 @patch
 def knows(self:Ledger,
@@ -133,7 +133,7 @@ def add(self:Ledger,
     **facts  # What else the entry holds: figures, words, no sample
 ):
     "Append an entry: a request that was answered"
-    ids = sorted(_salted(self.key, [o for o in pd.unique(self._named(dls)[at]) if o is not None]))
+    ids = sorted(_salted(self.key, pd.unique(self._named(dls)[at])))
     with self._changing() as all: all['entries'].append(dict(request=len(all['entries'])+1, time=_now(), n=len(at), ids=ids, **facts))
 
 @patch
