@@ -32,6 +32,9 @@ from rsu.report import Settings, datasets, from_toml, load_data, named, named_al
 from rsu.ledger import Ledger
 from rsu.stream import RetrainingDue, unlearn_stream
 
+# %% ../nbs/60_cli.ipynb #44209f51
+from rsu.data import _table
+
 # %% ../nbs/60_cli.ipynb #b74a4348
 _networks = {f.__name__: f for f in (small_cnn, cifar_resnet18, mlp)}
 
@@ -92,12 +95,13 @@ def _groups(said, split):
 
 def _labelled(path, split):
     "Groups by the column `group` of a file; before the split is known, none"
-    try: df = pd.read_csv(path)
-    except Exception as e: raise Refused(f"'{path}' cannot be read ({getattr(e, 'strerror', None) or e}): give a .csv with the columns id and group.") from None
-    if not {'id','group'} <= set(df): raise Refused(f"'{path}' has the columns {', '.join(map(str, df))}: give id and group.")
+    df = _table(path, 'the columns id and group')
+    if not {'id','group'} <= set(df): raise Refused(f"'{path}' has the columns {', '.join(df)}: give id and group.")
+    if (df[['id','group']] == '').any(axis=None): raise Refused(f"'{path}' has rows without an id or a group: fill or remove them.")
     if split is None: return 1
-    if sorted(df.id) != split.forget.tolist(): raise Refused(f"The ids in '{path}' are not those of the samples to forget: name each of these once.")
-    return Labelled(df.sort_values('id').group.astype(str).tolist())
+    group = dict(zip(df.id, df.group))
+    if sorted(df.id) != sorted(map(str, split.forget)): raise Refused(f"The ids in '{path}' are not those of the samples to forget: name each of these once.")
+    return Labelled([group[str(o)] for o in split.forget])
 
 def _sequence(s, split=None, settings=lambda name: None):
     "The sequence that was asked for"

@@ -14,8 +14,7 @@ from fastai.learner import defaults
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import no_random
 from torch import nn
-from torch.utils.data import TensorDataset
-from rsu.data import IndexLoader, Order, device_of, weights_of
+from rsu.data import IndexLoader, Order, device_of, is_resident, weights_of
 from rsu.per_sample import with_gradients
 from rsu.recipe import Recipe, make, optimiser, reseed
 from rsu.recipe import _draws, _moved, _schedules
@@ -32,7 +31,10 @@ def obstacle(
 def _indirect(dls, loss):
     "Why a step is more than a batch of resident tensors and the cross-entropy of its logits; '' where it is not"
     dl = dls.train
-    if not isinstance(dl, IndexLoader) or not isinstance(dl.dataset, TensorDataset) or len(dl.dataset.tensors) != 2: return 'the samples are fetched one by one'
+    if not isinstance(dl, IndexLoader) or not is_resident(dl.dataset) or len(dl.dataset.tensors) != 2: return 'the samples are fetched one by one'
+    x,y = dl.dataset.tensors
+    if x.requires_grad: return 'the samples require gradients'
+    if y.dim() != 1 or y.dtype != torch.int64: return 'the labels are not int64, one a sample'
     if weights_of(dl) is not None: return 'the loader draws by weight'
     if dl.dataset.tensors[0].device.type != device_of(dls).type: return 'the samples do not fit on the device'
     if any(len(getattr(dl, k).fs) for k in ('after_item','before_batch','after_batch')): return 'the loader transforms its batches'

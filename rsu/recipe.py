@@ -15,6 +15,7 @@ from time import perf_counter
 import numpy as np, torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combined_cos
@@ -24,7 +25,7 @@ from fastai.learner import AvgSmoothLoss, Learner, Recorder, defaults
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import find_bs, no_random, to_detach
+from fastai.torch_core import find_bs, no_random, to_detach, to_device
 from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.value import Refused, Value, choose, known
@@ -309,6 +310,21 @@ class Recipe(Value):
         if self.n_epoch < 1 or self.bs < 2 or not self.lr > 0: raise Refused(f"n_epoch={self.n_epoch}, bs={self.bs}, lr={self.lr} cannot train: epochs are 1 or more, batches 2 or more, rates above 0.")
 
 # %% ../nbs/02_recipe.ipynb #0b0ef8fd
+def _takes(net, dls, name):
+    "Refuse samples that the network does not take, before anything is trained"
+    if any(isinstance(m, LazyModuleMixin) for m in net.modules()): return # which a look would initialise
+    *xb,_ = to_device(next(iter(as_they_are(dls.train, positions(dls.train)[:2]))), device_of(dls))
+    modes = {m: m.training for m in net.modules()}
+    try:
+        with torch.no_grad(), no_random(): out = net.eval()(*xb)
+        why = f'it gives {tuple(out.shape)} and not logits (N, C)' if torch.is_tensor(out) and out.dim() != 2 else ''
+    except (RuntimeError, ValueError, TypeError) as e: why = str(e).strip().partition('\n')[0]
+    finally:
+        for m,was in modes.items(): m.training = was
+    if why:
+        raise Refused(f"The network '{name}' does not take samples of the shape {tuple(xb[0].shape[1:])} and the type {xb[0].dtype} ({why}): "
+                      "images are (N, C, H, W), grey ones with C = 1, and tables (N, columns), of float32.")
+
 @patch
 def build(self:Recipe,
     dls,               # `DataLoaders`
@@ -328,8 +344,9 @@ def learner(self:Recipe,
     seed:int|None=None # Of the initial weights; the recipe's where not given
 ) -> Learner:
     "A fastai `Learner` that carries this recipe and is not trained yet"
-    loss = getattr(dls.train_ds, 'loss_func', None) or CrossEntropyLossFlat()
-    learn = Learner(dls, self.build(dls, seed), loss, opt_func=optimiser(self.opt, self.mom, self.wd), lr=self.lr, metrics=accuracy)
+    loss,net = getattr(dls.train_ds, 'loss_func', None) or CrossEntropyLossFlat(), self.build(dls, seed)
+    _takes(net, dls, getattr(self.network, '__name__', 'network'))
+    learn = Learner(dls, net, loss, opt_func=optimiser(self.opt, self.mom, self.wd), lr=self.lr, metrics=accuracy)
     learn.recipe = self
     return learn
 

@@ -30,7 +30,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
 from rsu.value import Refused, Value, check_writable, choose, _integer
-from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, shuffled, subset, weights_of, write_shard
+from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, shuffled, subset, targets, weights_of, write_shard
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
 from rsu.per_sample import averaged, check_outputs, class_weights, copied, divisor, evaluating, weighted_mean, with_gradients
@@ -715,12 +715,21 @@ def _no_batch_of_one(model, split, stages):
         how,roles = s.algorithm,s.algorithm.roles(split, s.forget, s.retain, 0)
         if any(1 in (len(roles[r]), how._bs(r)) for e in range(how.n_epoch) for o in how.passes(e) for r in o): raise Refused(f"A batch of group {s.name} would hold one sample, and the model has a batch normalisation without running statistics: forget more samples at once, or give the layer track_running_stats=True.")
 
+def _same_data(learn, split):
+    "Refuse a split whose training samples have other labels than the learner's"
+    if split.dls.train_ds is learn.dls.train_ds: return
+    other = int((targets(learn.dls) != split.y).sum())
+    if other:
+        raise Refused(f"{other} of {split.N} labels of the split differ from the learner's: it was made from other data, or in another order. "
+                      "Make the split from learn.dls.")
+
 def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     "The algorithm or sequence as it will be run; `Refused` where it cannot be"
     if isinstance(how, type) or not hasattr(how, 'stages'): raise Refused(f"how={how!r} is no algorithm: give an instance such as SCRUB(), or a SeqUnlearn around one.")
     _integer('seed', seed)
     if not isinstance(split, ForgetSplit): raise Refused(f"split is a {type(split).__name__}, which is no request: give ForgetSplit(learn.dls, ...).")
     if len(learn.dls.train_ds) != split.N: raise Refused(f"The learner was trained on {len(learn.dls.train_ds)} samples and the split speaks of {split.N}: make the split from learn.dls.")
+    _same_data(learn, split)
     check_outputs(learn.model, split.dls)
     _beside(learn.loss_func, learn.model)
     how = how.given(n_epoch, lr).ready(learn, split)
