@@ -86,7 +86,7 @@ class Samples(TensorDataset):
 
     def new_empty(self):
         "No samples, of the same classes: what `learn.export` keeps of a data set"
-        return Samples(*(t[:0] for t in self.tensors), vocab=self.vocab)
+        return Samples(*(t[:0].clone() for t in self.tensors), vocab=self.vocab)
 
 def _exact(ds):
     "Is a sample of `ds` what lies in `ds.tensors`? A class with a `__getitem__` of its own may give something else"

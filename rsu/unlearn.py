@@ -9,7 +9,7 @@ __all__ = ['Feed', 'Term', 'kl', 'Stage', 'Algorithm', 'frozen', 'Diverged', 'le
 # %% ../nbs/10_unlearn.ipynb #74abffc7
 import copy, hashlib, inspect, json, warnings
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from itertools import islice
 from numbers import Real
 from pathlib import Path
@@ -675,7 +675,7 @@ def _total(counts):
 
 @dataclass(repr=False)
 class Unlearning:
-    "What was done to a model: `learn.unlearning`. A pickle of it, `learn.export` among them, has neither `parent` nor `split`"
+    "What was done to a model: `learn.unlearning`. `learn.export` leaves it out; a pickle of it has neither `parent` nor `split`"
     parent:Learner        # The learner that was given, as it was
     split:ForgetSplit     # What had to be forgotten
     how:Value             # Algorithm or sequence, with its epochs and learning rate
@@ -698,7 +698,7 @@ class Unlearning:
         "steps, samples fed to them, seconds, and the peak of memory (MB)"
         return dict(steps=self.steps, samples=_total(self.stages.samples), seconds=self.seconds, memory=float(self.stages.memory.max()))
     def __getstate__(self):
-        "A file, as `learn.export` makes it, holds neither the old weights nor the data, which are what had to be forgotten"
+        "A pickle holds neither the old weights nor the data, which are what had to be forgotten"
         return dict(self.__dict__, parent=None, split=None)
     def __repr__(self):
         n,stages,steps = int(self.stages.n.sum()), len(self.stages), self.steps
@@ -851,6 +851,17 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     return new
 
 Learner.unlearn = unlearn
+
+_noted = ('unlearning','recipe','ledger','_told') # on a learner, by the pages of this package
+_fastai_export = Learner.export
+
+@wraps(_fastai_export)
+def _export(learn, *args, **kwargs):
+    apart = {k: vars(learn).pop(k) for k in _noted if k in vars(learn)}
+    try: return _fastai_export(learn, *args, **kwargs)
+    finally: vars(learn).update(apart)
+
+Learner.export = _export
 
 # %% ../nbs/10_unlearn.ipynb #a5a472d4
 class FineTune(Algorithm):

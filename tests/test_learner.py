@@ -1,8 +1,7 @@
 "An unlearned learner is an ordinary fastai learner: it predicts, validates, shows and exports as the old one does with the same weights."
-import copy, pickle
+import warnings
 
 import numpy as np, pandas as pd, pytest, torch
-from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import parent_label
 from fastai.learner import Learner, load_learner
@@ -13,8 +12,11 @@ from fastai.tabular.all import Categorify, Normalize, TabularDataLoaders, tabula
 from fastai.vision.all import ImageDataLoaders, PILImageBW
 from PIL import Image
 from torch import nn
-from rsu.data import ForgetSplit, Samples, loaders, positions
-from rsu.recipe import small_cnn
+from rsu.data import ForgetSplit, Samples, loaders, positions, predict_train
+from rsu.evaluate import evaluate
+from rsu.ledger import Ledger
+from rsu.recipe import Recipe, small_cnn
+from rsu.stream import unlearn_stream
 from rsu.unlearn import FineTune, unlearn
 
 # fastai makes tensors of pandas 3's arrays, which nobody may write to; it writes to none of them.
@@ -106,3 +108,33 @@ def test_it_exports(pair, tmp_path):
         got.append(back.get_preds(dl=back.dls.test_dl(items))[0])
         if one is not None: same(back.predict(one)[1:], old.predict(one)[1:])
     same(*got)
+
+# What a file of an exported learner holds.
+
+def net(): return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+
+def test_an_export_holds_nothing_about_the_forgotten(tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(80, 6, generator=rng), torch.arange(80) % 2
+    who = pd.DataFrame(dict(person=[f'person-{i:04}' for i in range(50)]))
+    dls = loaders(Samples(x[:50], y[:50], ['even', 'odd'], who), *(Samples(x[at], y[at], ['even', 'odd']) for at in (slice(50, 65), slice(65, 80))), bs=8, device='cpu')
+    learn = Recipe(net, n_epoch=2).fit(dls, quiet=True)
+    erased = [3, 17, 40]
+    ledger = Ledger(tmp_path/'ledger', 'person')
+    new = unlearn_stream(learn, [[f'person-{i:04}' for i in erased]], FineTune(n_epoch=1), ledger, quiet=True)
+    again = unlearn(learn, ForgetSplit(dls, erased), FineTune(n_epoch=1), quiet=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        evaluate(again, oracles=2, quiet=True)
+    for o in (new, again, learn):
+        logits = predict_train(o.model, dls, np.array(erased))[0]
+        noted = set(vars(o))
+        o.export(tmp_path/'export.pkl')
+        assert set(vars(o)) == noted
+        raw = (tmp_path/'export.pkl').read_bytes()
+        for secret in (ledger.key, ledger.key.hex().encode(), b'person-', b'ledger', b'_told', b'Unlearning', np.array(erased).tobytes(),
+                       *(row.numpy().tobytes() for row in logits), *(row.numpy().tobytes() for row in x[erased])):
+            assert secret not in raw, secret
+        back = load_learner(tmp_path/'export.pkl')
+        same(back.get_preds(dl=back.dls.test_dl(dls.valid_ds)), o.get_preds(dl=o.dls.test_dl(dls.valid_ds)))
+        assert back.dls.vocab == ['even', 'odd']
