@@ -76,7 +76,7 @@ def compare_orders(
     ranking:Ranking,                      # What must be forgotten, with scores
     orders=('descending','ascending'),    # Words, or tuples of the groups' names; 'shuffled' and 'one-shot' are added
     algorithms=(NegGradPlus(),),          # Base algorithms, with the settings that they shall have
-    seeds=range(3),                       # Of the unlearning; also of the shuffles
+    seeds=range(3),                       # Of the unlearning and the shuffles; three or more, for two say little
     groups:int=3,                         # A number, or `Groups`
     oracles=3,                            # Retrained models to compare with: how many, 2 or more, or the learners themselves
     path=None,                            # A folder that keeps rows and oracles: the same call again goes on

@@ -51,7 +51,7 @@ def _as_runs(runs):
     if any(k is not None for k in runs.index.names): runs = runs.reset_index()
     runs = runs[[c for c in runs if not re.fullmatch(r'Unnamed: \d+', str(c))]] # the index that to_csv wrote
     words = [c for c in runs if c != 'draws' and (is_object_dtype(runs[c]) or is_string_dtype(runs[c]))]
-    return runs.fillna({c: '' for c in words}) # which CSV does not tell from nothing
+    return pd.DataFrame(runs).fillna({c: '' for c in words}) # which CSV does not tell from nothing
 
 def _needed(runs, columns):
     if missing := [k for k in columns if k not in runs]:

@@ -85,6 +85,7 @@ def gallery(
 ):
     "Samples at positions `at`, up to 12 in a row"
     at,names = np.atleast_1d(at), getattr(split.dls.train, 'vocab', None)
+    if at.dtype == bool: at = np.flatnonzero(at)
     n = len(at)
     if not n: raise Refused("There is no sample to show: give positions in the training set.")
     if (wrong := at[(at < 0) | (at >= split.N)]).size:

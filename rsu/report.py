@@ -350,7 +350,7 @@ def _executed(nb, path):
         def get_kernel_spec(self, kernel_name):
             return KernelSpec(argv=[sys.executable, '-P', '-m', 'ipykernel_launcher', '-f', '{connection_file}'])
     # the kernel starts here and goes to the folder later: an empty entry of PYTHONPATH would mean where it starts
-    go = f'import os; os.chdir({str(path.resolve())!r})'
+    go = f'import matplotlib, os; os.chdir({str(path.resolve())!r})' # which reads its settings where it is imported
     there = ['--InteractiveShellApp.ignore_cwd=True', f'--InteractiveShellApp.exec_lines={go}']
     env = {**os.environ, 'MPLBACKEND': 'module://matplotlib_inline.backend_inline'} # with another, pictures would be missing
     if 'RSU_DATA' in env: env['RSU_DATA'] = os.path.abspath(env['RSU_DATA'])
@@ -380,7 +380,9 @@ def write_report(
         for cell in nb.cells: cell.source = cell.source.replace('trust=False', 'trust=True')
     _executed(nb, path)
     nbformat.write(nb, path/'report.ipynb')
-    exporter = HTMLExporter(template_name='basic', exclude_input=True, exclude_output_prompt=True)
+    # without base folders, templates are not looked for in the current folder either
+    exporter = HTMLExporter(template_name='basic', extra_template_basedirs=[], exclude_input=True,
+                            exclude_output_prompt=True)
     title,body = html.escape(nb.cells[0].source.split('\n')[0].strip('# ')), exporter.from_notebook_node(nb)[0]
     (path/'report.html').write_text(_page.format(title=title, body=body), encoding='utf-8')
     return path/'report.html'

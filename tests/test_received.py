@@ -52,10 +52,15 @@ def trapped(here, no_report, monkeypatch):
     "A finished run beside modules with the names of others, and another Python installed as the kernel python3."
     assert no_report(*small, '--ranker', 'random', '--out', 'out') == 0
     for name in planted: (here/'out'/f'{name}.py').write_text(ran.format(str(here/'ran')), encoding='utf-8')
+    (here/'out'/'matplotlibrc').write_text('planted: 1', encoding='utf-8') # at which matplotlib would complain
     (here/'jupyter'/'kernels'/'python3').mkdir(parents=True)
     spec = dict(argv=[sys.executable, '-c', ran.format(str(here/'ran'))], language='python', display_name='Another')
     (here/'jupyter'/'kernels'/'python3'/'kernel.json').write_text(json.dumps(spec), encoding='utf-8')
     monkeypatch.setenv('JUPYTER_PATH', str(here/'jupyter'))
+    (here/'basic').mkdir() # which nbconvert would take for its template of that name
+    conf = dict(base_template='classic', mimetypes={'text/html': True})
+    (here/'basic'/'conf.json').write_text(json.dumps(conf), encoding='utf-8')
+    (here/'basic'/'index.html.j2').write_text('planted', encoding='utf-8')
     return here/'out'
 
 @pytest.mark.parametrize('path', ['', os.pathsep])
@@ -63,7 +68,7 @@ def test_modules_in_the_folder_of_a_run_are_not_found(path, trapped, monkeypatch
     monkeypatch.setenv('PYTHONPATH', path) # an empty entry means the folder in which Python is started
     page = write_report(trapped)
     assert not (trapped.parent/'ran').exists()
-    assert 'Unlearning report' in page.read_text(encoding='utf-8')
+    assert 'Unlearning report' in (text := page.read_text(encoding='utf-8')) and 'planted' not in text
 
 def test_the_kernel_is_this_python_and_shows_pictures(trapped, monkeypatch):
     monkeypatch.setenv('MPLBACKEND', 'Agg')

@@ -71,6 +71,7 @@ def test_rows_of_groups_are_not_seeds(made):
         with pytest.raises(Refused, match="several runs of '.*do nothing' with seed 0.*by="): summarise(made[0], by)
     with pytest.raises(Refused, match='no column model: they have .*order'): summarise(made[0])
     assert summarise(made[0], ['order', 'group']).runs.max() == 3
+    assert type(summarise(made[0], ['order', 'group'])) is pd.DataFrame
 
 def csv(frame, tmp_path, **kwargs):
     frame.to_csv(tmp_path/'frame.csv', **kwargs)
@@ -138,7 +139,9 @@ def pictures(tmp_path):
 
 def test_gallery_of_pictures(pictures):
     at = [4, 0, 7]
-    fig = gallery(ForgetSplit(pictures, range(8)), at)
+    split = ForgetSplit(pictures, range(8))
+    fig = gallery(split, at)
+    assert len(gallery(split, np.isin(np.arange(split.N), at)).axes) == 3 # a mask
     for ax, i in zip(fig.axes, at):
         item, label = pictures.train_ds[i]
         np.testing.assert_allclose(ax.images[0].get_array()[8,8], np.asarray(item)[8,8], atol=1.5) # neither normalised nor changed by chance
