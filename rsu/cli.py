@@ -335,12 +335,24 @@ def _learner(s, dls, model, state):
     except RuntimeError as e: raise Refused(f"The weights are not those of this network ({' '.join(str(e).split())[:160]}): name the function that makes it with --model.") from None
     return made
 
+def _converted(path):
+    "How a file of `torch.save` becomes a safetensors file, as a command; '' for other files"
+    with open(path, 'rb') as f: head = f.read(2)
+    if head[:1] != b'\x80' and head != b'PK': return ''
+    to = str(Path(path).with_suffix('.safetensors'))
+    code = (f"import torch; from safetensors.torch import save_file; d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
+            f"save_file({{k: v.clone().contiguous() for k,v in d.get('model', d).items()}}, {to!r})")
+    return f'{shlex.quote(sys.executable)} -c "{code}"'
+
 def _weights(path, ledger):
     "The weights in the file; where it was purged, those that the last request left"
     path = Path(path)
     if not path.exists() and len(ledger): path = ledger.path/f'model-{len(ledger):04}.safetensors'
     try: return load_file(path)
-    except (OSError, SafetensorError) as e: raise Refused(f"'{path}' cannot be read ({e}): give the model's weights as a .safetensors file.") from None
+    except (OSError, SafetensorError) as e:
+        if path.is_file() and (command := _converted(path)):
+            raise Refused(f"'{path}' was written by torch.save, and such a file may run code when it is read: convert it once, and give the new file.\n{command}") from None
+        raise Refused(f"'{path}' cannot be read ({e}): give the model's weights as a .safetensors file.") from None
 
 # %% ../nbs/60_cli.ipynb #ba376fa7
 def _policy(s):

@@ -984,7 +984,7 @@ def near_duplicates(self:ForgetSplit,
     return df.sort_values(['similarity','forget','retain'], ascending=[False,True,True], ignore_index=True)
 
 # %% ../nbs/01_data.ipynb #fb6b55ea
-def _checksum(tensors): return hashlib.sha256(b''.join(tensors[k].contiguous().numpy().tobytes() for k in sorted(tensors))).hexdigest()
+def _checksum(tensors): return hashlib.sha256(b''.join(tensors[k].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for k in sorted(tensors))).hexdigest()
 
 # %% ../nbs/01_data.ipynb #626c1ded
 def write_shard(

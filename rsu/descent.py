@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from rsu.value import Refused, _integer
 from rsu.recipe import Recipe, recipe_of
+from rsu.per_sample import called, _two
 from rsu.unlearn import FineTune, _trained
 
 # %% ../nbs/12_descent.ipynb #a4f7bc82
@@ -43,10 +44,11 @@ def _own_weights(model, algorithm):
 
 def last_layers(
     model, # A network
-    k:int  # How many layers
-) -> list: # Modules in the model's order; all there are where it has fewer than k layers
+    k:int, # How many layers
+    xb=None # Inputs of a batch, whose pass shows in which order the layers are called; the order in which they are registered where not given
+) -> list: # Modules in that order; all there are where it has fewer than k layers
     "The last `k` convolutions and linear layers, and the normalisation layers behind the first of them"
-    ms = [m for m in model.modules() if isinstance(m, _layers + _norms)]
+    ms = [m for m in (model.modules() if xb is None else called(model, xb)) if isinstance(m, _layers + _norms)]
     at = [i for i,m in enumerate(ms) if isinstance(m, _layers)]
     return ms[at[max(0, len(at)-k)]:] if at else []
 
@@ -61,14 +63,16 @@ class CFk(FineTune):
         _integer('k', self.k, 1)
 
     def ready(self, learn, split):
-        last,n = last_layers(learn.model, self.k), sum(isinstance(m, _layers) for m in learn.model.modules())
+        last,n = last_layers(learn.model, self.k, _two(learn.model, split.dls)), sum(isinstance(m, _layers) for m in learn.model.modules())
         if self.k > n: raise Refused(f"k={self.k} layers cannot learn where the network has {n} convolutions and linear layers: lower k.")
         if not any(p.requires_grad for m in last for p in m.parameters()): raise Refused(f"The last layers (k={self.k}) are frozen, so nothing would learn: unfreeze them, or raise k.")
         return super().ready(learn, split)
 
+    def _last(self): return last_layers(self.model, self.k, _two(self.model, self.split.dls))
+
     def before_fit(self):
         super().before_fit()
-        last = {p for m in last_layers(self.model, self.k) for p in m.parameters()}
+        last = {p for m in self._last() for p in m.parameters()}
         for p in self.model.parameters():
             if p not in last: p.requires_grad_(False)
 
@@ -115,7 +119,7 @@ class EUk(CFk):
     def before_fit(self):
         super().before_fit()
         with self.chance():
-            for m in last_layers(self.model, self.k): _anew(m)
+            for m in self._last(): _anew(m)
 
     def before_step(self): clip_grad_norm_([p for p in self.learning().values() if p.grad is not None], self.clip)
 

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['unreduced', 'sample_losses', 'refuse_batch_loss', 'averaged', 'weighted_mean', 'class_weights', 'divisor',
-           'evaluating', 'with_gradients', 'sample_grads', 'input_grads', 'copied', 'check_outputs']
+           'evaluating', 'with_gradients', 'sample_grads', 'input_grads', 'copied', 'check_outputs', 'called']
 
 # %% ../nbs/04_per_sample.ipynb #08bbc831
 import copy, inspect
 from contextlib import contextmanager
 from functools import partial
 import torch
+from torch import nn
 from torch.func import functional_call, grad, vmap
 from fastai.torch_core import no_random, to_device
 from rsu.value import Refused
@@ -186,13 +187,18 @@ def copied(
     return copy.deepcopy(model, {id(t): t.detach().clone() for t in kept})
 
 # %% ../nbs/04_per_sample.ipynb #8ce82df9
+def _two(model, dls):
+    "The inputs of two training samples, where the model is"
+    b = next(iter(as_they_are(dls.train, positions(dls.train)[:2])))
+    return tuple(o.as_subclass(torch.Tensor) for o in to_device(tuple(b[:-1]), next(model.parameters()).device))
+
 _wrap = "wrap the model so that it gives the logits alone"
 
 @torch.no_grad()
 def _outputs(model, xb):
     "What a copy of the model gives in evaluation and in training mode, by the name of the mode"
-    probe,dev = copied(model),next(model.parameters()).device
-    with no_random(): return {mode: probe.train(mode == 'training')(*to_device(xb, dev)) for mode in ('evaluation','training')}
+    probe = copied(model)
+    with no_random(): return {mode: probe.train(mode == 'training')(*xb) for mode in ('evaluation','training')}
 
 # %% ../nbs/04_per_sample.ipynb #c3a88e0f
 def check_outputs(
@@ -200,9 +206,9 @@ def check_outputs(
     dls    # `DataLoaders`
 ) -> int:  # How many logits it gives
     "`Refused` where the model does not give one logit for each class, in evaluation and in training mode"
-    b = next(iter(as_they_are(dls.train, positions(dls.train)[:2])))
+    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in [*model.parameters(), *model.buffers()]): raise Refused("A lazy layer of the model has no weights yet: pass a batch through the model first, or train it.")
     shapes,y = {},targets(dls)
-    for mode,out in _outputs(model, tuple(o.as_subclass(torch.Tensor) for o in b[:-1])).items():
+    for mode,out in _outputs(model, _two(model, dls)).items():
         if not torch.is_tensor(out): raise Refused(f"In {mode} mode the model gives a {type(out).__name__} and not a tensor of logits (N, C): {_wrap}, in both modes.")
         shapes[mode] = tuple(out.shape)
     shape = shapes['evaluation']
@@ -211,3 +217,18 @@ def check_outputs(
     if shapes['training'] != shape: raise Refused(f"The model gives {shapes['training'][1:]} numbers for a sample in training mode and {shape[1:]} in evaluation mode: {_wrap}, in both modes.")
     if len(y) and (y.min() < 0 or y.max() >= shape[1]): raise Refused(f"The labels go from {y.min()} to {y.max()} and the model has {shape[1]} logits: number the classes from 0, and give each a logit.")
     return shape[1]
+
+# %% ../nbs/04_per_sample.ipynb #c2b80124
+@torch.no_grad()
+def called(
+    model, # A network
+    xb     # Inputs of a batch: a tuple of tensors (n, ...)
+) -> list: # Modules; those that the pass does not call come first
+    "The modules of a network in the order in which a pass in evaluation mode calls them last"
+    order = [*model.modules()]
+    hooks = [m.register_forward_pre_hook(lambda m, _: order.append(m)) for m in model.modules()]
+    try:
+        with evaluating(model), no_random(): model(*xb)
+    finally:
+        for h in hooks: h.remove()
+    return list(reversed(dict.fromkeys(reversed(order))))

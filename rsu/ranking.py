@@ -20,7 +20,7 @@ from rsu.value import Refused, choose, known
 from rsu.data import ForgetSplit, as_fastai, as_they_are, positions, predict, predict_train, subset, targets
 from rsu.recipe import Meter, StepSeed, borrowed, n_classes, optimiser
 from rsu.recipe import _beside
-from rsu.per_sample import check_outputs, copied, evaluating, input_grads, refuse_batch_loss, sample_grads, unreduced, with_gradients
+from rsu.per_sample import called, check_outputs, copied, evaluating, input_grads, refuse_batch_loss, sample_grads, unreduced, with_gradients, _two
 from rsu.attack import attack_r, entropy, lira, margin, memorization, modified_entropy, privacy_risk, rmia
 
 # %% ../nbs/22_ranking.ipynb #74403b7b
@@ -246,7 +246,7 @@ def _each(learn, at, bs, f):
     each = unreduced(learn.loss_func)
     with evaluating(model):
         every = [[o.as_subclass(torch.Tensor) for o in to_device(tuple(b), device)] for b in as_they_are(learn.dls.train, at, bs)]
-        return torch.cat([f(model, each, tuple(xs), y).cpu() for *xs,y in every]).numpy()
+        return torch.cat([f(model, each, tuple(xs), y).float().cpu() for *xs,y in every]).numpy()
 
 # %% ../nbs/22_ranking.ipynb #66fbf65a
 class GradNorm(Ranker):
@@ -280,7 +280,7 @@ class Curvature(Ranker):
 # %% ../nbs/22_ranking.ipynb #a3c2803a
 def _features(learn, at):
     "What the last linear layer is given for positions `at` of the training set, (n, d)"
-    layers = [m for m in learn.model.modules() if isinstance(m, nn.Linear)]
+    layers = [m for m in called(learn.model, _two(learn.model, learn.dls)) if isinstance(m, nn.Linear)]
     if not layers: raise Refused("The network has no linear layer, whose input would be the features: take another ranker, GradNorm() for example.")
     seen = []
     hook = layers[-1].register_forward_pre_hook(lambda m,args: seen.append(args[0].detach().float().flatten(1).cpu()))

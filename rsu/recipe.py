@@ -16,6 +16,7 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.modules.lazy import LazyModuleMixin
 from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combined_cos
@@ -30,7 +31,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.value import Refused, Value, choose, known
 from rsu.data import Order, as_fastai, as_they_are, device_of, positions, subset, subset_dls, targets, with_train
-from rsu.per_sample import check_outputs, with_gradients
+from rsu.per_sample import check_outputs, evaluating, with_gradients
 
 # %% ../nbs/02_recipe.ipynb #39d817c4
 def _conv(c_in, c_out, *after, stride=1): return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), *after]
@@ -325,6 +326,11 @@ def _takes(net, dls, name):
         raise Refused(f"The network '{name}' does not take samples of the shape {tuple(xb[0].shape[1:])} and the type {xb[0].dtype} ({why}): "
                       "images are (N, C, H, W), grey ones with C = 1, and tables (N, columns), of float32.")
 
+@torch.no_grad()
+def _first_pass(net, dls):
+    *xb,_ = next(iter(as_they_are(dls.train, positions(dls.train)[:2])))
+    with evaluating(net): net(*(o.as_subclass(torch.Tensor).cpu() for o in xb))
+
 @patch
 def build(self:Recipe,
     dls,               # `DataLoaders`
@@ -335,8 +341,11 @@ def build(self:Recipe,
     asks = inspect.signature(self.network).parameters
     if 'c_in' in asks: given.setdefault('c_in', next(iter(as_they_are(dls.train, positions(dls.train)[:1])))[0].shape[1])
     if 'c_out' in asks: given.setdefault('c_out', n_classes(dls))
-    with no_random(self.seed if seed is None else seed): net = self.network(**given)
-    return net.to(device_of(dls), memory_format=torch.channels_last) # convolutions run twice as fast so, on a CPU too
+    with no_random(self.seed if seed is None else seed):
+        net = self.network(**given)
+        if any(isinstance(m, LazyModuleMixin) for m in net.modules()): _first_pass(net, dls) # draws the weights of lazy layers
+    layout = {} if any(p.dim() == 5 for p in net.parameters()) else dict(memory_format=torch.channels_last) # convolutions run twice as fast so, on a CPU too
+    return net.to(device_of(dls), **layout)
 
 @patch
 def learner(self:Recipe,

@@ -163,3 +163,60 @@ def test_a_model_that_keeps_its_activations(act):
     split = ForgetSplit(learn.dls, range(9))
     torch.testing.assert_close(torch.as_tensor(act(learn, split)), torch.as_tensor(act(plain, split)))
     assert learn.model.features.grad_fn is not None or not torch.is_inference(learn.model.features)
+
+class Half(nn.Module):
+    "Weights in bfloat16, logits in float32."
+    def __init__(self):
+        super().__init__()
+        self.net = mlp3().bfloat16()
+    def forward(self, x): return self.net(x.bfloat16()).float()
+
+@pytest.mark.parametrize('how', [FineTune(n_epoch=2), SeqUnlearn(NegGradPlus(n_epoch=2), groups=1), SSD(), SCRUB()], ids=lambda o: type(o).__name__)
+def test_weights_in_bfloat16_are_kept_and_resumed(how, tmp_path):
+    learn = trained(Half)
+    split = ForgetSplit(learn.dls, range(9))
+    want = unlearn(learn, split, how, quiet=True)
+    for _ in range(2): # the second reads what the first has kept
+        got = unlearn(learn, split, how, quiet=True, path=tmp_path)
+        assert all(torch.equal(a, b) and a.dtype == b.dtype == torch.bfloat16 for a, b in zip(got.model.parameters(), want.model.parameters()))
+    assert (tmp_path/'stages.safetensors').exists()
+    for ranker in (GradNorm(), Curvature(), Confidence()): assert np.isfinite(ranker.rank(learn, split).scores).all()
+
+def conv3d(): return nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3))
+def lazy(): return nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+def eager(): return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
+
+@pytest.mark.parametrize('net,shape', [(conv3d, (1,5,5,5)), (lazy, (1,5,5))])
+def test_recipes_of_unusual_networks(net, shape, tmp_path):
+    dls = data(torch.randn(90, *shape, generator=torch.Generator().manual_seed(0)))
+    learn = Recipe(net, n_epoch=1).fit(dls, quiet=True)
+    split = ForgetSplit(dls, range(9))
+    for how in (Retrain(), BadTeacher(), FineTune(n_epoch=1)): assert torch.isfinite(weights(unlearn(learn, split, how, quiet=True))).all()
+    assert torch.isfinite(ReferenceBank.fit(learn, 2, tmp_path/'bank', quiet=True).phi).all()
+    a, b = (Recipe(net).build(dls, seed=s) for s in (0, 0))
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    assert not torch.equal(next(a.parameters()), next(Recipe(net).build(dls, seed=1).parameters()))
+
+def test_a_lazy_layer_without_weights_is_refused():
+    dls = data(torch.randn(90, 1, 5, 5))
+    learn, split = Learner(dls, lazy(), CrossEntropyLossFlat()), ForgetSplit(dls, range(9))
+    for act in (lambda: unlearn(learn, split, FineTune(n_epoch=1)), lambda: GradNorm().rank(learn, split)):
+        with pytest.raises(Refused, match='A lazy layer of the model has no weights yet'): act()
+
+class HeadFirst(nn.Module):
+    "Registers its head before its body."
+    def __init__(self):
+        super().__init__()
+        self.head, self.body = nn.Linear(8, 3), nn.Linear(6, 8)
+    def forward(self, x): return self.head(self.body(x).tanh())
+
+def test_the_last_layer_is_the_one_that_is_called_last():
+    learn = trained(HeadFirst)
+    learn.recipe = Recipe(HeadFirst, n_epoch=1)
+    split = ForgetSplit(learn.dls, range(9))
+    for how in (CFk(k=1, n_epoch=1), EUk(k=1)):
+        new = unlearn(learn, split, how, quiet=True).model
+        assert torch.equal(new.body.weight, learn.model.body.weight) and not torch.equal(new.head.weight, learn.model.head.weight)
+    plain = copy.copy(learn)
+    plain.model = nn.Sequential(learn.model.body, nn.Tanh(), learn.model.head)
+    np.testing.assert_array_equal(Entanglement().rank(learn, split).scores, Entanglement().rank(plain, split).scores)
