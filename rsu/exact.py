@@ -70,6 +70,7 @@ class Shards(nn.Module):
     ):
         super().__init__()
         self.how,self.recipe,self.members,self.seed = how,recipe,members,seed
+        self.assigned = [*members] # stays as it is, whoever is forgotten
         self.nets = nn.ModuleList(recipe.build(dls, derived(seed, i, 0)) for i in range(len(members)))
         self.checkpoints = [[] for _ in members] # of each shard, the weights before its second slice, its third, ...
 
@@ -92,7 +93,19 @@ class Shards(nn.Module):
         missing_keys += sorted(own-theirs); unexpected_keys += sorted(theirs-own)
         if own != theirs: return # of other shards or slices
         if mine: self.members = [[mine[f'members.{i}.{j}'].cpu().numpy().copy() for j in range(len(o))] for i,o in enumerate(self.members)]
+        if mine: self.assigned = [*self.members]
         if mine: self.checkpoints = [[{k: mine[f'checkpoints.{i}.{j}.{k}'].cpu().clone() for k in net.state_dict()} for j in range(len(o)-1)] for i,(net,o) in enumerate(zip(self.nets, self.members))]
+
+    def as_assigned(self):
+        "The state dict of the networks with the samples that each shard was first assigned: it does not show who was forgotten"
+        mine = {f'members.{i}.{j}': torch.as_tensor(at) for i,slices in enumerate(self.assigned) for j,at in enumerate(slices)}
+        return {**self.state_dict(), **mine}
+
+    def leave_out(self,
+        at # Positions that SISA has forgotten, (n,)
+    ):
+        "Take samples out of the shards, where the weights were read from a file that does not show who was forgotten"
+        self.members = [[np.setdiff1d(o, at) for o in slices] for slices in self.members]
 
 # %% ../nbs/11_exact.ipynb #38d4ed1d
 def _slice_epochs(n_epoch, slices):

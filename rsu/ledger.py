@@ -6,53 +6,68 @@
 __all__ = ['Ledger']
 
 # %% ../nbs/31_ledger.ipynb #f7bf0863
-import hashlib, hmac, json, os, secrets, shutil
+import hashlib, hmac, json, os, re, secrets, shutil
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
-from .value import Refused, choose
-from .data import _column, fingerprint, positions, subset_dls
-from .reference import ReferenceBank, _replace, _state
+from .value import Refused, check_writable, choose
+from .data import _column, fingerprint, subset_dls
+from .reference import remove_bank, _replace
 
 # %% ../nbs/31_ledger.ipynb #d3ad88a4
 def _plain_id(o):
     "An id as text: 7, 7.0 and '7' are one"
-    o = o.item() if isinstance(o, np.generic) else o
+    o = o.item() if isinstance(o, np.generic) and not isinstance(o, np.datetime64) else o
     return str(int(o) if isinstance(o, float) and o.is_integer() else o)
 
-def _salted(key, ids): return [hmac.new(key, _plain_id(o).encode(), hashlib.sha256).hexdigest()[:32] for o in ids]
+def _salted(key, ids):
+    return [hmac.new(key, _plain_id(o).encode(), hashlib.sha256).hexdigest()[:32] for o in ids]
 
 # %% ../nbs/31_ledger.ipynb #3a50ef02
-def _key(file):
-    "The key in a file, which is made where there is none, for its owner's eyes only"
+def _default_key(folder):
+    "The key file of a ledger where none is given: beside its folder, so that a copy of the folder has no key"
+    folder = Path(folder).resolve()
+    return folder.with_name(f'{folder.name}.key')
+
+def _unfinished(file): return file.with_name(f'{file.name}.part')
+
+def _read_key(file):
+    "The key in a file, and the number of requests that were answered with it"
     try:
-        with os.fdopen(os.open(file, os.O_WRONLY|os.O_CREAT|os.O_EXCL, 0o600), 'w', encoding='utf-8') as f: f.write(secrets.token_hex(32))
-    except FileExistsError: pass
-    except OSError as e: raise Refused(f"The key file '{file}' cannot be written ({e.strerror}): name one that can with key=.") from None
-    try: res = bytes.fromhex(Path(file).read_text(encoding='utf-8').strip())
-    except ValueError: res = b''
-    if len(res) < 16: raise Refused(f"'{file}' holds no key: give the file that was made with the ledger, 64 hexadecimal digits.")
-    return res
+        key,answered = file.read_text(encoding='ascii').split()
+        key,answered = bytes.fromhex(key),int(answered)
+    except (OSError, ValueError): key = b''
+    if len(key) < 16: raise Refused(f"'{file}' is not the key of a ledger: give the file that was made with the ledger.")
+    return key,answered
+
+def _write_key(file, key, answered):
+    "Write the key beside its file, for its owner's eyes only; `os.replace` puts it in place"
+    part = _unfinished(file)
+    try:
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY|os.O_CREAT|os.O_EXCL, 0o600), 'w', encoding='ascii') as f:
+            f.write(f'{key.hex()} {answered}\n')
+    except OSError as e:
+        raise Refused(f"The key file '{file}' cannot be written ({e.strerror}): name another with key=.") from None
+    return part
 
 # %% ../nbs/31_ledger.ipynb #59e84f97
 class Ledger:
     "What was forgotten, when, by what and with what evidence, in a folder; samples are known by salted ids alone"
     def __init__(self,
-        path,     # The folder; made where it is not there
+        path,     # The folder; made with the first entry or note
         by=None,  # Column of the training set's frame (or an array (N,)) that says whose each sample is; positions name the samples where not given
-        key=None  # File of the key; 'ledger.key' in the folder where not given
+        key=None  # File of the key; beside the folder, '<folder>.key', where not given
     ):
         self.path,self.by = Path(path),by
-        try: self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise Refused(f"The folder '{path}' cannot be made ({e.strerror}): name one that can be written.") from None
-        self.key_file = Path(key) if key else self.path/'ledger.key'
-        if self.file.exists() and not self.key_file.exists(): raise Refused(f"'{self.path}' holds a ledger and there is no key in '{self.key_file}': give the key that it was made with, key='...'.")
-        self.key = _key(self.key_file)
-        facts = self._read()
-        if not self.file.exists(): self._write(facts)
+        if self.path.exists() and not self.path.is_dir():
+            raise Refused(f"The folder '{path}' cannot be made, since a file has that name: name another.")
+        self.key_file,self.working = Path(key) if key else _default_key(path),False
+        self._open()
+        self._read()
 
     @property
     def file(self): return self.path/'ledger.json'
@@ -60,34 +75,92 @@ class Ledger:
     def _scheme(self): return self.by if isinstance(self.by, str) else 'position' if self.by is None else 'an array'
     @property
     def entries(self) -> list:
-        "A dict a request that was answered, in order"
+        "A dict per request that was answered, in order"
         return self._read()['entries']
 
     def __len__(self): return len(self.entries)
-    def __repr__(self): return f"Ledger: {len(self)} requests, {sum(e['n'] for e in self.entries)} samples forgotten, in {self.path}"
+    def __repr__(self):
+        entries = self.entries
+        return f"Ledger: {len(entries)} requests, {sum(e['n'] for e in entries)} samples forgotten, in {self.path}"
+
+    def __getstate__(self):
+        "A pickle holds no key"
+        return {k: v for k,v in vars(self).items() if k != 'key'}
 
 # %% ../nbs/31_ledger.ipynb #89b6c6cf
 @patch
-def _read(self:Ledger):
-    if not self.file.exists(): return dict(by=self._scheme, check=_salted(self.key, ['the key'])[0], entries=[], made=[])
-    try: res = json.loads(self.file.read_text(encoding='utf-8'))
-    except ValueError: res = {}
-    if 'entries' not in res: raise Refused(f"'{self.file}' is no ledger: restore it from a copy, or name another folder.")
-    if res['check'] != _salted(self.key, ['the key'])[0]: raise Refused(f"'{self.key_file}' is not the key of this ledger: give the one that it was made with.")
-    if res['entries'] and res['by'] != self._scheme: raise Refused(f"This ledger knows samples by {res['by']} and not by {self._scheme}: open it with the same by=.")
-    return res if res['by'] == self._scheme else {k: v for k,v in {**res, 'by': self._scheme}.items() if k != 'data'}
+def _open(self:Ledger):
+    "Read the key, or draw that of a new ledger; `Refused` where only one of ledger and key is there"
+    begun,files = self.file.exists(),[o for o in (self.key_file, _unfinished(self.key_file)) if o.exists()]
+    if begun and not files:
+        raise Refused(f"'{self.path}' holds a ledger and there is no key in '{self.key_file}': give the key that it was made with, key='...'.")
+    if not begun and self.key_file.exists():
+        raise Refused(f"'{self.key_file}' is the key of a ledger, and there is none in '{self.path}': restore its ledger.json from a copy, "
+                      "or, to begin a new ledger, name a key file that does not exist yet, key='...'.")
+    self.key,self.answered = _read_key(files[0]) if begun else (secrets.token_bytes(32), 0)
+    if begun and files[0] != self.key_file and self._authentic(self._parsed()): os.replace(files[0], self.key_file)
 
 @patch
-def _write(self:Ledger, facts): _replace(self.file, facts)
+def _signature(self:Ledger, facts):
+    text = json.dumps({k: v for k,v in facts.items() if k != 'hmac'}, sort_keys=True)
+    return hmac.new(self.key, b'ledger ' + text.encode(), hashlib.sha256).hexdigest()
+
+@patch
+def _authentic(self:Ledger, facts): return hmac.compare_digest(str(facts.get('hmac')), self._signature(facts))
+
+@patch
+def _parsed(self:Ledger):
+    try: res = json.loads(self.file.read_text(encoding='utf-8'))
+    except (OSError, ValueError): res = None
+    if not isinstance(res, dict) or res.get('format') != _format:
+        raise Refused(f"'{self.file}' is not a ledger of this version of rsu: restore it from a copy, or name another folder.")
+    return res
+
+_format = 2
+
+@patch
+def _read(self:Ledger):
+    "What the ledger holds; `Refused` unless it is authentic, complete and about the same kind of ids"
+    if not self.file.exists():
+        return dict(format=_format, by=self._scheme, check=self._check(), entries=[], made=[], open=None, trash={})
+    res = self._parsed()
+    if res.get('check') != self._check():
+        raise Refused(f"'{self.key_file}' is not the key of this ledger: give the one that it was made with.")
+    if not self._authentic(res):
+        raise Refused(f"'{self.file}' was changed by something other than rsu: restore it from a copy.")
+    if len(res['entries']) < self.answered:
+        raise Refused(f"'{self.file}' is older than its key: it holds {len(res['entries'])} requests, and {self.answered} were answered. "
+                      "Restore the newest copy.")
+    if res['entries'] and res['by'] != self._scheme:
+        raise Refused(f"This ledger knows samples by {res['by']} and not by {self._scheme}: open it with the same by=.")
+    if res['by'] != self._scheme: res = {k: v for k,v in {**res, 'by': self._scheme}.items() if k != 'data'}
+    return res
+
+@patch
+def _check(self:Ledger): return _salted(self.key, ['the key'])[0]
+
+@patch
+def _write(self:Ledger, facts):
+    "Replace the file; the key file counts the requests"
+    new,n = not self.file.exists(),len(facts['entries'])
+    self.path.mkdir(parents=True, exist_ok=True)
+    part = _write_key(self.key_file, self.key, n) if new or n != self.answered else None
+    _replace(self.file, {**facts, 'hmac': self._signature(facts)})
+    if part: os.replace(part, self.key_file)
+    self.answered = n
 
 @patch
 @contextmanager
 def _changing(self:Ledger):
-    "What the file holds; written back at the end of the block, before another process reads it"
+    "What the file holds; written back at the end of the block where it was changed, before another process reads it"
+    try: self.path.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise Refused(f"The folder '{self.path}' cannot be made ({e.strerror}): name one that can be written.") from None
     with FileLock(f'{self.file}.lock'):
+        if not self.answered and self.file.exists(): self._open() # another process may have begun it since
         facts = self._read()
+        before = json.dumps(facts)
         yield facts
-        self._write(facts)
+        if json.dumps(facts) != before or not self.file.exists(): self._write(facts)
 
 def _now(): return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
@@ -98,32 +171,65 @@ def _named(self:Ledger, dls):
     N = len(dls.train_ds)
     if self.by is not None: return _column(dls, self.by)
     data = fingerprint(subset_dls(dls, np.arange(N)))
-    with self._changing() as facts:
-        if facts.setdefault('data', data) != data: raise Refused("The training set is not the one that this ledger's positions belong to: give the same data, or name samples by a column that stays, by='person'.")
+    if self._read().get('data', data) != data:
+        raise Refused("The training set is not the one that this ledger's positions belong to: give the same data, "
+                      "or name samples by a column that stays, by='person'.")
     return np.arange(N)
 
 @patch
 def forgotten(self:Ledger,
-    dls        # `DataLoaders`
+    dls          # `DataLoaders`
 ) -> np.ndarray: # (N,) bool
     "Which training samples the ledger knows as forgotten"
-    which,names = pd.factorize(self._named(dls))
-    return self.knows(names)[which]
+    return self._marked(dls, self.knows)
+
+@patch
+def still_known(self:Ledger,
+    dls          # `DataLoaders`
+) -> np.ndarray: # (N,) bool
+    "Which of the forgotten samples are of a request that is open, because the model knows them as well as before"
+    return self._marked(dls, self.is_open)
+
+@patch
+def _marked(self:Ledger, dls, marks):
+    "Which samples have an id that is marked, (N,); those without an id have not"
+    which,ids = pd.factorize(self._named(dls))
+    return np.append(marks(ids), False)[which] # -1 is nobody
+
+@patch
+def _latest(self:Ledger):
+    "The last entry of each salted id"
+    return {o: e for e in self.entries for o in e['ids']}
 
 @patch
 def knows(self:Ledger,
-    ids        # What names samples: positions, or values of the column
+    ids          # What names samples: positions, or values of the column
 ) -> np.ndarray: # (n,) bool
     "Which of these ids were forgotten"
-    known = {o for e in self.entries for o in e['ids']}
+    known = self._latest()
     return np.array([o in known for o in _salted(self.key, ids)], dtype=bool)
+
+@patch
+def is_open(self:Ledger,
+    ids          # What names samples: positions, or values of the column
+) -> np.ndarray: # (n,) bool
+    "Which of these ids were requested, and their last request is open: the model knows the samples as well as before it"
+    known = self._latest()
+    return np.array([o in known and bool(known[o].get('open')) for o in _salted(self.key, ids)], dtype=bool)
+
+@patch
+def salted(self:Ledger,
+    ids     # What names samples: positions, or values of the column
+) -> list: # (n,) of strings
+    "The ids as entries hold them"
+    return _salted(self.key, ids)
 
 @patch
 def name(self:Ledger,
     ids # What names samples
 ) -> str:
-    "A name of eight hexadecimal digits for these ids together, salted as they are"
-    return hmac.new(self.key, ' '.join(_salted(self.key, ids)).encode(), hashlib.sha256).hexdigest()[:8]
+    "A name of twelve hexadecimal digits for these ids together, salted as they are"
+    return hmac.new(self.key, ' '.join(_salted(self.key, ids)).encode(), hashlib.sha256).hexdigest()[:12]
 
 # %% ../nbs/31_ledger.ipynb #b7fd82de
 @patch
@@ -134,65 +240,200 @@ def add(self:Ledger,
 ):
     "Append an entry: a request that was answered"
     ids = sorted(_salted(self.key, pd.unique(self._named(dls)[at])))
-    with self._changing() as all: all['entries'].append(dict(request=len(all['entries'])+1, time=_now(), n=len(at), ids=ids, **facts))
+    with self._changing() as all:
+        if self.by is None: all['data'] = fingerprint(subset_dls(dls, np.arange(len(dls.train_ds))))
+        all['entries'].append(dict(request=len(all['entries'])+1, time=_now(), n=len(at), ids=ids, **facts))
+        self._close(all)
+
+@patch
+def _close(self:Ledger, facts):
+    "With an entry the unfinished work and the weights of before are trash"
+    now = facts['open']
+    if now is None: return
+    before = [o for o in facts['entries'][:-1] if 'file' in o][-1:]
+    facts['trash'].update({now['work']: None, **{f"model-{o['request']:04}.safetensors": o['file'] for o in before}})
+    facts['open'] = None
+
+@patch
+def amend(self:Ledger,
+    i,      # Which entry, from 0
+    **facts # What is added to it
+):
+    "Add facts to an entry, with the time"
+    with self._changing() as all: all['entries'][i].update(**facts, amended=_now())
+
+@patch
+def about(self:Ledger, facts):
+    "Record which model the ledger is about"
+    with self._changing() as all: all.update(facts)
 
 @patch
 def frame(self:Ledger) -> pd.DataFrame:
-    "A row a request, without the ids"
+    "A row per request, without the ids"
     return pd.json_normalize([{k: v for k,v in e.items() if k != 'ids'} for e in self.entries], max_level=1)
-
-# %% ../nbs/31_ledger.ipynb #c84f3bfa
-@patch
-def note(self:Ledger,
-    path,      # The file or folder
-    kind:str   # 'weights', 'bank', 'oracles' or 'cache'
-):
-    "Note that something was made from the samples that are not forgotten yet"
-    choose('kind of artefact', kind, ['weights','bank','oracles','cache'])
-    path = str(Path(path).resolve())
-    with self._changing() as facts:
-        if path not in [o['path'] for o in facts['made'] if o['purged'] is None]:
-            facts['made'].append(dict(kind=kind, path=path, requests=len(facts['entries']), noted=_now(), purged=None))
-
-@patch
-def made(self:Ledger) -> pd.DataFrame:
-    "A row for each thing that was noted: kind, path, requests answered before it was made, noted, purged; stale where samples were forgotten since"
-    df = pd.DataFrame(self._read()['made'], columns=['kind','path','requests','noted','purged'])
-    return df.assign(stale=df.purged.isna() & (df.requests < len(self)))
-
-# %% ../nbs/31_ledger.ipynb #41ebb807
-def _remove(path):
-    if Path(path).is_dir(): shutil.rmtree(path)
-    else: Path(path).unlink(missing_ok=True)
-
-def _purge_bank(path, at, dls):
-    "Take erased samples out of a bank, and files that are damaged or half written with them; the folder goes where no reference is left. Is it still there?"
-    whole = [f for f in Path(path).glob('reference-*.safetensors') if _state(f) == 'whole']
-    left = ReferenceBank.open(path).purge(at, dls).shards if whole else []
-    for f in [*Path(path).glob('reference-*'), *Path(path).glob('labels.*.part')]:
-        if f not in left: f.unlink()
-    if not left: _remove(path)
-    return bool(left)
-
-# %% ../nbs/31_ledger.ipynb #30171106
-@patch
-def purge(self:Ledger,
-    learn # The learner that has forgotten
-) -> pd.DataFrame: # What was purged, a row a thing; `left` where a bank is still there without the samples
-    "Remove what was made from samples that were forgotten since; of a bank the references that saw none of them stay. Can be killed and called again"
-    at,df = np.flatnonzero(self.forgotten(learn.dls)), self.made()
-    df,stays = df[df.stale].drop(columns='stale'), subset_dls(learn.dls, np.setdiff1d(positions(learn.dls.train), at))
-    left = {i: o.kind == 'bank' and _purge_bank(o.path, at, stays) for i,o in df.iterrows()}
-    for path in df.path[df.kind != 'bank']: _remove(path)
-    with self._changing() as facts:
-        for i,o in left.items(): facts['made'][i].update(dict(requests=len(facts['entries'])) if o else dict(purged=_now()))
-    return df.assign(left=pd.Series(left, dtype=bool))
 
 # %% ../nbs/31_ledger.ipynb #0823072c
 @patch
 @contextmanager
 def held(self:Ledger):
-    "No other process answers requests of this ledger inside the block; `Refused` where one does"
-    try:
-        with FileLock(self.path/'ledger.lock', timeout=0): yield self
+    "No other process answers requests of this ledger inside the block; `Refused` where one does. A new ledger without an entry leaves nothing where the block is refused"
+    new = not self.path.exists()
+    for o in (self.path, self.key_file.parent): check_writable(o)
+    self.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(self.path/'ledger.lock', timeout=0)
+    try: lock.acquire()
     except Timeout: raise Refused(f"Another process is answering requests of the ledger in '{self.path}': wait until it is done.") from None
+    begun = self.file.exists()
+    try:
+        if not self.answered and begun: self._open() # another process may have begun it since
+        yield self
+    except Refused:
+        if self.working: self.sweep(unfinished=True)
+        if not begun: self._abandon()
+        raise
+    finally:
+        self.working = False
+        lock.release()
+        if new and not self.file.exists():
+            for o in self.path.glob('ledger*.lock'): o.unlink(missing_ok=True)
+            if not any(self.path.iterdir()): self.path.rmdir()
+
+@patch
+def _abandon(self:Ledger):
+    "Take back a ledger that was begun for a request that was refused"
+    if not self.file.exists() or self.entries: return
+    if self.key_file.exists(): os.replace(self.key_file, _unfinished(self.key_file)) # a key without a ledger would be refused
+    self.file.unlink()
+    _unfinished(self.key_file).unlink(missing_ok=True)
+
+# %% ../nbs/31_ledger.ipynb #5ec0a004
+def _sha(file):
+    with open(file, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
+def _remove(path):
+    "Remove a file, or a folder with all that is in it"
+    if path.is_dir() and not path.is_symlink(): shutil.rmtree(path)
+    else: path.unlink(missing_ok=True)
+
+@patch
+def begin(self:Ledger,
+    ids # What names the samples of the request
+) -> tuple: # Paths: a folder of unfinished work, and the file of the weights to come
+    "Record which files a request is about to make; the same request again, after a kill, finds the work of before"
+    work,model = f'work-{self.name(ids)}',f'model-{len(self)+1:04}.safetensors'
+    was = self._read()['open']
+    if was != dict(work=work, model=model):
+        self.sweep(unfinished=True)
+        for o in (work, model):
+            if (self.path/o).exists(): raise Refused(f"'{self.path/o}' is there and is not this ledger's: move it to another folder.")
+        with self._changing() as facts: facts['open'] = dict(work=work, model=model)
+    self.working = True
+    return self.path/work,self.path/model
+
+@patch
+def sweep(self:Ledger,
+    unfinished=False # Also what a request has made that has no entry yet
+):
+    "Remove what this ledger has recorded as its own and does not need any more"
+    if not self.file.exists(): return
+    with self._changing() as facts:
+        if unfinished and facts['open']:
+            facts['trash'].update(dict.fromkeys(facts['open'].values()))
+            facts['open'] = None
+    for name,sha in facts['trash'].items(): self._discard(self.path/name, sha)
+    for name in ('ledger', *facts['trash'], f"model-{len(facts['entries']):04}.safetensors"): self._drop_parts(name)
+    with self._changing() as facts: facts['trash'] = {}
+
+@patch
+def _discard(self:Ledger, path, sha):
+    "Remove a file or folder of the ledger's own; a file that was changed since stays"
+    if sha is not None and path.is_file() and _sha(path) != sha: return print(f"'{path}' was changed since rsu wrote it, and is left there.")
+    if path.exists(): _remove(path)
+
+@patch
+def _drop_parts(self:Ledger, name):
+    "Remove what killed processes left of writing a file of the ledger's own"
+    for o in self.path.iterdir():
+        if re.fullmatch(re.escape(name) + r'\.\d+\.part', o.name): o.unlink(missing_ok=True)
+
+# %% ../nbs/31_ledger.ipynb #c84f3bfa
+def _files(path):
+    "Each file of a copy, by its path below `path`, with its SHA-256"
+    if path.is_file(): return {'.': _sha(path)}
+    return {o.relative_to(path).as_posix(): _sha(o) for o in sorted(path.rglob('*')) if o.is_file()}
+
+@patch
+def note(self:Ledger,
+    path,      # The file or folder
+    kind:str   # 'weights', 'bank', 'oracles' or 'cache'
+):
+    "Record that a file or folder was made from samples that are not forgotten yet"
+    choose('kind of artefact', kind, ['weights','bank','oracles','cache'])
+    path = Path(path).resolve()
+    if not path.exists(): raise Refused(f"There is no file or folder '{path}': note what is there.")
+    files = None if kind == 'bank' else _files(path)
+    with self._changing() as facts:
+        same = [o for o in facts['made'] if o['path'] == str(path) and o['purged'] is None]
+        for o in same: o['files'] = files
+        if not same:
+            facts['made'].append(dict(kind=kind, path=str(path), files=files, requests=len(facts['entries']), noted=_now(),
+                                      purging=None, purged=None))
+
+@patch
+def is_purged(self:Ledger,
+    path # A file or folder
+) -> bool:
+    "Was this copy purged, or was a purge of it begun?"
+    return any(o['path'] == str(Path(path).resolve()) and (o['purged'] or o['purging']) is not None for o in self._read()['made'])
+
+@patch
+def made(self:Ledger) -> pd.DataFrame:
+    "A row per copy: kind, path, requests answered before it was made, noted, purged; stale where samples were forgotten since"
+    df = pd.DataFrame(self._read()['made'], columns=['kind','path','requests','noted','purged'])
+    return df.assign(stale=df.purged.isna() & (df.requests < len(self)))
+
+# %% ../nbs/31_ledger.ipynb #41ebb807
+def _state(path, made):
+    "'removed', 'there', 'not found there' or 'changed since it was noted'"
+    if not path.exists(): return 'removed' if made['purging'] else 'not found there'
+    if made['kind'] == 'bank': return 'there'
+    now = _files(path)
+    if any(made['files'].get(k) != v for k,v in now.items()): return 'changed since it was noted'
+    return 'there' if made['purging'] or now == made['files'] else 'not found there'
+
+# %% ../nbs/31_ledger.ipynb #30171106
+@patch
+def purge(self:Ledger) -> pd.DataFrame: # A row per copy: kind, path and state ('removed', 'not found there' or 'changed since it was noted')
+    "Remove the copies that were made before samples were forgotten. Can be killed and called again"
+    with self.held():
+        stale = np.flatnonzero(self.made().stale)
+        return pd.DataFrame([self._purged(i) for i in stale], columns=['kind','path','state'])
+
+@patch
+def _purged(self:Ledger, i):
+    "Remove the `i`th copy, recorded before and after"
+    made = self._read()['made'][i]
+    path = Path(made['path'])
+    state = _state(path, made)
+    if state == 'there':
+        self._mark(i, purging=_now())
+        if made['kind'] == 'bank': remove_bank(path)
+        else: _remove(path)
+        state = 'removed'
+    if state == 'removed': self._mark(i, purged=_now())
+    return dict(kind=made['kind'], path=made['path'], state=state)
+
+@patch
+def _mark(self:Ledger, i, **facts):
+    with self._changing() as all: all['made'][i].update(facts)
+
+@patch
+def removed(self:Ledger,
+    path # A file or folder that was noted
+):
+    "Record that a copy was removed by hand"
+    path = Path(path).resolve()
+    found = [i for i,o in enumerate(self._read()['made']) if o['path'] == str(path) and o['purged'] is None]
+    if not found: raise Refused(f"'{path}' is not a copy that this ledger has on its list: see ledger.made().")
+    if path.exists(): raise Refused(f"'{path}' is still there: remove it, or call ledger.purge().")
+    for i in found: self._mark(i, purged=f'{_now()}, by hand')

@@ -6,22 +6,23 @@
 __all__ = ['prediction_bound', 'Drift', 'drift', 'RetrainingDue', 'unlearn_stream']
 
 # %% ../nbs/32_stream.ipynb #f0e5c775
-import json, shutil, warnings
+import json, warnings
 from pathlib import Path
 from typing import NamedTuple
-import numpy as np, torch
+import numpy as np, pandas as pd, torch
 from scipy.stats import t
 from fastcore.basics import patch
 from fastai.learner import Learner
 from . import __version__
 from .value import Refused
-from .data import ForgetSplit, _read_csv, _with_test, as_fastai, positions, predict, predict_train, read_shard, subset_dls, targets, write_shard
+from .data import ForgetSplit, _requested, _with_test, as_fastai, positions, predict, predict_train, read_shard, subset_dls, targets, write_shard
 from .recipe import derived, recipe_of
 from .attack import lira, margin
-from .ledger import Ledger
+from .ledger import Ledger, _sha
 from .sequence import Labelled, SeqUnlearn
+from .exact import SISA, Retrain, Shards
 from .teacher import SCRUB
-from .unlearn import _twin, digest, unlearn
+from .unlearn import Unlearning, _twin, digest, unlearn
 from .evaluate import evaluate
 
 # %% ../nbs/32_stream.ipynb #674173f9
@@ -80,7 +81,9 @@ def drift(
 
 def _least(shares, n):
     "The deviation that a share of `n` samples has by chance alone, the share kept away from 0 and 1"
-    p = (np.nanmean(shares)*n+1)/(n+2)
+    known = shares[np.isfinite(shares)]
+    if not len(known): return float('nan') # no reference is left that never saw a sample
+    p = (known.mean()*n+1)/(n+2)
     return (p*(1-p)/n)**.5
 
 def _due(called, called_most, lost, lost_most):
@@ -91,91 +94,171 @@ def _due(called, called_most, lost, lost_most):
     return '; '.join(res)
 
 # %% ../nbs/32_stream.ipynb #3216aded
-def _wanted(ledger, dls, request, known, seed):
-    "Positions that a request asks for and that are not forgotten yet"
+def _asked_for(ledger, dls, request, seed, todo=True):
+    "Positions of a request, (n,): those that are still to be forgotten, or all that are in the data"
+    known,unsettled = ledger.forgotten(dls),ledger.still_known(dls)
     whole = subset_dls(dls, np.union1d(positions(dls.train), np.flatnonzero(known)))
     if ledger.by is not None:
-        ids = _read_csv(request, whole, ledger.by) if isinstance(request, (str,Path)) else np.atleast_1d(np.asarray(request))
-        request = ids[~ledger.knows(ids)]
+        ids = _requested(whole, request, ledger.by)
+        there = set(ledger._named(dls)) # the rows of an answered request may be gone
+        keep = ~ledger.knows(ids) | ledger.is_open(ids) if todo else np.array([o in there for o in ids], dtype=bool)
+        request = ids[keep]
         if not len(request): return np.array([], dtype=np.int64)
     at = ForgetSplit(whole, request, ledger.by, seed).forget
-    return at[~known[at]]
+    return at[~known[at] | unsettled[at]] if todo else at
 
-def _checked(ledger, dls, requests, known, seed):
+def _checked(ledger, dls, requests, seed):
     "A list of requests, each of which can be answered; one by one where they are no list"
     if isinstance(requests, (str,Path,np.ndarray)): raise Refused("requests= is one request: give a list of them, [request].")
     if isinstance(requests, (list,tuple)):
-        at = np.unique(np.concatenate([np.array([], dtype=np.int64), *(_wanted(ledger, dls, r, known, seed) for r in requests)]))
-        if len(at) == (~known[positions(dls.train)]).sum(): raise Refused("The requests ask for all samples that are left: nothing would stay to be trained on; delete the model instead.")
+        at = np.concatenate([np.array([], dtype=np.int64), *(_asked_for(ledger, dls, r, seed) for r in requests)])
+        gone = np.union1d(at, np.flatnonzero(ledger.forgotten(dls)))
+        if not len(np.setdiff1d(positions(dls.train), gone)):
+            raise Refused("The requests ask for all samples that are left: nothing would stay to be trained on; delete the model instead.")
     return requests
 
 # %% ../nbs/32_stream.ipynb #efbf47f1
-def _file(ledger, n): return ledger.path/f'model-{n:04}.safetensors'
+def _state(model):
+    "What is kept of a network: its weights; of SISA's networks who was first assigned to which shard, and not who is left"
+    return model.as_assigned() if isinstance(model, Shards) else model.state_dict()
 
-def _start(learn, dls, ledger):
-    "Note which model the ledger is about; its validation accuracy before the first request"
-    own,entries = digest(learn.model), ledger.entries
-    with ledger._changing() as facts:
-        if not entries: # what a request that was refused left is made anew
-            logits,y = predict(learn.model, dls.valid)
-            facts.update(start=own, valid=(logits.argmax(1) == y).double().mean().item())
-        if own not in (facts['start'], *(e['digest'] for e in entries[-1:])): raise Refused(f"The ledger in '{ledger.path}' is about another model: give the learner that its first request was made of, or the one that it ended with.")
-        return facts['valid']
+def _about(learn, dls, ledger):
+    "The digest of the model that the ledger is about, and its validation accuracy before the first request"
+    own,facts = digest(_state(learn.model)), ledger._read()
+    entries = facts['entries']
+    if not entries:
+        logits,y = predict(learn.model, dls.valid)
+        return dict(start=own, valid=(logits.argmax(1) == y).double().mean().item())
+    if own not in (facts['start'], entries[-1]['digest']):
+        raise Refused(f"The ledger in '{ledger.path}' is about another model: give the learner that its first request was made of, "
+                      "or the one that it ended with.")
+    return {k: facts[k] for k in ('start','valid')}
 
-def _as_it_stands(learn, dls, ledger, known):
+def _as_it_stands(learn, dls, ledger):
     "The learner with the weights that the last request left, on the samples that stay"
-    new,n = _twin(learn, subset_dls(dls, np.setdiff1d(positions(dls.train), np.flatnonzero(known)))), len(ledger)
-    if n:
-        try: state = read_shard(_file(ledger, n))[0]
-        except Refused: raise Refused(f"The weights after request {n}, '{_file(ledger, n)}', are gone or damaged: restore them, or retrain on what stays and begin another ledger.") from None
-        new.model.load_state_dict(state)
+    known,entries = ledger.forgotten(dls),ledger.entries
+    new = _twin(learn, subset_dls(dls, np.setdiff1d(positions(dls.train), np.flatnonzero(known))))
+    if not entries: return new
+    file = ledger.path/f'model-{len(entries):04}.safetensors'
+    try: new.model.load_state_dict(read_shard(file)[0])
+    except (Refused, RuntimeError):
+        raise Refused(f"The weights after request {len(entries)}, '{file}', are gone or damaged: restore them, or retrain on what stays "
+                      "and begin another ledger.") from None
+    if digest(_state(new.model)) != entries[-1]['digest']:
+        raise Refused(f"'{file}' does not hold the weights that request {len(entries)} left, by the digest that the ledger recorded: "
+                      "restore them from a copy.")
+    if isinstance(new.model, Shards): new.model.leave_out(np.flatnonzero(known & ~_by_others(ledger, dls)))
     return new
 
-# %% ../nbs/32_stream.ipynb #eaaab0cd
-def _sweep(ledger, work=None):
-    "Take away weights that are not the last, and what killed requests left"
-    for o in [*ledger.path.glob('model-*'), *ledger.path.glob('work-*')]:
-        if o in (_file(ledger, len(ledger)), work): continue
-        shutil.rmtree(o) if o.is_dir() else o.unlink()
+def _by_others(ledger, dls):
+    "Which samples were forgotten by an algorithm other than SISA, whose checkpoints know them still, (N,)"
+    theirs = {o for e in ledger.entries if e['how']['kind'] != 'SISA' for o in e['ids']}
+    return ledger._marked(dls, lambda ids: np.array([o in theirs for o in ledger.salted(ids)], dtype=bool))
 
+# %% ../nbs/32_stream.ipynb #eaaab0cd
 def _said(how):
     "An algorithm or sequence as an entry holds it: given labels may be names of persons, and are counted only"
     d = how.to_dict()
-    if isinstance(how, SeqUnlearn) and isinstance(how.groups, Labelled): d['groups'],d['order'] = f'{len(set(how.groups.labels))} given groups', how.order if isinstance(how.order, str) else 'given'
+    if isinstance(how, SeqUnlearn) and isinstance(how.groups, Labelled):
+        d['groups'],d['order'] = f'{len(set(how.groups.labels))} given groups', how.order if isinstance(how.order, str) else 'given'
     return d
 
 _shown = ('forget','retain','valid','test')
 
-def _figures(rec): return dict(before={k: float(rec.before[k]) for k in _shown}, after={k: float(rec.stages[k].iloc[-1]) for k in _shown}, steps=rec.steps, seconds=round(rec.seconds, 3), ended=', '.join(sorted(set(rec.stages.ended))))
+def _rounded(figures, digits=3): return {k: round(v, digits) if isinstance(v, float) else v for k,v in figures.items()}
+
+def _figures(rec):
+    "What an entry says of a request, to three digits: more of them would fit the samples of one person only"
+    before,after = {k: float(rec.before[k]) for k in _shown}, {k: float(rec.stages[k].iloc[-1]) for k in _shown}
+    return dict(before=_rounded(before), after=_rounded(after), steps=rec.steps, seconds=round(rec.seconds, 3),
+                ended=', '.join(sorted(set(rec.stages.ended))))
+
+# %% ../nbs/32_stream.ipynb #5ec0c002
+class StillKnown(UserWarning):
+    "A model knows the samples of a request as well as before"
+
+def _as_well_known(rec):
+    "Has the mean margin of the samples not fallen?"
+    before,after = (rec.seen[i]['phi'].double().mean().item() for i in (0,-1))
+    return not after < before
+
+def _is_open(rec, evidence):
+    "Does a request stay open?"
+    if isinstance(rec.how, (Retrain,SISA)) or not _as_well_known(rec): return False
+    return evidence is None or abs(evidence['unlearned']['auc'] - .5) > evidence['unlearned']['auc_ci']
 
 # %% ../nbs/32_stream.ipynb #82987355
 class RetrainingDue(UserWarning):
     "A model has drifted so far from models that never saw what it forgot that it should be trained again"
 
 # %% ../nbs/32_stream.ipynb #5fe82b43
-def _answer(new, ledger, split, how, ranker, bank, oracles, before, seed, **kwargs):
+_evidence_of = ['forget','retain','test','tow','tow_ci','auc','auc_ci']
+
+def _evidence(new, oracles, path, quiet):
+    "How a learner compares with retrained models, which are kept in the folder of unfinished work and removed with it"
+    table = evaluate(new, oracles, path, controls=(), quiet=quiet)[_evidence_of]
+    return {k: _rounded(table.loc[k].astype(float).to_dict()) for k in ('unlearned','retrain')}
+
+def _judged(new, start, at, bank, n):
+    "The drift as an entry holds it"
+    return _rounded(drift(new, start['valid'], at, bank, n)._asdict(), 2)
+
+def _split(new, at, ledger):
+    "A request for these positions of what the learner draws, and of those themselves where they were forgotten before"
+    return ForgetSplit(subset_dls(new.dls, np.union1d(positions(new.dls.train), at)), at).with_secret(ledger.key)
+
+def _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed, **kwargs):
     "Answer one request; the learner that has forgotten it"
-    n,dls = len(ledger)+1, new.dls
-    work = ledger.path/f"work-{ledger.name(split.forget)}"
-    _sweep(ledger, work)
+    n,split = len(ledger)+1, _split(new, at, ledger)
     what = split if ranker is None else ranker.rank(new, split)
+    how = how if hasattr(how, 'stages') or not callable(how) else how(what)
+    work,file = ledger.begin(at)
+    if n == 1: ledger.about(start)
+    for path,kind in made: ledger.note(path, kind)
     was = {k: v.clone() for k,v in new.model.named_parameters()}
-    new = unlearn(new, what, how if hasattr(how, 'stages') or not callable(how) else how(what), seed=derived(seed, n), path=work, **kwargs)
+    new = unlearn(new, what, how, seed=derived(seed, n), path=None if isinstance(new.model, Shards) else work, **kwargs)
+    rec = new.unlearning
     if all(torch.equal(v, was[k]) for k,v in new.model.named_parameters()):
-        shutil.rmtree(work, ignore_errors=True)
-        raise Refused(f"{new.unlearning.how!r} changed nothing (it ended: {new.unlearning.stages.ended.iloc[-1]}), so the request is not answered: give other settings, a lower lr where it diverged, or another algorithm.")
-    facts = dict(how=_said(new.unlearning.how), seed=derived(seed, n), **_figures(new.unlearning), digest=digest(new.model), rsu=__version__, torch=torch.__version__)
+        raise Refused(f"{rec.how!r} changed nothing (it ended: {rec.stages.ended.iloc[-1]}), so the request is not answered: "
+                      "give other settings, a lower lr where it diverged, or another algorithm.")
+    facts = dict(how=_said(rec.how), seed=derived(seed, n), **_figures(rec), digest=digest(_state(new.model)),
+                 rsu=__version__, torch=torch.__version__)
     if ranker is not None: facts['ranker'] = ranker.name
-    if oracles: facts['evidence'] = json.loads(evaluate(new, oracles, ledger.path/f'oracles-{n:04}', controls=(), quiet=kwargs['quiet']).to_json(orient='index'))
+    if oracles: facts['evidence'] = _evidence(new, oracles, work/'oracles', kwargs['quiet'])
     if bank is not None:
-        forgotten = np.union1d(np.flatnonzero(ledger.forgotten(dls)), split.forget)
-        facts['drift'] = drift(new, before, forgotten, bank, n)._asdict()
-    write_shard(_file(ledger, n), new.model.state_dict(), request=n)
-    ledger.add(dls, split.forget, **facts)
-    if oracles: ledger.note(ledger.path/f'oracles-{n:04}', 'oracles')
-    _sweep(ledger)
-    if bank is not None and facts['drift']['due']: warnings.warn(f"Retraining is due after request {n}: {facts['drift']['due']}. Retrain on what stays, learn.unlearn_stream([...], Retrain()) for example.", RetrainingDue, stacklevel=3)
+        gone = np.union1d(np.flatnonzero(ledger.forgotten(new.dls)), at)
+        facts['drift'] = _judged(new, start, gone, bank, n)
+    facts['open'] = _is_open(rec, facts.get('evidence'))
+    write_shard(file, _state(new.model), request=n)
+    ledger.add(new.dls, at, file=_sha(file), **facts)
+    ledger.sweep()
+    _warn(n, facts)
     return new
+
+def _warn(n, facts):
+    "What somebody must know of the answer"
+    if facts['open']:
+        warnings.warn(f"Request {n} stays open: the model knows its samples as well as before (accuracy {facts['before']['forget']:.3f} before, "
+                      f"{facts['after']['forget']:.3f} after). Repeat the request with a stronger algorithm, or with oracles=2 to see "
+                      "whether models that never saw them know them as well.", StillKnown, stacklevel=4)
+    if facts.get('drift', {}).get('due'):
+        warnings.warn(f"Retraining is due after request {n}: {facts['drift']['due']}. Retrain on what stays, "
+                      "learn.unlearn_stream([...], Retrain()) for example.", RetrainingDue, stacklevel=4)
+
+# %% ../nbs/32_stream.ipynb #5ec0c004
+def _add_evidence(new, ledger, at, oracles, quiet):
+    "Compare the learner with retrained models on samples that were forgotten before, and enter the result"
+    ids = set(ledger.salted(pd.unique(ledger._named(new.dls)[at])))
+    k = max(i for i,e in enumerate(ledger.entries) if ids & {*e['ids']})
+    e,split = ledger.entries[k],_split(new, at, ledger)
+    one = _twin(new, split.retain_dls)
+    stages = pd.DataFrame([dict(steps=e['steps'], samples=0, seconds=e['seconds'], memory=float('nan'), ended=e['ended'])])
+    one.unlearning = Unlearning(new, split, None, e['seed'], {}, stages)
+    work,_ = ledger.begin(at)
+    evidence = _evidence(one, oracles, work/'oracles', quiet)
+    ledger.amend(k, evidence=evidence)
+    ledger.sweep(unfinished=True)
+    print(f"Request {k+1} was answered before; evidence was added to it.")
 
 # %% ../nbs/32_stream.ipynb #79c800ad
 def unlearn_stream(
@@ -184,31 +267,35 @@ def unlearn_stream(
     how=SCRUB(),           # An `Algorithm`, a `SeqUnlearn` around one, or a policy: a function that returns one for a request's split (or ranking)
     ledger=None,           # A `Ledger`, or its folder; 'ledger' below `learn.path` where not given
     ranker=None,           # Ranks the samples of each request, for sequences whose groups ask for it
-    bank=None,             # A `ReferenceBank` by which the drift is judged; without one it is not
-    oracles:int=0,         # Models retrained after each request to hold the result against
+    bank=None,             # A `ReferenceBank` by which the drift is judged; without one it is not. Its folder is noted
+    oracles:int=0,         # Models retrained after each request to compare the result with; also added to requests that were answered before
+    made=(),               # What else was made from the samples, for `Ledger.purge`: pairs of a path and its kind ('weights', 'bank', 'oracles' or 'cache')
     n_epoch:int|None=None, # Epochs; those of `how` where not given
     lr:float|None=None,    # Learning rate; that of `how` where not given
     seed:int=0,            # Of all chance
     cbs=None,              # Further fastai callbacks for the fits
     quiet:bool=False       # Neither progress bar nor validation after each epoch
-) -> Learner:              # As the last request left it; its `ledger` tells what was done
-    "Answer requests one after another: each is forgotten, entered in the ledger, and never trained on again. The same call again goes on"
-    if oracles == 1: raise Refused("oracles=1 cannot be held against another: ask for 2 or more, or none.")
+) -> Learner:              # As the last request left it; its `ledger` reports what was done
+    "Answer requests one after another: each is forgotten, entered in the ledger, and never trained on again. The same call again resumes"
+    if oracles == 1: raise Refused("oracles=1 cannot be compared with another: give 2 or more, or none.")
     if oracles: recipe_of(learn) # refuses a learner that does not say how it was made
     if bank is not None: bank.phi_valid # refuses a bank without validation margins
     ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger or Path(learn.path)/'ledger')
     dls = _with_test(learn.dls, None, seed)
+    made = [*made, *([(bank.path, 'bank')] if bank is not None and bank.path else [])]
     with ledger.held():
-        known = ledger.forgotten(dls)
         if bank is not None: bank.labelled(targets(dls)) # refuses another data set's
-        requests,before = _checked(ledger, dls, requests, known, seed), _start(learn, dls, ledger)
-        if bank is not None and bank.path: ledger.note(bank.path, 'bank')
-        new = _as_it_stands(learn, dls, ledger, known)
+        requests,start = _checked(ledger, dls, requests, seed), _about(learn, dls, ledger)
+        new = _as_it_stands(learn, dls, ledger)
+        ledger.sweep()
         for i,request in enumerate(requests):
-            at = _wanted(ledger, dls, request, known, seed)
-            if not len(at): print(f'Request {i+1} was answered before.'); continue
-            new = _answer(new, ledger, ForgetSplit(new.dls, at), how, ranker, bank, oracles, before, seed, n_epoch=n_epoch, lr=lr, cbs=cbs, quiet=quiet)
-            known[at] = True
+            at = _asked_for(ledger, dls, request, seed)
+            if len(at):
+                new = _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed, n_epoch=n_epoch, lr=lr, cbs=cbs, quiet=quiet)
+                continue
+            before = _asked_for(ledger, dls, request, seed, todo=False)
+            if oracles and len(before): _add_evidence(new, ledger, before, oracles, quiet)
+            else: print(f'Request {i+1} was answered before: nothing was changed.')
     new.ledger = ledger
     return new
 

@@ -30,7 +30,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
 from rsu.value import Refused, Value, check_writable, choose, _integer
-from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, shuffled, subset, targets, weights_of, write_shard
+from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, shuffled, subset, targets, weights_of, write_shard, _seal, _unseal
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
 from rsu.per_sample import averaged, check_outputs, class_weights, copied, divisor, evaluating, weighted_mean, with_gradients
@@ -761,18 +761,20 @@ def _goes_on(learn, split):
 
 # %% ../nbs/10_unlearn.ipynb #a22492ba
 def digest(
-    model # A network
+    model # A network, or its state dict
 ) -> str:
     "SHA-256 of its weights and buffers, in hexadecimal digits: what tells models apart"
-    return hashlib.sha256(b''.join(v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for v in model.state_dict().values())).hexdigest()
+    state = model if isinstance(model, dict) else model.state_dict()
+    return hashlib.sha256(b''.join(v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for v in state.values())).hexdigest()
 
 # %% ../nbs/10_unlearn.ipynb #e480e0c7
 class _Kept:
     "What the stages of a run have made so far, in one file that is replaced after each"
     def __init__(self, path, learn, split, how, seed, target, todo):
         self.file,self.split,self.how = Path(path)/'stages.safetensors',split,how
-        plan = hashlib.sha256(b''.join(s.forget.astype(np.int64).tobytes() + b';' for s in todo)).hexdigest()
-        self.made = dict(split=split.key, held=split.held, how=how.key, seed=str(seed), target=str(target), weights=digest(learn.model), loss=_loss_key(learn.loss_func), plan=plan)
+        plan = b''.join(s.forget.astype(np.int64).tobytes() + b';' for s in todo).hex()
+        facts = split.key, split.held, how.key, seed, target, digest(learn.model), _loss_key(learn.loss_func), plan
+        self.made = split.keyed_hash(' '.join(map(str, facts)))
 
     def keep(self, todo, done, rows, told, new):
         "Replace the file"
@@ -781,14 +783,23 @@ class _Kept:
         memory = {f'memory.{i}.{k}': v for i,o in (carry.state if carry else {}).items() for k,v in o.items() if torch.is_tensor(v)}
         turn = np.zeros(len(self.split), dtype=np.int32) # of each sample
         for i,s in enumerate([*done, *todo]): turn[np.searchsorted(self.split.forget, s.forget)] = i
-        facts = dict(self.made, rows=json.dumps(rows), others=json.dumps([{k: float(o[k]) for k in _others} for o in told]))
-        write_shard(self.file, dict(state, **memory, turn=torch.as_tensor(turn), **{k: torch.stack([torch.as_tensor(o[k]) for o in told]) for k in ('right','phi','phi_test')}), **facts)
+        seen = {k: torch.stack([torch.as_tensor(o[k]) for o in told]) for k in ('right','phi','phi_test')}
+        seen['turn'] = torch.as_tensor(turn)
+        facts = dict(rows=json.dumps(rows), others=json.dumps([{k: float(o[k]) for k in _others} for o in told]))
+        if self.split.secret is not None: seen,facts = dict(sealed=_seal(self.split.secret, seen, facts)),{}
+        write_shard(self.file, {**state, **memory, **seen}, made=self.made, **facts)
 
     def taken_up(self, stages, new):
         "Put the last whole stage's weights into `new`; what is to do, what is done, and what was told of it"
-        try: tensors,facts = read_shard(self.file)
-        except Refused as e: print(str(e).split(':')[0] + ': the run begins anew.'); return stages,[],[],[seen_by(new.model, self.split)]
-        if any(facts.get(k) != v for k,v in self.made.items()): raise Refused(f"'{self.file.parent}' keeps the stages of another run (other samples, groups, settings, seed, loss function or model): give another folder, or delete it.")
+        try:
+            tensors,facts = read_shard(self.file)
+            if facts.get('made') == self.made and 'sealed' in tensors:
+                seen,more = _unseal(self.split.secret, tensors.pop('sealed'))
+                tensors.update(seen); facts.update(more)
+        except Refused:
+            print(f"'{self.file}' is damaged: the run begins anew.")
+            return stages,[],[],[seen_by(new.model, self.split)]
+        if facts.get('made') != self.made: raise Refused(f"'{self.file.parent}' keeps the stages of another run (other samples, groups, settings, seed, loss function or model): give another folder, or delete it.")
         part = lambda name: {k.removeprefix(name): v for k,v in tensors.items() if k.startswith(name)}
         new.model.load_state_dict(part('model.'))
         rows,others = json.loads(facts['rows']),json.loads(facts['others'])

@@ -73,7 +73,7 @@ def assert_same(a, b): assert a.keys() == b.keys() and all(torch.equal(a[k], b[k
 def test_from_a_shell(here):
     done = shell(*ask, *request('patient-3', 'patient-41'), '--bank', 'bank', '--out', 'out', cwd=here)
     assert (done.returncode, done.stderr) == (0, '') and done.stdout.endswith('Report: out/report.html\n')
-    assert {p.name for p in (here/'out').iterdir() if p.suffix != '.lock'} == {'ledger.json', 'ledger.key', 'model-0001.safetensors', 'report.html', 'report.ipynb'}
+    assert {p.name for p in (here/'out').iterdir() if p.suffix != '.lock'} == {'ledger.json', 'model-0001.safetensors', 'report.html', 'report.ipynb'}
     one, = entries()
     assert (one['n'], len(one['ids'])) == (4, 2) and one['steps'] > 0 and 'drift' in one
     old = read_shard_plain('clinic.safetensors')
@@ -189,8 +189,8 @@ def test_weights_cut_short_and_unknown_persons(here, call, capsys):
 def test_what_changed_nothing_is_no_answer(here, call, capsys):
     # the fit diverges and the old weights are put back: no entry, nothing is purged, and the request can be made again
     assert call(*request('patient-5'), '--algorithm', 'gradascent', '--lr', '1e12', '--purge', '--out', 'out') == 2
-    assert 'changed nothing (it ended: diverged)' in capsys.readouterr().err and not entries() and (here/'clinic.safetensors').exists()
-    assert not list((here/'out').glob('model-*')) and not list((here/'out').glob('work-*'))
+    assert 'changed nothing (it ended: diverged)' in capsys.readouterr().err and (here/'clinic.safetensors').exists()
+    assert not (here/'out').exists() and not (here/'out.key').exists()
     assert call(*request('patient-5'), '--out', 'out') == 0 and len(entries()) == 1
 
 def test_a_refused_request_binds_nothing(here, call, capsys):

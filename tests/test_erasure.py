@@ -1,0 +1,301 @@
+"An erasure that withstands crashes, meddling and curious people: only its own files are removed, and no one is named."
+import hashlib, json, os, random, secrets, shutil, sys
+from pathlib import Path
+
+import numpy as np, pandas as pd, pytest, torch
+from filelock import FileLock
+from rsu.ascent import NegGradPlus
+from rsu.attack import margin
+from rsu.cli import main
+from rsu.data import ForgetSplit, fingerprint, predict_train, read_shard
+from rsu.recipe import Recipe, derived, mlp
+from rsu.reference import ReferenceBank
+from rsu.unlearn import _Kept
+from safetensors.torch import load_file, save_file
+
+module = '''
+import pandas as pd, torch
+from rsu.data import Samples, loaders as make
+from rsu.recipe import Recipe, derived, mlp
+
+def loaders():
+    g = torch.Generator().manual_seed(0)
+    part = lambda n: (torch.randn(n, 4, generator=g), torch.arange(n) % 2)
+    persons = pd.DataFrame({'person': [f'patient-{i//2}' for i in range(120)]})
+    return make(Samples(*part(120), frame=persons), Samples(*part(40)), Samples(*part(40)), bs=32)
+
+def learner(): return Recipe(mlp, n_epoch=1, lr=.01, bs=32).learner(loaders())
+'''
+
+@pytest.fixture(scope='session')
+def ward(tmp_path_factory):
+    "A folder with a user's module, weights and bank. Nobody writes into it."
+    home = tmp_path_factory.mktemp('ward')
+    (home/'ward_data.py').write_text(module, encoding='utf-8')
+    sys.path.insert(0, str(home))
+    from ward_data import learner, loaders
+    sys.path.remove(str(home))
+    learn = Recipe(mlp, n_epoch=4, lr=.01, bs=32).fit(loaders(), quiet=True)
+    save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, home/'ward.safetensors')
+    ReferenceBank.fit(learner(), n=2, path=home/'bank', quiet=True)
+    return home
+
+@pytest.fixture
+def here(ward, here):
+    shutil.copytree(ward, here, dirs_exist_ok=True)
+    sys.modules.pop('ward_data', None)
+    sys.path.insert(0, str(here)) # which `here` takes off again
+    return here
+
+base = 'forget --data ward_data:loaders --model ward_data:learner --by person'.split()
+ask = [*base, *'--weights ward.safetensors --algorithm retrain'.split()] # which closes a request, whatever its samples
+descent = [*base, *'--weights ward.safetensors --algorithm neggradplus --n-epoch 2 --lr .02'.split()]
+
+def request(*names):
+    pd.DataFrame({'id': names}).to_csv('erase.csv', index=False)
+    return ['--forget', 'erase.csv']
+
+@pytest.fixture
+def call(monkeypatch):
+    "`rsu` in this process, without the report; its exit code."
+    monkeypatch.setattr('rsu.cli.write_report', lambda out, template: Path(out)/f'{template}.html')
+    def run(*args):
+        try: main([*map(str, args)])
+        except SystemExit as e: return e.code
+        return 0
+    return run
+
+def ledger_of(out): return json.loads((Path(out)/'ledger.json').read_text(encoding='utf-8'))
+
+def names(folder): return sorted(o.name for o in Path(folder).iterdir() if o.suffix != '.lock')
+
+# Only its own files
+
+mine = {'model-card.md': 'card', 'model-zoo/net.safetensors': 'net', 'work-notes/today.txt': 'notes', 'work-0123456789ab/x': 'x',
+        'model-9999.safetensors': 'mine', 'ledger-copy.json': '{}', 'ledger.json.bak': '{}', 'model-0001.safetensors.old': 'old',
+        'stages.safetensors': 'mine', 'oracles-0001/oracle.safetensors': 'mine', 'reference-1.txt': 'mine', 'ledger.12.part2': 'mine'}
+
+def test_files_of_similar_names_are_left_alone(here, call):
+    for name, text in mine.items():
+        (here/name).parent.mkdir(exist_ok=True)
+        (here/name).write_text(text, encoding='utf-8')
+    for who in ('patient-3', 'patient-4', 'patient-5'):
+        assert call(*ask, *request(who), '--bank', 'bank', '--oracles', '2', '--purge', '--out', '.', '--key', 'my.key') == 0
+    assert {k: (here/k).read_text(encoding='utf-8') for k in mine} == mine
+    assert {'ledger.json', 'model-0003.safetensors'} <= {*names(here)} and not {'model-0001.safetensors', 'model-0002.safetensors'} & {*names(here)}
+    assert not (here/'ward.safetensors').exists() and not (here/'bank').exists() # what was noted is purged
+
+def test_weights_in_the_ledgers_folder_stay_unless_purged(here, call):
+    (here/'own').mkdir()
+    (here/'ward.safetensors').rename(here/'own'/'model-final.safetensors')
+    weights = ['--weights', 'own/model-final.safetensors']
+    for who in ('patient-3', 'patient-4'): assert call(*ask, *weights, *request(who), '--out', 'own') == 0
+    assert names('own') == ['ledger.json', 'model-0002.safetensors', 'model-final.safetensors']
+    assert call(*ask, *weights, *request('patient-4'), '--purge', '--out', 'own') == 0
+    assert names('own') == ['ledger.json', 'model-0002.safetensors']
+
+def test_a_file_in_the_place_of_weights_to_come_is_not_overwritten(here, call, capsys):
+    (here/'out').mkdir()
+    (here/'out'/'model-0001.safetensors').write_text('mine', encoding='utf-8')
+    assert call(*ask, *request('patient-3'), '--out', 'out') == 2
+    assert "is there and is not this ledger's" in capsys.readouterr().err
+    assert names('out') == ['model-0001.safetensors'] and (here/'out'/'model-0001.safetensors').read_text(encoding='utf-8') == 'mine'
+
+def test_what_was_moved_is_not_reported_as_removed(here, call, capsys):
+    assert call(*ask, *request('patient-3'), '--bank', 'bank', '--out', 'out') == 0
+    (here/'ward.safetensors').rename(here/'renamed.safetensors')
+    (here/'bank').rename(here/'moved')
+    capsys.readouterr()
+    assert call(*ask, *request('patient-3'), '--purge', '--out', 'out') == 0
+    said = capsys.readouterr().out
+    assert said.count('NOT PURGED, not found there') == 2 and 'Purged:' not in said
+    assert [o['purged'] for o in ledger_of('out')['made']] == [None, None]
+    (here/'renamed.safetensors').rename(here/'ward.safetensors')
+    assert call(*ask, *request('patient-3'), '--purge', '--out', 'out') == 0
+    assert 'Purged: ward.safetensors' in capsys.readouterr().out and not (here/'ward.safetensors').exists()
+
+# Nothing is believed
+
+def test_the_weights_of_before_are_not_taken_for_the_unlearned_ones(here, call, capsys):
+    assert call(*ask, *request('patient-3'), '--out', 'out') == 0
+    shutil.copy(here/'ward.safetensors', here/'out'/'model-0001.safetensors')
+    assert call(*ask, *request('patient-4'), '--out', 'out') == 2
+    assert 'model-0001.safetensors' in capsys.readouterr().err and len(ledger_of('out')['entries']) == 1
+
+def test_a_meddled_ledger_is_rejected(here, call, capsys):
+    assert call(*ask, *request('patient-3'), '--out', 'out') == 0
+    note = here/'out'/'ledger.json'
+    good = note.read_bytes()
+    facts = json.loads(good)
+    def tampered(**changes):
+        note.write_text(json.dumps({**facts, **changes}), encoding='utf-8')
+        assert call(*ask, *request('patient-4'), '--purge', '--out', 'out') == 2
+        assert 'was changed by something other than rsu' in capsys.readouterr().err
+        note.write_bytes(good)
+    one = facts['entries'][0]
+    tampered(entries=[{**one, 'ids': ['0'*32]}])
+    tampered(entries=[{**one, 'digest': '0'*64}])
+    tampered(made=[*facts['made'], dict(kind='cache', path=str(here/'erase.csv'), files={}, requests=0, noted='', purging='now', purged=None)])
+    tampered(trash={'../ward.safetensors': None})
+    note.unlink()
+    assert call(*ask, *request('patient-4'), '--out', 'out') == 2
+    assert 'restore its ledger.json from a copy' in capsys.readouterr().err
+    assert (here/'ward.safetensors').exists() and (here/'erase.csv').exists()
+
+def test_a_rejected_concurrent_request_changes_nothing(here, call, capsys):
+    (here/'out').mkdir()
+    with FileLock(here/'out'/'ledger.lock'):
+        assert call(*ask, *request('patient-3'), '--out', 'out') == 2
+    assert 'Another process is answering requests' in capsys.readouterr().err and names('out') == [] and not (here/'out.key').exists()
+    assert call(*ask, *request('patient-3'), '--bank', 'bank', '--out', 'out') == 0
+    before = (here/'out'/'ledger.json').read_bytes()
+    with FileLock(here/'out'/'ledger.lock'):
+        for _ in range(5): assert call(*ask, *request('patient-4'), '--bank', 'bank', '--out', 'out') == 2
+    assert (here/'out'/'ledger.json').read_bytes() == before
+
+# What the model knows afterwards
+
+def test_samples_that_are_as_well_known_as_before(here, call, capsys):
+    assert call(*descent, *request('patient-3'), '--out', 'out') == 1
+    said, one = capsys.readouterr().out, ledger_of('out')['entries'][0]
+    assert f"on them {one['before']['forget']:.3f} -> {one['after']['forget']:.3f}" in said and 'Request 1 stays open' in said
+    assert call(*ask, *request('patient-3'), '--out', 'out') == 0 # retrained: the open request is worked on, and closed
+    first, second = ledger_of('out')['entries']
+    assert first['open'] and not second['open'] and first['ids'] == second['ids'] and 'stays open' not in capsys.readouterr().out
+    assert call(*descent, *request('patient-3'), '--out', 'out') == 0
+    assert 'was answered before: nothing was changed' in capsys.readouterr().out and len(ledger_of('out')['entries']) == 2
+    assert call(*descent, *request('patient-3'), '--oracles', '2', '--out', 'out') == 0
+    assert 'evidence was added to it' in capsys.readouterr().out and 'evidence' in ledger_of('out')['entries'][1]
+
+# Who was erased?
+
+def found(here, dls, margins={}):
+    "Persons that an attacker finds in the files: by name, position, sample, or the hash of any of these, or by given numbers of each."
+    person, x = dls.train_ds.frame.person, dls.train_ds.tensors[0]
+    files = [o for o in here.rglob('*') if o.is_file() and o.suffix not in ('.py', '.csv') and '.key' not in o.name and '__pycache__' not in o.parts]
+    text = b'|'.join(o.read_bytes() + str(o.relative_to(here)).encode() for o in files)
+    whole = fingerprint(dls)
+    def traces(who):
+        at = np.flatnonzero(person == who)
+        split = ForgetSplit(dls, at)
+        known = [split.key, fingerprint(split.retain_dls), *(f(who.encode()).hexdigest() for f in (hashlib.sha256, hashlib.md5))]
+        known += [hashlib.sha256(o).hexdigest() for o in (at.tobytes(), str(at.tolist()).encode(), at.tobytes() + b';')]
+        raw = [who.encode(), np.setdiff1d(np.arange(len(person)), at).tobytes()]
+        if at[0]: raw += [at.tobytes(), at.astype('i4').tobytes()] # 0 and 1 are in any file
+        raw += [x[i].numpy().tobytes() for i in at] + margins.get(who, [])
+        return [o for o in (*(k[:8].encode() for k in known if k != whole), *raw) if o in text]
+    return [who for who in person.unique() if traces(who)]
+
+def test_nobody_without_the_key_learns_who_was_erased(here, call):
+    assert call(*ask, *request('patient-3'), '--bank', 'bank', '--oracles', '2', '--purge', '--out', 'out') == 0
+    from ward_data import loaders
+    dls = loaders()
+    assert found(here, dls) == []
+    at = np.flatnonzero(dls.train_ds.frame.person == 'patient-3')
+    (here/'out'/f'oracle-{ForgetSplit(dls, at).key}.txt').write_text('named as it was before', encoding='utf-8')
+    assert found(here, dls) == ['patient-3'] # the search finds what is there
+
+@pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
+def test_nor_from_an_interrupted_request(here, monkeypatch):
+    "The unfinished work holds the margins of the samples, which fit one person only: they are encrypted. What names it is an HMAC."
+    from ward_data import learner
+    learn = learner()
+    learn.model.load_state_dict(load_file('ward.safetensors'))
+    names = {}
+    for who, at in pd.Series(range(120)).groupby(learn.dls.train_ds.frame.person):
+        split = ForgetSplit(learn.dls, at)
+        how = NegGradPlus().given(2, .02).ready(learn, split)
+        names[who] = _Kept(here/'none', learn, split, how, derived(0, 1), None, how.stages(split)).made.encode()
+    log, stages = here/'log.txt', lambda: list((here/'out').glob('work-*/stages.safetensors'))
+    for k in range(4, 40):
+        shutil.rmtree(here/'out', ignore_errors=True)
+        for o in here.glob('out.key*'): o.unlink()
+        assert in_child([*descent, *request('patient-3'), '--out', 'out'], log, die_at=k)[0] == 9
+        if stages(): break
+    tensors = read_shard(stages()[0])[0]
+    learn.model.load_state_dict({k.removeprefix('model.'): v for k, v in tensors.items() if k.startswith('model.')})
+    phi, person = margin(*predict_train(learn.model, learn.dls)), learn.dls.train_ds.frame.person
+    margins = {who: [names[who], *(phi[np.flatnonzero(person == who)].numpy().astype(t).tobytes() for t in ('f4', 'f8'))] for who in person.unique()}
+    log.unlink()
+    assert found(here, learn.dls, margins) == []
+    (here/'out'/'plain').write_bytes(margins['patient-7'][1])
+    assert found(here, learn.dls, margins) == ['patient-7']
+
+# A crash at each operation on a file
+
+def state(here):
+    "What a request leaves, but for the clock."
+    clock = {'time', 'seconds', 'noted', 'purging', 'purged', 'hmac', 'amended'}
+    def timeless(o):
+        if isinstance(o, dict): return {k: v is not None if k in ('purged', 'purging') else timeless(v) for k, v in o.items() if k not in clock - {'purged', 'purging'}}
+        return [timeless(v) for v in o] if isinstance(o, list) else o
+    facts = timeless(json.loads((here/'out'/'ledger.json').read_text(encoding='utf-8')))
+    weights = {k: v.numpy().tobytes() for k, v in read_shard(here/'out'/f"model-{len(facts['entries']):04}.safetensors")[0].items()}
+    return json.loads(json.dumps(facts).replace(str(here), '')), weights, sorted(str(o.relative_to(here)) for o in here.rglob('*') if o.suffix not in ('.lock', '.pyc', '') or o.is_dir())
+
+def in_child(args, log, die_at=None):
+    "The command in a forked process, which dies before its `die_at`th operation on a file; its exit code, and its number of operations."
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            here, count = str(Path.cwd()), [0]
+            def operation(event, details):
+                if event == 'open' and not (isinstance(details[2], int) and details[2] & (os.O_WRONLY|os.O_RDWR|os.O_CREAT)): return
+                if event not in ('open', 'os.rename', 'os.remove', 'os.rmdir', 'os.mkdir', 'shutil.rmtree'): return
+                path = str(details[0])
+                if path.endswith(('.lock', '.pyc')) or not str(Path(path).absolute()).startswith(here): return
+                if count[0] == die_at: os._exit(9)
+                count[0] += 1
+            sys.addaudithook(operation)
+            import rsu.cli, rsu.data
+            rsu.cli.write_report = lambda out, template: Path(out)/f'{template}.html'
+            secrets.token_bytes = lambda n: b'k'*n # the same ids in every run
+            save = rsu.data.save_file # written by a library that tells Python nothing
+            rsu.data.save_file = lambda tensors, path, **kwargs: (sys.audit('open', str(path), 'w', os.O_WRONLY), save(tensors, path, **kwargs))
+            sys.stdout = sys.stderr = open(log, 'a', encoding='utf-8', buffering=1)
+            try: main(args); code = 0
+            except SystemExit as e: code = e.code or 0
+            os.write(write, str(count[0]).encode())
+            os._exit(code)
+        except BaseException:
+            import traceback
+            Path(log).write_text(traceback.format_exc(), encoding='utf-8')
+            os._exit(77)
+    os.close(write)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    told = os.read(read, 99)
+    os.close(read)
+    return code, int(told or -1)
+
+@pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
+def test_a_crash_at_each_operation_on_a_file(ward, tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setattr(sys, 'path', [str(ward), *sys.path])
+    def fresh(name):
+        shutil.copytree(ward, tmp_path/name)
+        monkeypatch.chdir(tmp_path/name)
+        return tmp_path/name
+    more = ['--bank', 'bank', '--oracles', '2', '--purge', '--out', 'out']
+    here = fresh('whole')
+    command, log = [*descent, *request('patient-3'), *more], tmp_path/'log.txt'
+    code, n = in_child(command, log)
+    assert code == 0 and n > 40, log.read_text(encoding='utf-8')
+    whole = state(here)
+    request('patient-4')
+    assert in_child(command, log)[0] == 0
+    both = state(here)
+    every = os.environ.get('RSU_NIGHTLY') # all of them take minutes
+    for k in range(n) if every else sorted(random.Random(0).sample(range(n), n//6)):
+        here = fresh(f'crash-{k}')
+        request('patient-3')
+        assert in_child(command, log, die_at=k)[0] == 9, k
+        if k % 2: # the same request again
+            assert in_child(command, log)[0] == 0, f'the request could not be repeated after a crash before operation {k} of {n}'
+            assert state(here) == whole, f'crash before operation {k} of {n}'
+        else: # the same, and another one after it
+            assert in_child(command, log)[0] == 0, k
+            request('patient-4')
+            assert in_child(command, log)[0] == 0, k
+            assert state(here) == both, f'crash before operation {k} of {n}'
+        shutil.rmtree(here)
