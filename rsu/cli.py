@@ -30,7 +30,7 @@ from rsu.intervals import summarise
 from rsu.tune import tune, _search_for
 from rsu.report import Settings, datasets, from_toml, load_data, named, named_algorithm, spelt_out, to_toml, versions, write_report
 from rsu.ledger import Ledger
-from rsu.stream import RetrainingDue, unlearn_stream
+from rsu.stream import RetrainingDue, StillKnown, unlearn_stream
 
 # %% ../nbs/60_cli.ipynb #44209f51
 from rsu.data import _table
@@ -368,16 +368,24 @@ def _first(s, dls, by, folder):
     if not (Path(folder)/'ledger.json').exists(): ForgetSplit(dls, s.forget, by, s.seed)
 
 def _bank(folder, ledger):
-    "The bank in the folder; None where it went with what was forgotten"
+    "The bank in the folder; None where it was purged"
     if folder is None: return None
-    made = ledger.made()
-    if Path(folder).exists() or not made.purged[made.path == str(Path(folder).resolve())].notna().any(): return ReferenceBank.open(folder)
+    if not ledger.is_purged(folder): return ReferenceBank.open(folder)
     print(f"The bank '{folder}' was purged, so the drift is not judged: fit another on what stays.")
 
-def _take_back(ledger, weights):
-    "Where no request was ever answered, forget that these weights were noted: they may be another model's"
-    with ledger._changing() as facts:
-        if not facts['entries']: facts['made'] = [o for o in facts['made'] if o['path'] != str(Path(weights).resolve())]
+def _answered(entry):
+    "What a request changed, in one line"
+    now = ', '.join(f"{name} {entry['before'][k]:.3f} -> {entry['after'][k]:.3f}" for k,name in _sets.items())
+    return f"Request {entry['request']}, {entry['n']} samples; accuracy before -> after: {now}"
+
+_sets = dict(forget='on them', retain='on those that stay', test='on the test samples')
+
+def _of_purge(copy):
+    "What became of a copy, in one line"
+    path = os.path.relpath(copy.path)
+    if copy.state == 'removed': return f"Purged: {path}"
+    return (f"NOT PURGED, {copy.state}: {path}. It holds traces of forgotten samples and stays on the list: "
+            f"remove it, and confirm that by Ledger(...).removed({path!r}).")
 
 # %% ../nbs/60_cli.ipynb #e64f2be6
 def forget(
@@ -386,28 +394,28 @@ def forget(
     weights,       # The model's weights: a .safetensors file
     model=None,    # 'package.module:function' that returns the network or a `Learner`; the package's own where not given
     by=None,       # Column that says whose each sample is
-    key=None,      # File of the ledger's key
+    key=None,      # File of the ledger's key; beside the folder, '<folder>.key', where not given
     bank=None,     # Folder of a reference bank, by which the drift is judged
     purge=False    # Remove what was made from forgotten samples, the old weights among them
 ) -> Path:         # The report
     "Answer an erasure request: unlearned weights, an entry in the ledger, and a report"
     _check(s.but(oracles=max(2, s.oracles)))
-    if s.oracles == 1: raise Refused("oracles=1 cannot be held against another: ask for 2 or more, or for none.")
-    dls,policy = load_data(s), _policy(s)
+    if s.oracles == 1: raise Refused("oracles=1 cannot be compared with another: give 2 or more, or none.")
+    dls,policy,ledger = load_data(s), _policy(s), Ledger(out, by, key)
     _first(s, dls, by, out)
-    if not Path(weights).exists() and not (Path(out)/'ledger.json').exists(): raise Refused(f"There is no file '{weights}': give the model's weights as a .safetensors file.")
+    begun = len(ledger)
+    if not Path(weights).exists() and not begun: raise Refused(f"There is no file '{weights}': give the model's weights as a .safetensors file.")
     if bank is None and 'bank' in _asks(s.ranker) and s.groups != 1: raise Refused(f"The ranker '{s.ranker}' asks for a reference bank: give its folder with --bank, or take confidence.")
-    ledger = Ledger(out, by, key)
     refs = _bank(bank, ledger)
     learn = _learner(s, dls, model, _weights(weights, ledger))
-    if not len(ledger): ledger.note(weights, 'weights')
     ranker = None if s.groups == 1 else _ranker(s.ranker, bank=lambda: refs, record=lambda: None, seed=lambda: s.seed)
+    made = [] if begun else [(weights, 'weights')]
     with warnings.catch_warnings(record=True) as said:
-        for kind in (RetrainingDue, Diverged): warnings.simplefilter('always', kind)
-        try: new = unlearn_stream(learn, [s.forget], policy, ledger, ranker, refs, s.oracles, seed=s.seed, quiet=True)
-        except Refused: _take_back(ledger, weights); raise
+        for kind in (RetrainingDue, StillKnown, Diverged): warnings.simplefilter('always', kind)
+        unlearn_stream(learn, [s.forget], policy, ledger, ranker, refs, s.oracles, made, seed=s.seed, quiet=True)
+    for e in ledger.entries[begun:]: print(_answered(e))
     for o in said: print(o.message)
-    if purge: print('\n'.join(f"Purged of what was forgotten: {os.path.relpath(o.path)}" for o in ledger.purge(new).itertuples()) or 'Nothing to purge.')
+    if purge: print('\n'.join(map(_of_purge, ledger.purge().itertuples())) or 'Nothing to purge.')
     return write_report(out, 'erasure')
 
 # %% ../nbs/60_cli.ipynb #602e3ca2
@@ -432,13 +440,13 @@ def _forget_options(f, add):
     add(g, 'forget', 'ids.csv: a column id of positions, or of values of the column --by; or class:3', metavar='WHAT', required=True)
     add(g, 'network', f"one of the package's networks, where --model is not given: {', '.join(_networks)}", metavar='NAME')
     for name,help in [('model','package.module:function that returns the network, or a fastai Learner (which may know its recipe)'), ('by','column of the training data that says whose each sample is'),
-                      ('key',"file of the ledger's key; ledger.key in the folder where not given"), ('bank','folder of a reference bank: the drift from retraining is judged by it')]:
+                      ('key',"file of the ledger's key; FOLDER.key beside the folder where not given"), ('bank','folder of a reference bank: the drift from retraining is judged by it')]:
         g.add_argument('--'+name, default=argparse.SUPPRESS, metavar='NAME' if name in ('model','by') else 'FILE' if name == 'key' else 'FOLDER', help=help)
     g.add_argument('--weights', required=True, metavar='FILE', help="the model's weights, .safetensors")
     g = f.add_argument_group('the rest')
-    for name,kw in dict(ranker=dict(metavar='NAME', help='ranks the samples where there are groups by risk [confidence]'), oracles=dict(metavar='N', type=int, help='retrained models to hold the result against, where the recipe is known [0]')).items(): g.add_argument('--'+name, **kw)
+    for name,kw in dict(ranker=dict(metavar='NAME', help='ranks the samples where there are groups by risk [confidence]'), oracles=dict(metavar='N', type=int, help='retrained models to compare the result with, where the recipe is known; also added to a request that was answered before [0]')).items(): g.add_argument('--'+name, **kw)
     add(g, 'seed', 'of everything', type=int, metavar='N')
-    g.add_argument('--purge', action='store_true', help='remove what was made from forgotten samples: the old weights, stale oracles, references that were trained on them')
+    g.add_argument('--purge', action='store_true', help='remove what was made from forgotten samples before: the old weights and the bank')
     g.add_argument('--out', required=True, metavar='FOLDER', help='folder of the ledger')
 
 # %% ../nbs/60_cli.ipynb #c3ac0f17
@@ -491,6 +499,11 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 # %% ../nbs/60_cli.ipynb #a9980949
+def _entries(folder):
+    "The entries of the ledger in a folder, if there is one"
+    try: return json.loads((Path(folder)/'ledger.json').read_text(encoding='utf-8'))['entries']
+    except (OSError, ValueError, TypeError, KeyError): return [] # `forget` says what is wrong with it
+
 def _main(argv):
     "Do what the arguments say, and print the outcome"
     argv = sys.argv[1:] if argv is None else argv
@@ -502,6 +515,7 @@ def _main(argv):
             page = run(Settings(**{**(from_toml(file) if file else {}), **args}), out, said)
         elif job == 'forget':
             mine = {k: args.pop(k) for k in ('weights','model','by','key','bank','purge') if k in args}
+            begun = _entries(out)
             page = forget(Settings(**args), out, **mine)
         else:
             budget = args.pop('budget')
@@ -513,7 +527,10 @@ def _main(argv):
         print('\nrsu: stopped; the same command goes on from what is there.', file=sys.stderr)
         sys.exit(130)
     if job == 'tune': return print(f"Settings: {Path(out)/'settings.json'}")
-    if job == 'forget': return print(f'Report: {page}')
+    if job == 'forget':
+        print(f'Report: {page}')
+        if any(e.get('open') for e in _entries(out)[len(begun):]): sys.exit(1)
+        return
     with pd.option_context('display.width', 160, 'display.max_columns', 20): print(pd.read_parquet(Path(out)/'table.parquet')[main_measures].round(3))
     print(f'Report: {page}')
 

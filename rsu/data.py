@@ -9,7 +9,7 @@ __all__ = ['Samples', 'is_resident', 'Order', 'shuffled', 'drawn', 'lone', 'Inde
            'targets', 'fingerprint', 'class_names', 'ForgetSplit', 'write_shard', 'read_shard']
 
 # %% ../nbs/01_data.ipynb #b9578f94
-import copy, hashlib, json, os
+import base64, copy, hashlib, hmac, json, os
 from contextlib import nullcontext
 from functools import cache, cached_property
 from itertools import groupby, islice
@@ -913,10 +913,29 @@ class ForgetSplit:
     def retain_dls(self) -> DataLoaders:
         "Loaders whose training part is what stays"
         return subset_dls(self.dls, self.retain)
+    secret = None # A ledger's key (bytes), where the names of files must not show which samples were requested
+
+    def with_secret(self,
+        secret:bytes # The key
+    ):               # A copy
+        "The same request; every name that is made of it can be computed only by those who have the key"
+        res = copy.copy(self)
+        vars(res).pop('key', None)
+        res.secret = secret
+        return res
+
+    def keyed_hash(self,
+        text:str # What is hashed
+    ) -> str:    # Twelve hexadecimal digits
+        "SHA-256 of a text, or its HMAC (RFC 2104) where the request has a secret"
+        h = hashlib.sha256() if self.secret is None else hmac.new(self.secret, digestmod='sha256')
+        h.update(text.encode())
+        return h.hexdigest()[:12]
+
     @cached_property
     def key(self) -> str:
         "Twelve hexadecimal digits of data and forget set"
-        return hashlib.sha256((fingerprint(self.dls) + self.forget.tobytes().hex()).encode()).hexdigest()[:12]
+        return self.keyed_hash(fingerprint(self.dls) + self.forget.tobytes().hex())
 
     @cached_property
     def held(self) -> str:
@@ -1011,3 +1030,29 @@ def read_shard(
     except (SafetensorError, OSError, ValueError) as e: raise Refused(f"'{path}' cannot be read ({e}): delete it and it is made again.") from None
     if facts.pop('checksum', None) != _checksum(tensors): raise Refused(f"'{path}' is damaged, its checksum differs: delete it and it is made again.")
     return tensors,facts
+
+# %% ../nbs/01_data.ipynb #5ea1ed02
+def _fernet(secret):
+    from cryptography.fernet import Fernet
+    return Fernet(base64.urlsafe_b64encode(hmac.digest(secret, b'seal', 'sha256')))
+
+def _seal(
+    secret:bytes, # The key
+    tensors:dict, # Tensors by name
+    facts:dict    # Strings by name
+) -> torch.Tensor: # Bytes, (n,) uint8
+    "Tensors and facts, encrypted"
+    from safetensors.torch import save
+    return torch.frombuffer(bytearray(_fernet(secret).encrypt(save(tensors, facts))), dtype=torch.uint8)
+
+def _unseal(
+    secret:bytes,       # The key
+    sealed:torch.Tensor # Bytes, (n,) uint8
+) -> tuple:             # Tensors by name, facts by name
+    "What `_seal` encrypted; `Refused` with another key, or where it was changed"
+    from cryptography.fernet import InvalidToken
+    from safetensors.torch import load
+    try: data = _fernet(secret).decrypt(sealed.numpy().tobytes())
+    except InvalidToken: raise Refused("It was encrypted with another key, or changed since.") from None
+    header = json.loads(data[8:8+int.from_bytes(data[:8], 'little')])
+    return load(data), header.get('__metadata__', {})
