@@ -23,7 +23,7 @@ def three(make=TensorDataset, x=x, y=y, **kwargs):
     return DataLoaders(*(DataLoader(make(x[a:b], y[a:b]), 16, **kwargs) for a, b in parts))
 def samples(frame=None, **kwargs): return loaders(*(Samples(x[a:b], y[a:b], frame=frame if a == 0 else None, **kwargs) for a, b in parts), device='cpu')
 def saved(tmp_path, text, name='ids.csv'):
-    (tmp_path/name).write_text(text)
+    (tmp_path/name).write_text(text, encoding='utf-8')
     return tmp_path/name
 
 class Plain(Dataset):
