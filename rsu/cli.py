@@ -461,7 +461,7 @@ def parser() -> argparse.ArgumentParser:
     job = lambda name, help, more: jobs.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_examples, help=help, description=more)
     r = job('run', 'train, rank, forget in sequence, evaluate and report', 'Train a model, rank the samples to forget by privacy risk, forget them group after group, hold the\nresult against models that never saw them, and write a report.')
     t = job('tune', 'search the settings of algorithms', 'Search the settings of algorithms on validation samples and on seeds that no report uses.')
-    f = job('forget', 'answer an erasure request', 'Forget samples of a model that is there already: unlearned weights, an entry in the ledger and a report\nare left in the folder. The same folder serves all requests of one model.')
+    f = job('forget', 'answer an erasure request', 'Forget samples of a model that is there already: unlearned weights, an entry in the ledger and a report\nare left in the folder. The same folder serves all requests of one model. The exit code is 1 where the\nmodel knows the samples as well as before: repeat the request with a stronger algorithm.')
     d = {o.name: o.default for o in fields(Settings)}
     def add(group, name, help, **kw): group.add_argument('--'+name.replace('_','-'), default=argparse.SUPPRESS, help=help + ('' if kw.get('required') or d.get(name) is None else f' [{d[name]}]'), **kw)
     for o in (r, t):

@@ -214,7 +214,8 @@ def _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed, **kw
     how = how if hasattr(how, 'stages') or not callable(how) else how(what)
     work,file = ledger.begin(at)
     if n == 1: ledger.about(start)
-    for path,kind in made: ledger.note(path, kind)
+    for path,kind in made:
+        if not ledger.is_purged(path): ledger.note(path, kind)
     was = {k: v.clone() for k,v in new.model.named_parameters()}
     new = unlearn(new, what, how, seed=derived(seed, n), path=None if isinstance(new.model, Shards) else work, **kwargs)
     rec = new.unlearning
