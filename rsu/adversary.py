@@ -116,7 +116,7 @@ def across(
     steps:int,    # Steps within each ball
     doublings:int # How often the radius is doubled at most
 ):                # Inputs as the model sees them, and its prediction there (n,)
-    "Each sample moved by projected gradient descent, in balls of radius eps, 2 eps, 4 eps, ..., until it is misclassified"
+    "Each sample moved by projected gradient descent, in balls of radius eps, 2 eps, 4 eps, ... until misclassified"
     true,rows = y.flatten().long(), torch.arange(len(y), device=y.device)
     p0 = px.read(xb)
     p,pred,moved = p0.clone(), true.clone(), torch.zeros_like(true, dtype=torch.bool)
