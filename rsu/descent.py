@@ -104,7 +104,8 @@ class EUk(CFk):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.clip > 0: raise Refused(f"clip={self.clip} would leave no gradient: give a norm above 0; published is 10.")
+        if not self.clip > 0:
+            raise Refused(f"clip={self.clip} would leave no gradient: give a norm above 0; published is 10.")
 
     def rate(self, epoch): return .05 + .95*_cosine(epoch, self.n_epoch)
 

@@ -389,7 +389,8 @@ def _tuned(learn, n_epoch, lr, bs, patience, seed):
 # %% ../nbs/22_ranking.ipynb #84961b19
 class HoldoutRetrain(Ranker):
     "How far the answer moves when a copy of the model is trained further on the validation samples"
-    needs,trainings,cost,source = 'the trained model, validation samples','< 1','some epochs over the validation samples','Carlini et al. 2019; settings: RUM'
+    needs,trainings,cost = 'the trained model, validation samples','< 1','some epochs over the validation samples'
+    source = 'Carlini et al. 2019; settings: RUM'
     def __init__(self,
         n_epoch:int=30, # Most passes over the validation samples
         lr:float=.1,    # Learning rate of SGD, constant
