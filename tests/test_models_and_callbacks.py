@@ -86,6 +86,32 @@ def test_callbacks_that_would_change_nothing_are_refused(learn, split):
     with pytest.raises(Refused, match='nothing for ShowGraphCallback to draw'): unlearn(learn, split, FineTune(n_epoch=2), cbs=ShowGraphCallback(), quiet=True)
     unlearn(learn, split, FineTune(n_epoch=2), cbs=GradientClip(), quiet=True)
 
+class Halves(Callback):
+    "The model sees inputs of half the size."
+    def before_batch(self): self.learn.xb = (self.x/2,)
+
+class HalvesInTraining(Halves): run_valid = False
+
+class Counts(Callback):
+    n = 0
+    def before_batch(self): self.n += 1
+
+def test_a_callback_that_the_model_cannot_do_without_is_refused(split):
+    learn = Learner(split.dls, mlp3(), CrossEntropyLossFlat(), cbs=Halves())
+    words = 'Halves sets self.learn.xb, and whatever reads the model afterwards does so without callbacks'
+    with pytest.raises(Refused, match=words): unlearn(learn, split, FineTune(n_epoch=1), quiet=True)
+    plain = trained(mlp3, split.dls)
+    with pytest.raises(Refused, match=words): unlearn(plain, split, SSD(), cbs=Halves(), quiet=True)
+    with pytest.raises(Refused, match='HalvesInTraining sets self.learn.xb.*others are fed beside them'):
+        unlearn(plain, split, NegGradPlus(n_epoch=1), cbs=HalvesInTraining(), quiet=True)
+    unlearn(plain, split, FineTune(n_epoch=1), cbs=HalvesInTraining(), quiet=True)
+
+def test_callbacks_join_the_fits_alone(split):
+    own, given = Counts(), Counts()
+    learn = Learner(split.dls, mlp3(), CrossEntropyLossFlat(), cbs=own)
+    new = unlearn(learn, split, FineTune(n_epoch=1, bs=10), cbs=given, quiet=True)
+    assert (own.n, given.n) == (0, 4) and own in learn.cbs and not [cb for cb in new.cbs if isinstance(cb, Counts)]
+
 # gradients switched off around a call
 
 off = dict(no_grad=lambda: torch.set_grad_enabled(False), inference=torch.inference_mode)
