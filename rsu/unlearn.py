@@ -7,7 +7,7 @@ __all__ = ['Feed', 'Term', 'kl', 'Stage', 'Algorithm', 'frozen', 'Diverged', 'le
            'unlearn', 'FineTune']
 
 # %% ../nbs/10_unlearn.ipynb #74abffc7
-import copy, hashlib, inspect, json, warnings
+import copy, dis, hashlib, inspect, json, warnings
 from contextlib import contextmanager
 from functools import cache, wraps
 from itertools import islice
@@ -743,6 +743,21 @@ def _adds_up(how):
     if any(len(how.passes(e)) > 1 for e in range(how.n_epoch or 0)): return False
     return not any(getattr(type(how), o, None) is not getattr(Algorithm, o, None) for o in _of_gradients)
 
+def _assigned(cb):
+    "What of a batch a callback of the user's puts something else in the place of: of 'xb', 'yb', 'pred'"
+    if type(cb).__module__.startswith('fastai.'): return set()
+    events = [inspect.unwrap(f) for f in (getattr(type(cb), o, None) for o in ('before_batch','after_pred')) if inspect.isfunction(f)]
+    return {i.argval for f in events for i in dis.get_instructions(f) if i.opname == 'STORE_ATTR'} & {'xb','yb','pred'}
+
+def _direct(learn, cbs, split, how):
+    "Refuse callbacks without which the model would be given, or would say, something else"
+    for cb in [*learn.cbs, *cbs]:
+        if cb.run_valid and (odd := _assigned(cb)): raise Refused(f"{type(cb).__name__} sets self.learn.{min(odd)}, and whatever reads the model afterwards does so without callbacks: "
+                                                                  "put that into the model or into the loaders.")
+    for cb in cbs:
+        beside = any(len(roles) > 1 for s in how.stages(split) for e in range(s.algorithm.n_epoch or 0) for roles in s.algorithm.passes(e))
+        if beside and 'xb' in _assigned(cb): raise Refused(f"{type(cb).__name__} sets self.learn.xb, which are the samples of one role, and others are fed beside them: put that into the loaders.")
+
 def _joins(cbs, split, how):
     "Refuse callbacks that cannot take part in a fit of these algorithms"
     fits = [s.algorithm for s in how.stages(split) if s.algorithm.n_epoch and not {'a recipe','its own training'} & set(s.algorithm.needs)]
@@ -817,7 +832,7 @@ def unlearn(
     n_epoch:int|None=None,  # Epochs; the algorithm's published number where not given
     lr:float|None=None,     # Learning rate; the algorithm's published one where not given
     seed:int=0,             # Order of the batches, random labels and all other chance
-    cbs=None,               # Further fastai callbacks for the fits
+    cbs=None,               # Further fastai callbacks for the fits alone; those of `learn` take no part in them, but for mixed precision
     quiet:bool=False,       # Neither progress bar nor validation after each epoch
     path=None,              # A folder that keeps what the stages made: the same call again, after a kill, goes on behind the last whole stage
     until=None              # Stop when the samples to forget are known no better than this: an accuracy in [0, 1], 'valid' (that of validation, before) or oracles (their mean)
@@ -837,6 +852,7 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     _first_optimiser()
     todo,new = how.stages(split), _twin(learn, split.retain_dls)
     _joins([*new.cbs, *L(cbs)], split, how)
+    _direct(learn, L(cbs), split, how)
     if quiet and (odd := [cb for cb in L(cbs) if isinstance(cb, ShowGraphCallback)]): raise Refused(f"quiet=True shows nothing, so there is nothing for {type(odd[0]).__name__} to draw: leave one of them out.")
     if until is not None and not any(s.steps for s in todo) or any(s.until is not None and not sum(s.steps) for s in todo): raise Refused(f"until= ends a fit at a step, and {how!r} has none that could be the last: leave it out.")
     told,done,rows = [seen_by(new.model, split)],[],[]
