@@ -772,7 +772,8 @@ def _class(what, dls):
 # %% ../nbs/01_data.ipynb #c0525bfb
 def _flat(o, what):
     "What is listed (an array, a list, a set, a generator, what `np.where` or `torch.nonzero` give) in one dimension"
-    if isinstance(o, Iterable) and not hasattr(o, '__array__') and not isinstance(o, (list,tuple)): o = list(o)
+    if not isinstance(o, Iterable) or hasattr(o, '__array__') and not np.shape(o): raise Refused(f"{what}{o!r} is no list: give [{o!r}].")
+    if not hasattr(o, '__array__') and not isinstance(o, (list,tuple)): o = list(o)
     if isinstance(o, (list,tuple)) and len(o) == 1 and np.ndim(o[0]) == 1: o = o[0] # `np.where` of a vector
     if not hasattr(o, '__array__'): # a list may hold several kinds of ids, of which an array would make one
         return [v.item() if torch.is_tensor(v) and not v.dim() else v for v in o]

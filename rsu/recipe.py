@@ -16,7 +16,6 @@ import numpy as np, torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.modules.lazy import LazyModuleMixin
 from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos, SchedNo, combined_cos
@@ -30,7 +29,7 @@ from fastai.torch_core import find_bs, no_random, to_detach, to_device
 from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.value import Refused, Value, choose, known
-from rsu.data import Order, as_fastai, as_they_are, device_of, positions, subset, subset_dls, targets, with_train
+from rsu.data import Order, as_fastai, as_they_are, device_of, is_resident, positions, subset, subset_dls, targets, with_train
 from rsu.per_sample import check_outputs, evaluating, with_gradients
 
 # %% ../nbs/02_recipe.ipynb #39d817c4
@@ -313,15 +312,11 @@ class Recipe(Value):
 # %% ../nbs/02_recipe.ipynb #0b0ef8fd
 def _takes(net, dls, name):
     "Refuse samples that the network does not take, before anything is trained"
-    if any(isinstance(m, LazyModuleMixin) for m in net.modules()): return # which a look would initialise
     *xb,_ = to_device(next(iter(as_they_are(dls.train, positions(dls.train)[:2]))), device_of(dls))
-    modes = {m: m.training for m in net.modules()}
     try:
-        with torch.no_grad(), no_random(): out = net.eval()(*xb)
+        with evaluating(net), torch.no_grad(), no_random(): out = net(*(o.as_subclass(torch.Tensor) for o in xb))
         why = f'it gives {tuple(out.shape)} and not logits (N, C)' if torch.is_tensor(out) and out.dim() != 2 else ''
     except (RuntimeError, ValueError, TypeError) as e: why = str(e).strip().partition('\n')[0]
-    finally:
-        for m,was in modes.items(): m.training = was
     if why:
         raise Refused(f"The network '{name}' does not take samples of the shape {tuple(xb[0].shape[1:])} and the type {xb[0].dtype} ({why}): "
                       "images are (N, C, H, W), grey ones with C = 1, and tables (N, columns), of float32.")
@@ -380,9 +375,10 @@ def fit(self:Recipe,
 def n_classes(
     dls # `DataLoaders`
 ) -> int:
-    "The number of classes, from the data's vocabulary or its largest label"
+    "The number of classes, from the data's vocabulary or its largest label; tensors for validation and test count, which may hold more"
+    held = [o.dataset.tensors[-1] for o in getattr(dls, 'loaders', [])[1:] if is_resident(o.dataset)]
     c = next((c for c in (getattr(o, 'c', None) for o in (dls.train, dls)) if isinstance(c, (int, np.integer)) and c), None) # a table may have a column c
-    return int(c) if c else int(targets(dls).max())+1
+    return max([int(c) if c else int(targets(dls).max())+1, *(int(y.max())+1 for y in held if len(y))])
 
 # %% ../nbs/02_recipe.ipynb #5b53952e
 @contextmanager

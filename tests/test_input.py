@@ -6,8 +6,8 @@ import numpy as np, pandas as pd, pytest, torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 from fastai.data.core import DataLoaders, TfmdDL
 from rsu.all import *
-from rsu.data import _column, _read_labels, class_names, fingerprint, is_resident, predict_train, targets
-from rsu.cli import _labelled
+from rsu.data import class_names, fingerprint, is_resident, predict_train, targets
+from rsu.cli import Settings, _first, _labelled
 from rsu.sequence import Groups
 
 def blobs(n=120, classes=(0, 1, 2), d=6):
@@ -71,12 +71,15 @@ def test_rows_without_an_id_belong_to_nobody(ids, one, tmp_path):
     ledger.add(dls, np.arange(40, 80))
     assert ledger.forgotten(dls).nonzero()[0].tolist() == list(range(40, 80))
 
-def test_ids_of_any_kind():
+def test_ids_of_any_kind(tmp_path):
     frame = pd.DataFrame(dict(age=np.arange(80.), person=[f'p{i//4}' for i in range(80)]))
     dls = samples(frame)
     for ask in (['p3', 'p4'], {'p3', 'p4'}, ('p3', 'p4'), np.array(['p3', 'p4']), pd.Series(['p4', 'p3'], index=[7, 9]), (f'p{i}' for i in (3, 4)), dict(p3=1, p4=2)):
         assert ForgetSplit(dls, ask, 'person').forget.tolist() == list(range(12, 20))
     with pytest.raises(Refused, match="no column 'person' .*no table.*attribute frame"): ForgetSplit(three(Plain), ['p3'], 'person')
+    with pytest.raises(Refused, match="attribute frame"): _first(Settings(forget=str(saved(tmp_path, 'id\np3\n'))), three(Plain), 'person', tmp_path/'ledger')
+    for one in (3, np.int64(3), torch.tensor(3)):
+        with pytest.raises(Refused, match='forget='): ForgetSplit(dls, one, 'age')
     with pytest.raises(Refused, match="2 columns 'a'"): ForgetSplit(samples(pd.DataFrame(np.zeros((80, 2)), columns=['a', 'a'])), [0], 'a')
     part = Subset(dls.train_ds, range(40, 80)) # as random_split gives it
     assert ForgetSplit(DataLoaders(DataLoader(part, 16), dls.valid, dls.loaders[2]), ['p11'], 'person').forget.tolist() == [4, 5, 6, 7]
