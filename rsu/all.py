@@ -38,5 +38,7 @@ from .stream import *
 from .plot import *
 
 # %% ../nbs/61_all.ipynb #bab22499
-_pages = 'value data recipe per_sample ensemble unlearn exact descent ascent teacher importance adversary algorithms runs attack reference ranking sequence metrics distance audit intervals evaluate relearn compare tune ledger stream plot'.split()
+_pages = ('value data recipe per_sample ensemble unlearn exact descent ascent teacher importance adversary algorithms '
+          'runs attack reference ranking sequence metrics distance audit intervals evaluate relearn compare tune '
+          'ledger stream plot').split()
 __all__ = sorted({name for page in _pages for name in import_module(f'rsu.{page}').__all__})

@@ -54,7 +54,9 @@ class RandomLabel(Algorithm):
     def __post_init__(self): choose('way to redraw', self.redraw, ['once','epoch'])
     def ready(self, learn, split):
         if (c := n_classes(split.dls)) < 2: raise Refused(f"{type(self).__name__} draws other labels, and the data have one class only: choose another algorithm.")
-        if c > (k := check_outputs(learn.model, split.dls)): raise Refused(f"{type(self).__name__} draws labels among the {c} classes of the data, and the model has {k} logits: give the loaders a vocabulary of the model's classes.")
+        if c > (k := check_outputs(learn.model, split.dls)):
+            raise Refused(f"{type(self).__name__} draws labels among the {c} classes of the data, "
+                          f"and the model has {k} logits: give the loaders a vocabulary of the model's classes.")
         return super().ready(learn, split)
 
     def passes(self, epoch): return (('mixed',),) if self.joint else (('forget',),('retain',))

@@ -97,10 +97,12 @@ def _labelled(path, split):
     "Groups by the column `group` of a file; before the split is known, none"
     df = _table(path, 'the columns id and group')
     if not {'id','group'} <= set(df): raise Refused(f"'{path}' has the columns {', '.join(df)}: give id and group.")
-    if (df[['id','group']] == '').any(axis=None): raise Refused(f"'{path}' has rows without an id or a group: fill or remove them.")
+    if (df[['id','group']] == '').any(axis=None):
+        raise Refused(f"'{path}' has rows without an id or a group: fill or remove them.")
     if split is None: return 1
     group = dict(zip(df.id, df.group))
-    if sorted(df.id) != sorted(map(str, split.forget)): raise Refused(f"The ids in '{path}' are not those of the samples to forget: name each of these once.")
+    if sorted(df.id) != sorted(map(str, split.forget)):
+        raise Refused(f"The ids in '{path}' are not those of the samples to forget: name each of these once.")
     return Labelled([group[str(o)] for o in split.forget])
 
 def _sequence(s, split=None, settings=lambda name: None):
@@ -340,7 +342,8 @@ def _converted(path):
     with open(path, 'rb') as f: head = f.read(2)
     if head[:1] != b'\x80' and head != b'PK': return ''
     to = str(Path(path).with_suffix('.safetensors'))
-    code = (f"import torch; from safetensors.torch import save_file; d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
+    code = ("import torch; from safetensors.torch import save_file; "
+            f"d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
             f"save_file({{k: v.clone().contiguous() for k,v in d.get('model', d).items()}}, {to!r})")
     return f'{shlex.quote(sys.executable)} -c "{code}"'
 
@@ -351,7 +354,8 @@ def _weights(path, ledger):
     try: return load_file(path)
     except (OSError, SafetensorError) as e:
         if path.is_file() and (command := _converted(path)):
-            raise Refused(f"'{path}' was written by torch.save, and such a file may run code when it is read: convert it once, and give the new file.\n{command}") from None
+            raise Refused(f"'{path}' was written by torch.save, and such a file may run code when it is read: "
+                          f"convert it once, and give the new file.\n{command}") from None
         raise Refused(f"'{path}' cannot be read ({e}): give the model's weights as a .safetensors file.") from None
 
 # %% ../nbs/60_cli.ipynb #ba376fa7
@@ -404,7 +408,8 @@ def forget(
     dls,policy,ledger = load_data(s), _policy(s), Ledger(out, by, key)
     _first(s, dls, by, out)
     begun = len(ledger)
-    if not Path(weights).exists() and not begun: raise Refused(f"There is no file '{weights}': give the model's weights as a .safetensors file.")
+    if not Path(weights).exists() and not begun:
+        raise Refused(f"There is no file '{weights}': give the model's weights as a .safetensors file.")
     if bank is None and 'bank' in _asks(s.ranker) and s.groups != 1: raise Refused(f"The ranker '{s.ranker}' asks for a reference bank: give its folder with --bank, or take confidence.")
     refs = _bank(bank, ledger)
     learn = _learner(s, dls, model, _weights(weights, ledger))
@@ -440,13 +445,19 @@ def _forget_options(f, add):
     add(g, 'forget', 'ids.csv: a column id of positions, or of values of the column --by; or class:3', metavar='WHAT', required=True)
     add(g, 'network', f"one of the package's networks, where --model is not given: {', '.join(_networks)}", metavar='NAME')
     for name,help in [('model','package.module:function that returns the network, or a fastai Learner (which may know its recipe)'), ('by','column of the training data that says whose each sample is'),
-                      ('key',"file of the ledger's key; FOLDER.key beside the folder where not given"), ('bank','folder of a reference bank: the drift from retraining is judged by it')]:
+                      ('key',"file of the ledger's key; FOLDER.key beside the folder where not given"),
+                      ('bank','folder of a reference bank: the drift from retraining is judged by it')]:
         g.add_argument('--'+name, default=argparse.SUPPRESS, metavar='NAME' if name in ('model','by') else 'FILE' if name == 'key' else 'FOLDER', help=help)
     g.add_argument('--weights', required=True, metavar='FILE', help="the model's weights, .safetensors")
     g = f.add_argument_group('the rest')
-    for name,kw in dict(ranker=dict(metavar='NAME', help='ranks the samples where there are groups by risk [confidence]'), oracles=dict(metavar='N', type=int, help='retrained models to compare the result with, where the recipe is known; also added to a request that was answered before [0]')).items(): g.add_argument('--'+name, **kw)
+    g.add_argument('--ranker', metavar='NAME',
+                   help='ranks the samples where there are groups by risk [confidence]')
+    g.add_argument('--oracles', metavar='N', type=int,
+                   help='retrained models to compare the result with, where the recipe is known; '
+                        'also added to a request that was answered before [0]')
     add(g, 'seed', 'of everything', type=int, metavar='N')
-    g.add_argument('--purge', action='store_true', help='remove what was made from forgotten samples before: the old weights and the bank')
+    g.add_argument('--purge', action='store_true',
+                   help='remove what was made from forgotten samples before: the old weights and the bank')
     g.add_argument('--out', required=True, metavar='FOLDER', help='folder of the ledger')
 
 # %% ../nbs/60_cli.ipynb #c3ac0f17
@@ -461,7 +472,10 @@ def parser() -> argparse.ArgumentParser:
     job = lambda name, help, more: jobs.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_examples, help=help, description=more)
     r = job('run', 'train, rank, forget in sequence, evaluate and report', 'Train a model, rank the samples to forget by privacy risk, forget them group after group, hold the\nresult against models that never saw them, and write a report.')
     t = job('tune', 'search the settings of algorithms', 'Search the settings of algorithms on validation samples and on seeds that no report uses.')
-    f = job('forget', 'answer an erasure request', 'Forget samples of a model that is there already: unlearned weights, an entry in the ledger and a report\nare left in the folder. The same folder serves all requests of one model. The exit code is 1 where the\nmodel knows the samples as well as before: repeat the request with a stronger algorithm.')
+    f = job('forget', 'answer an erasure request',
+            'Forget samples of a model that is there already: unlearned weights, an entry in the ledger and a report\n'
+            'are left in the folder. The same folder serves all requests of one model. The exit code is 1 where the\n'
+            'model knows the samples as well as before: repeat the request with a stronger algorithm.')
     d = {o.name: o.default for o in fields(Settings)}
     def add(group, name, help, **kw): group.add_argument('--'+name.replace('_','-'), default=argparse.SUPPRESS, help=help + ('' if kw.get('required') or d.get(name) is None else f' [{d[name]}]'), **kw)
     for o in (r, t):

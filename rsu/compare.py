@@ -61,7 +61,8 @@ def _studied(orders, algorithms, seeds, groups, more):
 def _file(path, learn, ranking, how, seed, against, parts, columns):
     "Where the rows of a run are kept"
     samples,loss = [(k, at.tolist()) for k,at in parts.items()], _loss_key(learn.loss_func)
-    made = f'{ranking.key} {how.key} {seed} {digest(learn.model)} {ranking.held} {against} {loss} {rsu.__version__} {samples} {columns}'
+    made = (f'{ranking.key} {how.key} {seed} {digest(learn.model)} {ranking.held} {against} {loss} '
+            f'{rsu.__version__} {samples} {columns}')
     return Path(path)/f'run-{hashlib.sha256(made.encode() + ranking.scores.tobytes()).hexdigest()[:16]}.parquet'
 
 def _rows_in(file):
@@ -83,7 +84,7 @@ def compare_orders(
     executor=None,                        # Where runs are made, as in `unlearn_many`
     quiet:bool=False,                     # No progress bars
     **more                                # What else all sequences have: pending, repair, schedule, optimiser, until, rerank
-) -> Comparison:                          # A row for each run and group; `x_se` is the standard error of `x` over samples
+) -> Comparison:                          # A row a run and group; `x_se` is the standard error of `x` over samples
     "A study of orders: every algorithm in every order with every seed, beside one-shot, shuffled groups, doing nothing and retraining"
     if isinstance(algorithms, Algorithm): algorithms = [algorithms]
     runs = list(_studied(orders, algorithms, seeds, groups, more))
@@ -97,7 +98,8 @@ def compare_orders(
         Path(path).mkdir(parents=True, exist_ok=True)
     if isinstance(oracles, int): oracles = fit_oracles(learn, ranking, oracles, path and Path(path)/'oracles', quiet)
     refs = [_looked(o.model, ranking) for o in oracles]
-    rows = _rows(_looked(learn.model, ranking), refs, parts, algorithm='', order='do nothing', seed=0, steps=0, seconds=0., ended='done')
+    rows = _rows(_looked(learn.model, ranking), refs, parts,
+                 algorithm='', order='do nothing', seed=0, steps=0, seconds=0., ended='done')
     for i,o in enumerate(oracles):
         cost = dict(steps=o.unlearning.steps, seconds=o.unlearning.seconds)
         rows += _rows(refs[i], refs[:i]+refs[i+1:], parts, algorithm='', order='retrain', seed=i, **cost, ended='done')
@@ -131,7 +133,8 @@ def evaluate_stages(
     refs = [seen_by(o.model, rec.split) for o in oracles]
     parts = {'all': np.arange(len(rec.split)), **{k: np.searchsorted(rec.split.forget, at) for k,at in rec.groups.items()}}
     told = enumerate(zip(rec.seen, ['',*rec.stages.group]))
-    return Comparison([dict(stage=i, forgot=what, group=k, **_against(seen, refs, at)) for i,(seen,what) in told for k,at in parts.items()])
+    return Comparison([dict(stage=i, forgot=what, group=k, **_against(seen, refs, at))
+                       for i,(seen,what) in told for k,at in parts.items()])
 
 # %% ../nbs/42_compare.ipynb #088d9057
 def matched(

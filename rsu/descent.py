@@ -23,7 +23,8 @@ class L1Sparse(FineTune):
     alpha:float=5e-4 # Weight of the penalty in the first epoch
 
     def __post_init__(self):
-        if not 0 <= self.alpha < float('inf'): raise Refused(f"alpha={self.alpha} is no weight of a penalty: give 0 or more; 5e-4 is usual.")
+        if not 0 <= self.alpha < float('inf'):
+            raise Refused(f"alpha={self.alpha} is no weight of a penalty: give 0 or more; 5e-4 is usual.")
 
     def penalty(self) -> torch.Tensor: # A scalar
         "The penalty at this epoch, over every parameter that learns"
@@ -45,7 +46,7 @@ def _own_weights(model, algorithm):
 def last_layers(
     model, # A network
     k:int, # How many layers
-    xb=None # Inputs of a batch, whose pass shows in which order the layers are called; the order in which they are registered where not given
+    xb=None # Inputs of a batch, whose pass shows the order of the calls; without it, the order of registration counts
 ) -> list: # Modules in that order; all there are where it has fewer than k layers
     "The last `k` convolutions and linear layers, and the normalisation layers behind the first of them"
     ms = [m for m in (model.modules() if xb is None else called(model, xb)) if isinstance(m, _layers + _norms)]
@@ -63,7 +64,8 @@ class CFk(FineTune):
         _integer('k', self.k, 1)
 
     def ready(self, learn, split):
-        last,n = last_layers(learn.model, self.k, _two(learn.model, split.dls)), sum(isinstance(m, _layers) for m in learn.model.modules())
+        last = last_layers(learn.model, self.k, _two(learn.model, split.dls))
+        n = sum(isinstance(m, _layers) for m in learn.model.modules())
         if self.k > n: raise Refused(f"k={self.k} layers cannot learn where the network has {n} convolutions and linear layers: lower k.")
         if not any(p.requires_grad for m in last for p in m.parameters()): raise Refused(f"The last layers (k={self.k}) are frozen, so nothing would learn: unfreeze them, or raise k.")
         return super().ready(learn, split)

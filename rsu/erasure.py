@@ -22,7 +22,8 @@ def load_ledger(
     try: facts = json.loads((Path(path)/'ledger.json').read_text(encoding='utf-8'))
     except (OSError, ValueError): raise Refused(f"There is no ledger in '{path}': name the folder in which requests were answered.") from None
     if not facts['entries']: raise Refused(f"The ledger in '{path}' has no entry yet: answer a request first.")
-    return SimpleNamespace(entries=facts['entries'], made=facts['made'], trash=[*facts['trash']], last=facts['entries'][-1], path=Path(path))
+    return SimpleNamespace(entries=facts['entries'], made=facts['made'], trash=[*facts['trash']],
+                           last=facts['entries'][-1], path=Path(path))
 
 # %% ../nbs/52_erasure.ipynb #8318e630
 def requested(
@@ -30,10 +31,13 @@ def requested(
 ) -> str:
     "What was requested last, as Markdown"
     e = book.last
-    ids = ' '.join(map(code_span, e['ids'][:6])) + (f' and {len(e["ids"])-6} more, in ledger.json' if len(e['ids']) > 6 else '')
-    still = (" **The request is open**: after it the model knows its samples as well as before, or better. It has to be repeated "
-             "with a stronger algorithm, or with retrained models as evidence that every model knows such samples.") if e.get('open') else ''
-    return (f"Request {escape_markdown(e['request'])} of this ledger, answered {escape_markdown(e['time'].replace('T', ' '))}: "
+    ids = ' '.join(map(code_span, e['ids'][:6]))
+    ids += f' and {len(e["ids"])-6} more, in ledger.json' if len(e['ids']) > 6 else ''
+    still = (" **The request is open**: after it the model knows its samples as well as before, or better. "
+             "It has to be repeated with a stronger algorithm, "
+             "or with retrained models as evidence that every model knows such samples.") if e.get('open') else ''
+    return (f"Request {escape_markdown(e['request'])} of this ledger, "
+            f"answered {escape_markdown(e['time'].replace('T', ' '))}: "
             f"to forget **{escape_markdown(e['n'])} training samples**, "
             f"known by {len(e['ids'])} salted ids: {ids}.{still}\n\n"
             "Whoever has the ledger's key and an id can check whether it is among them; nobody else can.")
@@ -56,16 +60,22 @@ def done(
     e = book.last
     rows = [(_names[k], f"{e['before'][k]:.3f}", f"{e['after'][k]:.3f}") for k in _names]
     ended = '' if e['ended'] == 'done' else f" It ended early: {escape_markdown(e['ended'])}."
-    return (f"The model was changed by {code_span(_how(e['how']))} in {escape_markdown(e['steps'])} gradient steps ({e['seconds']:.1f} s of training; seed {escape_markdown(e['seed'])}).{ended} None of the samples that this ledger knows as forgotten was trained on as retained.\n\n"
+    return (f"The model was changed by {code_span(_how(e['how']))} in {escape_markdown(e['steps'])} gradient steps "
+            f"({e['seconds']:.1f} s of training; seed {escape_markdown(e['seed'])}).{ended} "
+            "None of the samples that this ledger knows as forgotten was trained on as retained.\n\n"
             + _table(rows, ['accuracy on', 'before', 'after']))
 
 # %% ../nbs/52_erasure.ipynb #8b2ff159
 def _of_drift(d):
-    if d is None: return "**Against models that never saw the samples:** not measured, since no reference bank was given."
-    if np.isnan(d['called_most']): return "**Against models that never saw the samples:** not measured, since fewer than two references never saw them."
+    if d is None:
+        return "**Against models that never saw the samples:** not measured, since no reference bank was given."
+    if np.isnan(d['called_most']):
+        return ("**Against models that never saw the samples:** not measured, "
+                "since fewer than two references never saw them.")
     still = (f"an attack (LiRA) takes {d['called']:.0%} of all samples forgotten so far for training samples; "
              f"for a model that never saw them at most {min(1, d['called_most']):.0%} is to be expected")
-    lost = (f"validation accuracy is {abs(d['lost']):.2f} {'lower' if d['lost'] > 0 else 'higher'} than before the first request; "
+    lost = (f"validation accuracy is {abs(d['lost']):.2f} {'lower' if d['lost'] > 0 else 'higher'} "
+            "than before the first request; "
             f"two trainings differ by {d['lost_most']:.2f} at most")
     due = f"**Retraining is due**: {escape_markdown(d['due'])}." if d['due'] else "Retraining is not due."
     return f"**Against models that never saw the samples:** {still}; {lost}. {due}"
@@ -74,8 +84,10 @@ def _of_oracles(e):
     if 'evidence' not in e: return "**Against retrained models:** not measured, since none were trained."
     one,floor = e['evidence']['unlearned'],e['evidence']['retrain']
     when = f" (added {escape_markdown(e['amended'].replace('T', ' '))})" if 'amended' in e else ''
-    return (f"**Against retrained models**{when}: tug of war {one['tow']:.3f} (1 is their own accuracies; retraining itself reaches {floor['tow']:.3f}); "
-            f"an attack with them as references distinguishes the forgotten samples from never-seen ones with AUC {one['auc']:.3f} ± {one['auc_ci']:.3f} "
+    return (f"**Against retrained models**{when}: tug of war {one['tow']:.3f} "
+            f"(1 is their own accuracies; retraining itself reaches {floor['tow']:.3f}); "
+            "an attack with them as references distinguishes the forgotten samples from never-seen ones "
+            f"with AUC {one['auc']:.3f} ± {one['auc_ci']:.3f} "
             f"(chance .5; retraining {floor['auc']:.3f}).")
 
 # %% ../nbs/52_erasure.ipynb #6844e40d
@@ -84,7 +96,8 @@ def supported(
 ) -> str:
     "What the evidence supports, as Markdown"
     e = book.last
-    seen = (f"**What the model answers:** it classifies {e['after']['forget']:.1%} of the forgotten samples as labelled, before {e['before']['forget']:.1%}. "
+    seen = ("**What the model answers:** it classifies "
+            f"{e['after']['forget']:.1%} of the forgotten samples as labelled, before {e['before']['forget']:.1%}. "
             "Samples that are easy to classify are classified correctly by models that never saw them, too.")
     return '\n\n'.join([seen, _of_drift(e.get('drift')), _of_oracles(e)])
 
@@ -93,14 +106,17 @@ def _fate(o, n):
     "What became of a copy, when `n` requests are answered"
     if o['purged']: return f"removed {escape_markdown(o['purged'].replace('T', ' '))}"
     if o['requests'] >= n: return 'not removed; it holds none of the forgotten samples'
-    return 'not removed, or not found where it was: **it holds traces of forgotten samples**; purge it, or remove it by hand and confirm that'
+    return ('not removed, or not found where it was: **it holds traces of forgotten samples**; '
+            'purge it, or remove it by hand and confirm that')
 
 def remaining(
     book # What `load_ledger` returned
 ) -> str:
     "What else was made from the samples, and what became of it, as Markdown"
-    rows = [(escape_markdown(o['kind']), code_span(Path(o['path']).name), _fate(o, len(book.entries))) for o in book.made]
-    rows += [('unfinished work or weights of before', code_span(o), 'not removed yet: the next request removes it') for o in book.trash]
+    n = len(book.entries)
+    rows = [(escape_markdown(o['kind']), code_span(Path(o['path']).name), _fate(o, n)) for o in book.made]
+    rows += [('unfinished work or weights of before', code_span(o), 'not removed yet: the next request removes it')
+             for o in book.trash]
     if not rows: return "Nothing was noted. Old weights, reference banks, retrained models and caches of scores that exist all the same are for you to remove."
     kept = '' if book.trash else " The weights of before each request were removed from this folder."
     return _table(rows, ['what', 'name', 'state']) + f"\n\nWhat was never noted in the ledger is not known to it.{kept}"
@@ -110,7 +126,8 @@ def overview(
 ) -> pd.DataFrame:
     "A row a request: time, samples, accuracies before and after, and whether retraining is due"
     row = lambda e: dict(request=e['request'], time=e['time'], samples=e['n'], forget_before=e['before']['forget'], forget_after=e['after']['forget'], retain=e['after']['retain'], test=e['after']['test'],
-                         open='yes' if e.get('open') else 'no', due='not judged' if 'drift' not in e else 'yes' if e['drift']['due'] else 'no')
+                         open='yes' if e.get('open') else 'no',
+                         due='not judged' if 'drift' not in e else 'yes' if e['drift']['due'] else 'no')
     return pd.DataFrame(map(row, book.entries)).set_index('request').round(3)
 
 def checks(
@@ -118,5 +135,6 @@ def checks(
 ) -> str:
     "What lets somebody else check the report, as Markdown"
     e = book.last
-    return _table([('weights', code_span(f"model-{e['request']:04}.safetensors")), ('SHA-256 of the weights and buffers, by `rsu.unlearn.digest`', code_span(e['digest'])),
+    return _table([('weights', code_span(f"model-{e['request']:04}.safetensors")),
+                   ('SHA-256 of the weights and buffers, by `rsu.unlearn.digest`', code_span(e['digest'])),
                    ('rsu', escape_markdown(e['rsu'])), ('torch', escape_markdown(e['torch']))], ['what', 'value'])

@@ -76,7 +76,9 @@ def _load(learn, split, s, file):
     how = _Stored()
     how.state = state
     new = unlearn(learn, split, how, seed=s, quiet=True)
-    for k in _costs: new.unlearning.stages[k] = np.nan if facts[k] == 'nan' else type(new.unlearning.stages[k].iloc[0])(facts[k])
+    for k in _costs:
+        column = new.unlearning.stages[k]
+        new.unlearning.stages[k] = np.nan if facts[k] == 'nan' else type(column.iloc[0])(facts[k])
     return new
 
 # %% ../nbs/41_evaluate.ipynb #3d5506d7
@@ -177,7 +179,8 @@ def _drawn(o, refs, shares, at=slice(None)):
             'distance': 1 - tows*(1-abs(2*area-1))}
 
 def _measured(o, refs, parts):
-    """Of one model the measures that need no more than answers and margins, `x_se` the standard error of `x` over samples,
+    """Of one model the measures that need no more than answers and margins,
+    `x_se` the standard error of `x` over samples,
     and the draws: a dict for each of `parts`, places among the samples to forget"""
     one,others,shares = _seen(o), [_seen(r) for r in refs], {k: _shares(k, o, refs) for k in _sets[1:]}
     for at in parts:
@@ -194,7 +197,8 @@ def _row(o, votes, oracles, untrained):
     res, = _measured(o, refs, [np.arange(len(o.right['forget']))])
     draws = res.pop('draws')
     res.update(**_population(o), **_outputs(o, refs, untrained), **_with_se(**{f'svc_{k}': v for k,v in votes.items()}))
-    levels = lambda o, votes: dict({k: o.right[k].mean() for k in ('forget','retain','test')}, mia=votes['confidence'].mean())
+    levels = lambda o, votes: dict({k: o.right[k].mean() for k in ('forget','retain','test')},
+                                   mia=votes['confidence'].mean())
     for f in (tow_mia, average_gap): res[f.__name__] = np.mean([f(levels(o, votes), levels(*r)) for r in oracles])
     return dict(res, draws=draws)
 
@@ -361,8 +365,9 @@ def evaluate(
     more=(),          # Functions of a learner and the split that return further columns, a dict
     every:bool=False, # All columns of `measure_table`, not the main ones alone
     quiet:bool=False  # No progress bars
-) -> pd.DataFrame:    # A row a method; `x_ci` is half the 95% interval of `x` over samples and seeds, `x_ci_seeds` over seeds alone, where nothing says how sure `x` is over samples
-    "Unlearned models against oracles, with the controls and with intervals"
+) -> pd.DataFrame:    # A row a method; `x_ci` is half the 95% interval of `x` over samples and seeds
+    """Unlearned models against oracles, with the controls and with intervals.
+    The column `x_ci_seeds` is half the interval over seeds alone, where nothing says how sure `x` is over samples."""
     runs,told = _evaluated(models, oracles, path, controls, more, quiet)
     res,refs = summarise(runs), told['retrain']
     two = {**{k: (os, refs) for k,os in told.items()}, 'retrain': (refs[::2], refs[1::2])}

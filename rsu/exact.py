@@ -56,7 +56,9 @@ class Retrain(Algorithm):
         meter = next((cb for cb in L(cbs) if isinstance(cb, Meter)), None)
         if meter is None or meter.samples: return
         meter.steps,meter.samples,meter.seconds = np.nan,np.nan,perf_counter()-began
-        warnings.warn("The recipe function trained outside of a fastai Learner: its steps and samples were not counted (NaN), and its seconds are those of the whole function.", stacklevel=2)
+        warnings.warn("The recipe function trained outside of a fastai Learner: "
+                      "its steps and samples were not counted (NaN), "
+                      "and its seconds are those of the whole function.", stacklevel=2)
 
 # %% ../nbs/11_exact.ipynb #e8a86404
 class Shards(nn.Module):
@@ -97,8 +99,10 @@ class Shards(nn.Module):
         if mine: self.checkpoints = [[{k: mine[f'checkpoints.{i}.{j}.{k}'].cpu().clone() for k in net.state_dict()} for j in range(len(o)-1)] for i,(net,o) in enumerate(zip(self.nets, self.members))]
 
     def as_assigned(self):
-        "The state dict of the networks with the samples that each shard was first assigned: it does not show who was forgotten"
-        mine = {f'members.{i}.{j}': torch.as_tensor(at) for i,slices in enumerate(self.assigned) for j,at in enumerate(slices)}
+        """The state dict of the networks with the samples that each shard was first assigned.
+        It does not show who was forgotten."""
+        mine = {f'members.{i}.{j}': torch.as_tensor(at)
+                for i,slices in enumerate(self.assigned) for j,at in enumerate(slices)}
         return {**self.state_dict(), **mine}
 
     def leave_out(self,

@@ -40,14 +40,17 @@ class FewSeeds(UserWarning):
 
 def _warn_of_two(names):
     "Flag methods of two runs. Not retraining: how many oracles there are is another question"
-    names = [k if isinstance(k, str) else ', '.join(map(str, k)) for k in names if k != 'retrain' and 'retrain' not in k]
-    if names: warnings.warn(f"Two seeds stand behind {'; '.join(names)}: an interval over two seeds is narrow or wide by chance, "
+    names = [k if isinstance(k, str) else ', '.join(map(str, k)) for k in names
+             if k != 'retrain' and 'retrain' not in k]
+    if names: warnings.warn(f"Two seeds stand behind {'; '.join(names)}: "
+                            "an interval over two seeds is narrow or wide by chance, "
                             "so take three or more.", FewSeeds, stacklevel=3)
 
 # %% ../nbs/47_intervals.ipynb #5a75cfaa
 def _as_runs(runs):
     "Rows of runs as they were before `to_csv`, or with the name of the method as the index: every name is a column"
-    if not isinstance(runs, pd.DataFrame): raise Refused(f"A {type(runs).__name__} is no frame of runs: give what evaluate_runs returned.")
+    if not isinstance(runs, pd.DataFrame):
+        raise Refused(f"A {type(runs).__name__} is no frame of runs: give what evaluate_runs returned.")
     if any(k is not None for k in runs.index.names): runs = runs.reset_index()
     runs = runs[[c for c in runs if not re.fullmatch(r'Unnamed: \d+', str(c))]] # the index that to_csv wrote
     words = [c for c in runs if c != 'draws' and (is_object_dtype(runs[c]) or is_string_dtype(runs[c]))]
@@ -62,7 +65,8 @@ def _with_errors(runs):
     if 'runs' not in runs: return runs
     if several := runs[runs.runs > 1].to_dict('records'):
         name = next(v for v in several[0].values() if isinstance(v, str))
-        raise Refused(f"A row of '{name}' is the mean of {several[0]['runs']} runs already: give a row a run, as evaluate_runs does.")
+        raise Refused(f"A row of '{name}' is the mean of {several[0]['runs']} runs already: "
+                      "give a row a run, as evaluate_runs does.")
     halves = [c for c in runs if str(c).endswith('_ci')]
     return runs.drop(columns=['runs', *halves]).assign(**{f'{c[:-3]}_se': runs[c]/1.96 for c in halves})
 
@@ -73,22 +77,25 @@ def _one_a_seed(runs, by):
     if (again := parts.duplicated([*by,'seed'])).any():
         row = parts[again].iloc[0]
         what = ', '.join(str(row[k]) for k in by if row[k] != '')
-        raise Refused(f"There are several runs of '{what}' with seed {row.seed}: choose the rows of one group, algorithm and study first, "
+        raise Refused(f"There are several runs of '{what}' with seed {row.seed}: "
+                      "choose the rows of one group, algorithm and study first, "
                       "or name in by= what tells them apart.")
 
 # %% ../nbs/47_intervals.ipynb #66737388
 def summarise(
     runs:pd.DataFrame,   # A row a run; a column `x_se` is the standard error over samples of the column `x`
     by='model'           # What tells methods apart: a column, or several
-) -> pd.DataFrame:       # A row a method: `runs`, the mean of every number, and `x_ci`, half its 95% interval over samples and seeds; `x_ci_seeds`, over seeds alone, where there is no `x_se`
-    "Means with intervals over seeds and samples"
+) -> pd.DataFrame:       # A row a method: `runs`, the mean of every number, and `x_ci`, half its 95% interval
+    """Means with intervals over seeds and samples.
+    The column `x_ci_seeds` is half the interval over seeds alone, where there is no `x_se`."""
     by,runs = [by] if isinstance(by, str) else list(by), _with_errors(_as_runs(runs))
     _needed(runs, by)
     _one_a_seed(runs, by)
     keep = [k for k in runs.select_dtypes('number') if k not in [*by,'seed'] and not k.endswith('_se')]
     parts = runs.groupby(by, sort=False, dropna=False)
     mean,n = parts[keep].mean(), parts.size()
-    whole = {k: int for k in keep if pd.api.types.is_integer_dtype(runs[k]) and (mean[k] % 1 == 0).all()} # counts, such as steps
+    whole = {k: int for k in keep # counts, such as steps
+             if pd.api.types.is_integer_dtype(runs[k]) and (mean[k] % 1 == 0).all()}
     half = pd.DataFrame({_half_name(k, runs): _half(parts, n, k, runs) for k in keep})
     half = half.drop(columns=[k for k in half if k.endswith('_ci_seeds') and half[k].isna().all()])
     if (n == 2).any(): _warn_of_two(n.index[n == 2])
@@ -151,7 +158,8 @@ def _sampled(a, b, measure):
     "Of the same draws from the same samples; None where there are none, or where they all say the same"
     rows = pd.concat([a, b])
     if 'draws' in rows and rows.draws.map(type).eq(str).any():
-        raise Refused("The column draws was read from text, which does not hold the draws: keep runs as Parquet, or drop that column.")
+        raise Refused("The column draws was read from text, which does not hold the draws: "
+                      "keep runs as Parquet, or drop that column.")
     if not {'draws','split'} <= {*rows} or rows.draws.isna().any() or rows.split.nunique() > 1 or not all(measure in o for o in rows.draws): return None
     sd = np.std(np.subtract(*(np.mean([o[measure] for o in m.draws], axis=0) for m in (a, b))))
     gap = a[measure].mean()-b[measure].mean()

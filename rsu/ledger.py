@@ -40,7 +40,8 @@ def _read_key(file):
         key,answered = file.read_text(encoding='ascii').split()
         key,answered = bytes.fromhex(key),int(answered)
     except (OSError, ValueError): key = b''
-    if len(key) < 16: raise Refused(f"'{file}' is not the key of a ledger: give the file that was made with the ledger.")
+    if len(key) < 16:
+        raise Refused(f"'{file}' is not the key of a ledger: give the file that was made with the ledger.")
     return key,answered
 
 def _write_key(file, key, answered):
@@ -93,9 +94,11 @@ def _open(self:Ledger):
     "Read the key, or draw that of a new ledger; `Refused` where only one of ledger and key is there"
     begun,files = self.file.exists(),[o for o in (self.key_file, _unfinished(self.key_file)) if o.exists()]
     if begun and not files:
-        raise Refused(f"'{self.path}' holds a ledger and there is no key in '{self.key_file}': give the key that it was made with, key='...'.")
+        raise Refused(f"'{self.path}' holds a ledger and there is no key in '{self.key_file}': "
+                      "give the key that it was made with, key='...'.")
     if not begun and self.key_file.exists():
-        raise Refused(f"'{self.key_file}' is the key of a ledger, and there is none in '{self.path}': restore its ledger.json from a copy, "
+        raise Refused(f"'{self.key_file}' is the key of a ledger, and there is none in '{self.path}': "
+                      "restore its ledger.json from a copy, "
                       "or, to begin a new ledger, name a key file that does not exist yet, key='...'.")
     self.key,self.answered = _read_key(files[0]) if begun else (secrets.token_bytes(32), 0)
     if begun and files[0] != self.key_file and self._authentic(self._parsed()): os.replace(files[0], self.key_file)
@@ -113,7 +116,8 @@ def _parsed(self:Ledger):
     try: res = json.loads(self.file.read_text(encoding='utf-8'))
     except (OSError, ValueError): res = None
     if not isinstance(res, dict) or res.get('format') != _format:
-        raise Refused(f"'{self.file}' is not a ledger of this version of rsu: restore it from a copy, or name another folder.")
+        raise Refused(f"'{self.file}' is not a ledger of this version of rsu: "
+                      "restore it from a copy, or name another folder.")
     return res
 
 _format = 2
@@ -129,7 +133,8 @@ def _read(self:Ledger):
     if not self._authentic(res):
         raise Refused(f"'{self.file}' was changed by something other than rsu: restore it from a copy.")
     if len(res['entries']) < self.answered:
-        raise Refused(f"'{self.file}' is older than its key: it holds {len(res['entries'])} requests, and {self.answered} were answered. "
+        raise Refused(f"'{self.file}' is older than its key: "
+                      f"it holds {len(res['entries'])} requests, and {self.answered} were answered. "
                       "Restore the newest copy.")
     if res['entries'] and res['by'] != self._scheme:
         raise Refused(f"This ledger knows samples by {res['by']} and not by {self._scheme}: open it with the same by=.")
@@ -154,7 +159,9 @@ def _write(self:Ledger, facts):
 def _changing(self:Ledger):
     "What the file holds; written back at the end of the block where it was changed, before another process reads it"
     try: self.path.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise Refused(f"The folder '{self.path}' cannot be made ({e.strerror}): name one that can be written.") from None
+    except OSError as e:
+        raise Refused(f"The folder '{self.path}' cannot be made ({e.strerror}): "
+                      "name one that can be written.") from None
     with FileLock(f'{self.file}.lock'):
         if not self.answered and self.file.exists(): self._open() # another process may have begun it since
         facts = self._read()
@@ -213,7 +220,7 @@ def knows(self:Ledger,
 def is_open(self:Ledger,
     ids          # What names samples: positions, or values of the column
 ) -> np.ndarray: # (n,) bool
-    "Which of these ids were requested, and their last request is open: the model knows the samples as well as before it"
+    "Which of these ids were requested and their last request is open: the model knows the samples as well as before it"
     known = self._latest()
     return np.array([o in known and bool(known[o].get('open')) for o in _salted(self.key, ids)], dtype=bool)
 
@@ -276,7 +283,8 @@ def frame(self:Ledger) -> pd.DataFrame:
 @patch
 @contextmanager
 def held(self:Ledger):
-    "No other process answers requests of this ledger inside the block; `Refused` where one does. A new ledger without an entry leaves nothing where the block is refused"
+    """No other process answers requests of this ledger inside the block; `Refused` where one does.
+    A new ledger without an entry leaves nothing where the block is refused."""
     new = not self.path.exists()
     for o in (self.path, self.key_file.parent): check_writable(o)
     self.path.mkdir(parents=True, exist_ok=True)
@@ -302,7 +310,8 @@ def held(self:Ledger):
 def _abandon(self:Ledger):
     "Take back a ledger that was begun for a request that was refused"
     if not self.file.exists() or self.entries: return
-    if self.key_file.exists(): os.replace(self.key_file, _unfinished(self.key_file)) # a key without a ledger would be refused
+    if self.key_file.exists(): # a key without a ledger would be refused
+        os.replace(self.key_file, _unfinished(self.key_file))
     self.file.unlink()
     _unfinished(self.key_file).unlink(missing_ok=True)
 
@@ -325,7 +334,8 @@ def begin(self:Ledger,
     if was != dict(work=work, model=model):
         self.sweep(unfinished=True)
         for o in (work, model):
-            if (self.path/o).exists(): raise Refused(f"'{self.path/o}' is there and is not this ledger's: move it to another folder.")
+            if (self.path/o).exists():
+                raise Refused(f"'{self.path/o}' is there and is not this ledger's: move it to another folder.")
         with self._changing() as facts: facts['open'] = dict(work=work, model=model)
     self.working = True
     return self.path/work,self.path/model
@@ -347,7 +357,8 @@ def sweep(self:Ledger,
 @patch
 def _discard(self:Ledger, path, sha):
     "Remove a file or folder of the ledger's own; a file that was changed since stays"
-    if sha is not None and path.is_file() and _sha(path) != sha: return print(f"'{path}' was changed since rsu wrote it, and is left there.")
+    if sha is not None and path.is_file() and _sha(path) != sha:
+        return print(f"'{path}' was changed since rsu wrote it, and is left there.")
     if path.exists(): _remove(path)
 
 @patch
@@ -376,7 +387,8 @@ def note(self:Ledger,
         same = [o for o in facts['made'] if o['path'] == str(path) and o['purged'] is None]
         for o in same: o['files'] = files
         if not same:
-            facts['made'].append(dict(kind=kind, path=str(path), files=files, requests=len(facts['entries']), noted=_now(),
+            facts['made'].append(dict(kind=kind, path=str(path), files=files,
+                                      requests=len(facts['entries']), noted=_now(),
                                       purging=None, purged=None))
 
 @patch
@@ -384,11 +396,13 @@ def is_purged(self:Ledger,
     path # A file or folder
 ) -> bool:
     "Was this copy purged, or was a purge of it begun?"
-    return any(o['path'] == str(Path(path).resolve()) and (o['purged'] or o['purging']) is not None for o in self._read()['made'])
+    path = str(Path(path).resolve())
+    return any(o['path'] == path and (o['purged'] or o['purging']) is not None for o in self._read()['made'])
 
 @patch
 def made(self:Ledger) -> pd.DataFrame:
-    "A row per copy: kind, path, requests answered before it was made, noted, purged; stale where samples were forgotten since"
+    """A row per copy: kind, path, requests answered before it was made, noted, purged, stale.
+    A copy is stale where samples were forgotten since it was made."""
     df = pd.DataFrame(self._read()['made'], columns=['kind','path','requests','noted','purged'])
     return df.assign(stale=df.purged.isna() & (df.requests < len(self)))
 
@@ -403,7 +417,9 @@ def _state(path, made):
 
 # %% ../nbs/31_ledger.ipynb #30171106
 @patch
-def purge(self:Ledger) -> pd.DataFrame: # A row per copy: kind, path and state ('removed', 'not found there' or 'changed since it was noted')
+def purge(
+    self:Ledger
+) -> pd.DataFrame: # A row per copy: kind, path and state ('removed', 'not found there' or 'changed since it was noted')
     "Remove the copies that were made before samples were forgotten. Can be killed and called again"
     with self.held():
         stale = np.flatnonzero(self.made().stale)

@@ -72,7 +72,8 @@ def plot(self:Ranking,
         ax.scatter(place[i]+1, self.scores[i], s=14, color=c, label=_literal(f'group {name}'))
     if 1 < len(parts) and few: ax.legend(title='most exposed first')
     scores = self.scores
-    ax.set(xlabel='samples to forget, riskiest first', ylabel=_literal(f'risk ({self.name})'), title=f'{(scores > scores.mean()).mean():.0%} of the samples lie above the mean risk')
+    ax.set(xlabel='samples to forget, riskiest first', ylabel=_literal(f'risk ({self.name})'),
+           title=f'{(scores > scores.mean()).mean():.0%} of the samples lie above the mean risk')
     return ax
 
 # %% ../nbs/50_plot.ipynb #a90cbb06
@@ -102,7 +103,7 @@ def gallery(
 
 # %% ../nbs/50_plot.ipynb #01d31b50
 def _shown(dl, at):
-    "The samples at some positions: pictures (C, H, W) or (H, W), or else rows of numbers (d,), all inputs of a sample in one"
+    "Samples at some positions: pictures (C, H, W) or (H, W), or rows of numbers (d,), all inputs of a sample in one"
     for b in as_they_are(dl, at):
         picture = len(b) == 2 and b[0].dim() > 2
         if picture and hasattr(dl, 'decode'): b = dl.decode(b) # undoes what fastai does to batches, such as normalising
@@ -288,7 +289,8 @@ def plot(self:Unlearning,
     told = _levels_of(self, oracle)
     few = groups if len(groups) <= 8 else [groups[0], groups[-1]] # more names than can be read
     for c,colour in zip(groups, sns.color_palette('colorblind' if len(groups) <= 8 else 'viridis', len(groups))):
-        ax.plot(df.index, df[c], 'o-', ms=5 if len(groups) <= 8 else 2, color=colour, label=_literal(c) if c in few else None)
+        ax.plot(df.index, df[c], 'o-', ms=5 if len(groups) <= 8 else 2, color=colour,
+                label=_literal(c) if c in few else None)
         if c in told: ax.axhline(told[c], color=colour, ls=':', lw=1)
     for c,line in [('retain','-'),('test','--')]: ax.plot(df.index, df[c], line, color='.5', lw=1.2, label=c)
     if told: ax.plot([], [], color='k', ls=':', lw=1, label='oracle')
@@ -356,16 +358,19 @@ def plot_margins(
 
 # %% ../nbs/50_plot.ipynb #ba77ec98
 def _one_a_method(table):
-    "A table of means with the methods as its index, read from CSV or not, and which of them is retraining; `Refused` otherwise"
+    """A table of means with the methods as its index, and which of them is retraining; `Refused` otherwise.
+    The table may have been read from CSV."""
     if not {'tow','tow_ci','auc','auc_ci'} <= {*table}:
-        raise Refused("plot_table draws tow and auc with intervals, tow_ci and auc_ci: give what evaluate or summarise returned.")
+        raise Refused("plot_table draws tow and auc with intervals, tow_ci and auc_ci: "
+                      "give what evaluate or summarise returned.")
     words = [c for c in table if not pd.api.types.is_numeric_dtype(table[c])]
     if 'model' in words: words = ['model']
     names = table.index.to_frame() if any(table.index.names) or not words else table[words]
     names = names.fillna('').astype(str)
     labels = [', '.join(filter(None, o)) for o in names.to_numpy().tolist()]
     if again := [k for i,k in enumerate(labels) if k in labels[:i]]:
-        raise Refused(f"There are several rows of '{again[0]}': give a row a method, as evaluate and summarise return it.")
+        raise Refused(f"There are several rows of '{again[0]}': "
+                      "give a row a method, as evaluate and summarise return it.")
     return table.set_axis(labels), (names == 'retrain').any(axis=1).to_numpy()
 
 # %% ../nbs/50_plot.ipynb #beb4e203

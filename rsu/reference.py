@@ -320,7 +320,8 @@ def fit(cls:ReferenceBank,
 ):                      # A `ReferenceBank`
     "Train what is not there yet of a bank of `n` references, and open it"
     if vars(learn).get('ledger') is not None and len(positions(learn.dls.train)) < len(learn.dls.train_ds):
-        raise Refused("This learner has forgotten samples that its data set still holds, and the bank's files would show which: "
+        raise Refused("This learner has forgotten samples that its data set still holds, "
+                      "and the bank's files would show which: "
                       "delete their rows from the data, and fit the bank to a learner on what stays.")
     if n < 2 or n % 2: raise Refused(f"n={n} references cannot come in pairs of halves: give an even number, 2 or more.")
     dls,recipe = learn.dls,recipe_of(learn, recipe)
@@ -415,7 +416,8 @@ _own_file = re.compile(r'(reference-\d+-\d{4,}|labels)\.safetensors(\.lock|\.\d+
 def remove_bank(
     path # Folder of a bank
 ):
-    "Remove the files of a bank, its note last, and the folder where nothing else is in it. Can be killed and called again"
+    """Remove the files of a bank, its note last, and the folder where nothing else is in it.
+    Can be killed and called again."""
     own = sorted((o for o in Path(path).iterdir() if _own_file.fullmatch(o.name)), key=lambda o: o.name == 'bank.json')
     for o in own: o.unlink()
     if not any(Path(path).iterdir()): Path(path).rmdir()

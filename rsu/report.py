@@ -131,7 +131,8 @@ def load_run(
     if not {'settings','how','folder'} <= {*facts}:
         raise Refused(f"There is no finished run in '{path}': name the folder that rsu run wrote.")
     if not trust and (names := _to_import(facts, dls)):
-        raise Refused(f"'{path}' names code that is not part of rsu, {names[0]}: load_run(path, trust=True) imports it, "
+        raise Refused(f"'{path}' names code that is not part of rsu, {names[0]}: "
+                      "load_run(path, trust=True) imports it, "
                       "which is for runs of your own; for others give the data by dls= and import the classes first.")
     df = pd.read_parquet(path/'ranking.parquet').sort_values('position')
     with _inside(facts['folder']) if trust else nullcontext():
@@ -311,14 +312,16 @@ def figures(
 ) -> pd.DataFrame:     # A row a measure: where it should lie, and every model's figure with half its 95% interval
     "All figures of an evaluation by their full names"
     known = measure_table()
-    others = [c for c in table if c not in known.index and not c.endswith(('_ci','_ci_seeds')) and c not in ('runs','n')]
+    others = [c for c in table
+              if c not in known.index and not c.endswith(('_ci','_ci_seeds')) and c not in ('runs','n')]
     shown = [*(c for c in known.index if c in table), *others]
     named = lambda c: known.name[c] if c in known.index else f'accuracy on {c}' if c.startswith('group ') else c
     half = lambda c, k, end: table[c+end].get(k, np.nan) if c+end in table else np.nan
     def one(c, k):
         if pd.api.types.is_integer_dtype(table[c]): return str(table[c][k])
         both,seeds = half(c, k, '_ci'), half(c, k, '_ci_seeds')
-        return f'{table[c][k]:.3f}' + (f' ± {both:.3f}' if both >= 0 else f' ± {seeds:.3f} over seeds' if seeds >= 0 else '')
+        interval = f' ± {both:.3f}' if both >= 0 else f' ± {seeds:.3f} over seeds' if seeds >= 0 else ''
+        return f'{table[c][k]:.3f}{interval}'
     return pd.DataFrame({named(c): {'better': known.better.get(c, ''), **{k: one(c, k) for k in table.index}} for c in shown}).T
 
 def definitions() -> str: # HTML
@@ -352,7 +355,8 @@ def _executed(nb, path):
     # the kernel starts here and goes to the folder later: an empty entry of PYTHONPATH would mean where it starts
     go = f'import matplotlib, os; os.chdir({str(path.resolve())!r})' # which reads its settings where it is imported
     there = ['--InteractiveShellApp.ignore_cwd=True', f'--InteractiveShellApp.exec_lines={go}']
-    env = {**os.environ, 'MPLBACKEND': 'module://matplotlib_inline.backend_inline'} # with another, pictures would be missing
+    # with another backend, pictures would be missing
+    env = {**os.environ, 'MPLBACKEND': 'module://matplotlib_inline.backend_inline'}
     if 'RSU_DATA' in env: env['RSU_DATA'] = os.path.abspath(env['RSU_DATA'])
     with TemporaryDirectory() as d: # sockets in a folder of our own, and no open port, where the system has them
         client = NotebookClient(nb, timeout=600, extra_arguments=there)

@@ -84,7 +84,8 @@ def alone(
     if len(list(_flat(learn.splitter(learn.model)))) < sum(p.requires_grad for p in learn.model.parameters()): return 'the learner trains a part of the network only'
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in learn.model.modules()): return 'the network has hooks'
     if _no_statistics(learn.model): return 'its batch normalisation keeps no statistics, so that what a teacher says hangs on the batch'
-    if x.tensors[0].dim() not in (2,4) or _widened(copied(learn.model), 2) is None: return 'its layers cannot be laid side by side'
+    if x.tensors[0].dim() not in (2,4) or _widened(copied(learn.model), 2) is None:
+        return 'its layers cannot be laid side by side'
     if getattr(how, 'rerank', None): return 'what is left is ranked again after each stage'
     for s in how.stages(split):
         if s.until is not None: return 'a stage ends where a target is reached'

@@ -23,7 +23,8 @@ def _partition(divide):
         groups = divide(self, split)
         at = np.sort(np.concatenate([np.array([], dtype=np.int64), *groups.values()]))
         if not np.array_equal(at, split.forget) or not all(map(len, groups.values())):
-            raise Refused(f"{self!r} does not divide the {len(split)} samples to forget: each must be in one group, and no group empty, but its "
+            raise Refused(f"{self!r} does not divide the {len(split)} samples to forget: "
+                          "each must be in one group, and no group empty, but its "
                           f"groups hold {len(at)} samples, of which {len(np.unique(at))} are different.")
         return groups
     return checked

@@ -15,7 +15,8 @@ from fastcore.basics import patch
 from fastai.learner import Learner
 from . import __version__
 from .value import Refused
-from .data import ForgetSplit, _requested, _with_test, as_fastai, positions, predict, predict_train, read_shard, subset_dls, targets, write_shard
+from .data import (ForgetSplit, _requested, _with_test, as_fastai, positions, predict, predict_train, read_shard,
+                      subset_dls, targets, write_shard)
 from .recipe import derived, recipe_of
 from .attack import lira, margin
 from .ledger import Ledger, _sha
@@ -114,12 +115,13 @@ def _checked(ledger, dls, requests, seed):
         at = np.concatenate([np.array([], dtype=np.int64), *(_asked_for(ledger, dls, r, seed) for r in requests)])
         gone = np.union1d(at, np.flatnonzero(ledger.forgotten(dls)))
         if not len(np.setdiff1d(positions(dls.train), gone)):
-            raise Refused("The requests ask for all samples that are left: nothing would stay to be trained on; delete the model instead.")
+            raise Refused("The requests ask for all samples that are left: nothing would stay to be trained on; "
+                          "delete the model instead.")
     return requests
 
 # %% ../nbs/32_stream.ipynb #efbf47f1
 def _state(model):
-    "What is kept of a network: its weights; of SISA's networks who was first assigned to which shard, and not who is left"
+    "What is kept of a network: its weights; of SISA's networks who was first assigned to which shard, not who is left"
     return model.as_assigned() if isinstance(model, Shards) else model.state_dict()
 
 def _about(learn, dls, ledger):
@@ -130,7 +132,8 @@ def _about(learn, dls, ledger):
         logits,y = predict(learn.model, dls.valid)
         return dict(start=own, valid=(logits.argmax(1) == y).double().mean().item())
     if own not in (facts['start'], entries[-1]['digest']):
-        raise Refused(f"The ledger in '{ledger.path}' is about another model: give the learner that its first request was made of, "
+        raise Refused(f"The ledger in '{ledger.path}' is about another model: "
+                      "give the learner that its first request was made of, "
                       "or the one that it ended with.")
     return {k: facts[k] for k in ('start','valid')}
 
@@ -142,10 +145,12 @@ def _as_it_stands(learn, dls, ledger):
     file = ledger.path/f'model-{len(entries):04}.safetensors'
     try: new.model.load_state_dict(read_shard(file)[0])
     except (Refused, RuntimeError):
-        raise Refused(f"The weights after request {len(entries)}, '{file}', are gone or damaged: restore them, or retrain on what stays "
+        raise Refused(f"The weights after request {len(entries)}, '{file}', are gone or damaged: "
+                      "restore them, or retrain on what stays "
                       "and begin another ledger.") from None
     if digest(_state(new.model)) != entries[-1]['digest']:
-        raise Refused(f"'{file}' does not hold the weights that request {len(entries)} left, by the digest that the ledger recorded: "
+        raise Refused(f"'{file}' does not hold the weights that request {len(entries)} left, "
+                      "by the digest that the ledger recorded: "
                       "restore them from a copy.")
     if isinstance(new.model, Shards): new.model.leave_out(np.flatnonzero(known & ~_by_others(ledger, dls)))
     return new
@@ -160,7 +165,8 @@ def _said(how):
     "An algorithm or sequence as an entry holds it: given labels may be names of persons, and are counted only"
     d = how.to_dict()
     if isinstance(how, SeqUnlearn) and isinstance(how.groups, Labelled):
-        d['groups'],d['order'] = f'{len(set(how.groups.labels))} given groups', how.order if isinstance(how.order, str) else 'given'
+        d['groups'] = f'{len(set(how.groups.labels))} given groups'
+        d['order'] = how.order if isinstance(how.order, str) else 'given'
     return d
 
 _shown = ('forget','retain','valid','test')
@@ -220,7 +226,8 @@ def _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed, **kw
     new = unlearn(new, what, how, seed=derived(seed, n), path=None if isinstance(new.model, Shards) else work, **kwargs)
     rec = new.unlearning
     if all(torch.equal(v, was[k]) for k,v in new.model.named_parameters()):
-        raise Refused(f"{rec.how!r} changed nothing (it ended: {rec.stages.ended.iloc[-1]}), so the request is not answered: "
+        raise Refused(f"{rec.how!r} changed nothing (it ended: {rec.stages.ended.iloc[-1]}), "
+                      "so the request is not answered: "
                       "give other settings, a lower lr where it diverged, or another algorithm.")
     facts = dict(how=_said(rec.how), seed=derived(seed, n), **_figures(rec), digest=digest(_state(new.model)),
                  rsu=__version__, torch=torch.__version__)
@@ -239,8 +246,10 @@ def _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed, **kw
 def _warn(n, facts):
     "What somebody must know of the answer"
     if facts['open']:
-        warnings.warn(f"Request {n} stays open: the model knows its samples as well as before (accuracy {facts['before']['forget']:.3f} before, "
-                      f"{facts['after']['forget']:.3f} after). Repeat the request with a stronger algorithm, or with oracles=2 to see "
+        warnings.warn(f"Request {n} stays open: the model knows its samples as well as before "
+                      f"(accuracy {facts['before']['forget']:.3f} before, "
+                      f"{facts['after']['forget']:.3f} after). "
+                      "Repeat the request with a stronger algorithm, or with oracles=2 to see "
                       "whether models that never saw them know them as well.", StillKnown, stacklevel=4)
     if facts.get('drift', {}).get('due'):
         warnings.warn(f"Retraining is due after request {n}: {facts['drift']['due']}. Retrain on what stays, "
@@ -253,7 +262,8 @@ def _add_evidence(new, ledger, at, oracles, quiet):
     k = max(i for i,e in enumerate(ledger.entries) if ids & {*e['ids']})
     e,split = ledger.entries[k],_split(new, at, ledger)
     one = _twin(new, split.retain_dls)
-    stages = pd.DataFrame([dict(steps=e['steps'], samples=0, seconds=e['seconds'], memory=float('nan'), ended=e['ended'])])
+    stages = pd.DataFrame([dict(steps=e['steps'], samples=0, seconds=e['seconds'], memory=float('nan'),
+                                ended=e['ended'])])
     one.unlearning = Unlearning(new, split, None, e['seed'], {}, stages)
     work,_ = ledger.begin(at)
     evidence = _evidence(one, oracles, work/'oracles', quiet)
@@ -269,15 +279,16 @@ def unlearn_stream(
     ledger=None,           # A `Ledger`, or its folder; 'ledger' below `learn.path` where not given
     ranker=None,           # Ranks the samples of each request, for sequences whose groups ask for it
     bank=None,             # A `ReferenceBank` by which the drift is judged; without one it is not. Its folder is noted
-    oracles:int=0,         # Models retrained after each request to compare the result with; also added to requests that were answered before
-    made=(),               # What else was made from the samples, for `Ledger.purge`: pairs of a path and its kind ('weights', 'bank', 'oracles' or 'cache')
+    oracles:int=0,         # Models retrained after each request to compare with; also added to answered requests
+    made=(),               # What else was made from the samples, for `Ledger.purge`: pairs of a path and its kind
     n_epoch:int|None=None, # Epochs; those of `how` where not given
     lr:float|None=None,    # Learning rate; that of `how` where not given
     seed:int=0,            # Of all chance
     cbs=None,              # Further fastai callbacks for the fits
     quiet:bool=False       # Neither progress bar nor validation after each epoch
 ) -> Learner:              # As the last request left it; its `ledger` reports what was done
-    "Answer requests one after another: each is forgotten, entered in the ledger, and never trained on again. The same call again resumes"
+    """Answer requests one after another: each is forgotten, entered in the ledger, and never trained on again.
+    The same call again resumes. `made` takes the kinds 'weights', 'bank', 'oracles' and 'cache'."""
     if oracles == 1: raise Refused("oracles=1 cannot be compared with another: give 2 or more, or none.")
     if oracles: recipe_of(learn) # refuses a learner that does not say how it was made
     if bank is not None: bank.phi_valid # refuses a bank without validation margins
@@ -292,7 +303,8 @@ def unlearn_stream(
         for i,request in enumerate(requests):
             at = _asked_for(ledger, dls, request, seed)
             if len(at):
-                new = _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed, n_epoch=n_epoch, lr=lr, cbs=cbs, quiet=quiet)
+                new = _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed,
+                              n_epoch=n_epoch, lr=lr, cbs=cbs, quiet=quiet)
                 continue
             before = _asked_for(ledger, dls, request, seed, todo=False)
             if oracles and len(before): _add_evidence(new, ledger, before, oracles, quiet)
