@@ -43,14 +43,16 @@ def _class_each(y):
         raise Refused(f"The labels have the shape {tuple(y.shape)}: {only}. Give y.argmax(1) of one-hot labels; "
                       "several labels a sample are not supported.")
     if y.is_floating_point() or y.is_complex():
-        raise Refused(f"The labels are {y.dtype}: {only}. Give y.long() where they are classes; regression is not supported.")
+        raise Refused(f"The labels are {y.dtype}: {only}. Give y.long() where they are classes; "
+                      "regression is not supported.")
     if len(y) and y.min() < 0: raise Refused(f"The labels go from {y.min()} to {y.max()}: number the classes from 0.")
     return y
 
 def _tensor(o, what):
     "A tensor of an array or a list"
     try: return o.detach() if torch.is_tensor(o) else torch.tensor(np.asarray(o))
-    except (TypeError, ValueError) as e: raise Refused(f"The {what} are not numbers ({e}): give a tensor or an array of numbers.") from None
+    except (TypeError, ValueError) as e:
+        raise Refused(f"The {what} are not numbers ({e}): give a tensor or an array of numbers.") from None
 
 def _inputs(x):
     "Inputs as `Samples` holds them"
@@ -63,7 +65,7 @@ def _inputs(x):
 class Samples(TensorDataset):
     "Inputs and labels as tensors, indexable by position, with what fastai needs to make a `Learner` of them"
     def __init__(self,
-        x,          # Inputs, (N, ...): a tensor or array, floats of any kind (held as float32) or whole numbers; images as (N, C, H, W) in [0, 1]
+        x,          # Inputs, (N, ...), floats (held as float32) or whole numbers; images as (N, C, H, W) in [0, 1]
         y,          # Labels, (N,): whole numbers from 0 to the number of classes - 1
         vocab=None, # Name of each class; numbers where there is none
         frame:pd.DataFrame=None # Columns about the samples (a person's id, say), one row a sample
@@ -75,7 +77,8 @@ class Samples(TensorDataset):
             raise Refused(f"The data hold NaN or infinite values in {int((~torch.isfinite(x.flatten(1)).all(1)).sum())} of {len(x)} samples: remove or mend those first.")
         self.vocab = list(range(int(y.max())+1)) if vocab is None else list(vocab)
         if len(y) and y.max() >= len(self.vocab):
-            raise Refused(f"The labels go from {y.min()} to {y.max()} and vocab= names {len(self.vocab)} classes: number the classes from 0.")
+            raise Refused(f"The labels go from {y.min()} to {y.max()} and vocab= names {len(self.vocab)} classes: "
+                          "number the classes from 0.")
         self.frame,self.loss_func,self.c = frame,CrossEntropyLossFlat(),len(self.vocab)
 
     def to(self,
@@ -91,12 +94,14 @@ class Samples(TensorDataset):
 def _exact(ds):
     "Is a sample of `ds` what lies in `ds.tensors`? A class with a `__getitem__` of its own may give something else"
     own = ('__getitem__', '__getitems__', '__len__')
-    return isinstance(ds, TensorDataset) and all(getattr(type(ds), k, None) is getattr(TensorDataset, k, None) for k in own)
+    if not isinstance(ds, TensorDataset): return False
+    return all(getattr(type(ds), k, None) is getattr(TensorDataset, k, None) for k in own)
 
 def is_resident(
     ds # A data set
 ) -> bool:
-    "May batches be read from `ds.tensors`? Only of `TensorDataset` and `Samples` as they are; compared with `ds[i]` at three positions"
+    """May batches be read from `ds.tensors`?
+    Only of `TensorDataset` and `Samples` as they are; compared with `ds[i]` at three positions."""
     if not _exact(ds) or not ds.tensors: return False
     at = {0, len(ds)//2, len(ds)-1} if len(ds) else ()
     return all(torch.equal(torch.nan_to_num(a), torch.nan_to_num(t[i])) for i in at for a,t in zip(ds[i], ds.tensors))
@@ -335,7 +340,9 @@ def plant(
 ):             # The loaders with those labels wrong, and the positions of the planted samples, sorted (n,)
     "Give `n` training samples a wrong label: the known answer for rankers and for unlearning"
     ds,rng = dls.train_ds, np.random.default_rng(seed)
-    if not is_resident(ds): raise Refused(f"Labels can be made wrong in Samples alone, and these are {type(ds).__name__}: give loaders(...) over Samples.")
+    if not is_resident(ds):
+        raise Refused(f"Labels can be made wrong in Samples alone, and these are {type(ds).__name__}: "
+                      "give loaders(...) over Samples.")
     at,y = np.sort(rng.choice(len(ds), n, replace=False)), ds.tensors[1].clone()
     y[at] = (y[at] + torch.as_tensor(rng.integers(1, ds.c, n), device=y.device)) % ds.c
     train = Samples(ds.tensors[0], y, ds.vocab, ds.frame)
@@ -348,12 +355,14 @@ def as_fastai(
     "`dl` as a fastai loader: PyTorch's are wrapped, and those over plain tensors are indexed on the device; of a sampler that draws a part, or by weight, it has the positions and the weights"
     ds = dl.dataset
     if isinstance(ds, IterableDataset) or not (hasattr(ds, '__len__') and hasattr(ds, '__getitem__')):
-        raise Refused(f"The data set ({type(ds).__name__}) has no length or no positions, and samples are forgotten by their position "
+        raise Refused(f"The data set ({type(ds).__name__}) has no length or no positions, "
+                      "and samples are forgotten by their position "
                       "in it: give a data set with __len__ and __getitem__.")
     if isinstance(dl, DataLoader): return dl
     bs = dl.batch_size or getattr(dl.batch_sampler, 'batch_size', None)
     if bs is None: raise Refused("The loader does not say how large its batches are: give it batch_size, or a batch sampler with that attribute.")
-    if dl.collate_fn is torch.utils.data.default_collate and is_resident(ds): res = IndexLoader(ds, bs=bs, device=default_device())
+    if dl.collate_fn is torch.utils.data.default_collate and is_resident(ds):
+        res = IndexLoader(ds, bs=bs, device=default_device())
     else: res = DataLoader(ds, bs=bs, num_workers=dl.num_workers, create_batch=dl.collate_fn, device=default_device())
     sampler = dl.sampler if dl.batch_size else getattr(dl.batch_sampler, 'sampler', dl.sampler)
     some = _sampled(sampler, len(dl.dataset))
@@ -422,7 +431,8 @@ class _Part:
 
     def __iter__(self):
         try: yield from super().__iter__()
-        except Refused as e: raise Refused(str(e).rpartition('Refused: ')[2].strip()) from None # a worker's comes with its traceback
+        except Refused as e: # a worker's comes with its traceback
+            raise Refused(str(e).rpartition('Refused: ')[2].strip()) from None
 
 def _n_samples(b):
     "How many samples a batch has; None where it does not show"
@@ -430,7 +440,8 @@ def _n_samples(b):
 
 def _left_out(at):
     more = f" ({len(at)} of its batch)" if len(at) > 1 else ''
-    return (f"The sample at position {at[0]}{more} is not in its batch: the data set gives None for it, or collate_fn leaves it out. "
+    return (f"The sample at position {at[0]}{more} is not in its batch: "
+            "the data set gives None for it, or collate_fn leaves it out. "
             "Remove such samples from the data set, for their labels would be taken for those of others.")
 
 @cache
@@ -515,7 +526,8 @@ def predict(
     model.eval()
     try:
         plain = lambda t: t.as_subclass(torch.Tensor)
-        res = [(plain(model(*b[:-1]).float()), plain(b[-1]).flatten().long()) for b in (to_device(b, device) for b in dl)]
+        res = [(plain(model(*b[:-1]).float()), plain(b[-1]).flatten().long())
+               for b in (to_device(b, device) for b in dl)]
     finally:
         for m,was in modes.items(): m.training = was
     return tuple(torch.cat(o).cpu() for o in zip(*res)) # one trip from the device, not one a batch
@@ -536,31 +548,38 @@ def predict_train(
 
 # %% ../nbs/01_data.ipynb #982e1c71
 def _checked_labels(b, start, part):
-    "The labels (n,) of a batch that begins at position `start`; `Refused` where it is not inputs without NaN and a class each"
+    """The labels (n,) of a batch that begins at position `start`.
+    `Refused` where it is not inputs without NaN and a class each."""
     if not isinstance(b, (tuple,list)) or len(b) < 2 or not all(torch.is_tensor(o) and o.dim() for o in b):
-        raise Refused("A batch must be tensors, inputs first and last one whole number a sample, its class: give such a data set or collate_fn.")
+        raise Refused("A batch must be tensors, inputs first and last one whole number a sample, its class: "
+                      "give such a data set or collate_fn.")
     y = _class_each(b[-1])
-    if len(y) != len(b[0]): raise Refused(f"A batch has {len(b[0])} inputs and {len(y)} labels: give one label a sample.")
+    if len(y) != len(b[0]):
+        raise Refused(f"A batch has {len(b[0])} inputs and {len(y)} labels: give one label a sample.")
     for x in b[:-1]:
         bad = (~torch.isfinite(x.as_subclass(torch.Tensor))).reshape(len(x), -1).any(1)
         if bad.any():
-            raise Refused(f"The {part} data hold NaN or infinite values, first at position {start+int(bad.nonzero()[0])}: "
+            raise Refused(f"The {part} data hold NaN or infinite values, "
+                          f"first at position {start+int(bad.nonzero()[0])}: "
                           "remove or mend those samples first.")
     return y.long().cpu().numpy()
 
 def _listed_labels(ds):
-    "The labels that a data set of torchvision lists, for which no picture has to be decoded; None where there is no such list"
+    """The labels that a data set of torchvision lists; None where there is no such list.
+    No picture has to be decoded for them."""
     if type(ds) is Subset:
         y = _listed_labels(ds.dataset)
         return None if y is None else y[np.asarray(ds.indices, dtype=np.int64)]
     module = getattr(getattr(type(ds), '__getitem__', None), '__module__', None) or ''
     own = module.startswith('torchvision.') # a class of the user's may give other labels than it lists
-    changed = getattr(ds, 'target_transform', None) or type(getattr(ds, 'transforms', None)).__name__ not in ('StandardTransform','NoneType')
+    plain = type(getattr(ds, 'transforms', None)).__name__ in ('StandardTransform','NoneType')
+    changed = getattr(ds, 'target_transform', None) or not plain
     y = np.asarray(getattr(ds, 'targets', getattr(ds, 'labels', None)) if own and not changed else None)
     return y.astype(np.int64) if y.shape == (len(ds),) and np.issubdtype(y.dtype, np.integer) else None
 
 def _read_labels(dl, part):
-    "The label at every position of a loader's data set, (N,) int64, all of which is looked through, but where its labels are listed"
+    """The label at every position of a loader's data set, (N,) int64.
+    All samples are looked through, unless the data set lists their labels."""
     ds,every = dl.dataset, np.arange(len(dl.dataset))
     if _direct(dl): return _checked_labels(ds.tensors, 0, part).copy()
     def read(at):
@@ -573,20 +592,23 @@ def _read_labels(dl, part):
 def targets(
     dls          # `DataLoaders`
 ) -> np.ndarray: # (N,) int64
-    "The label at every position of the training set, (N,); one pass over it where it does not list them. Refuses NaN, and what is not one class a sample"
+    """The label at every position of the training set, (N,); one pass over it where it does not list them.
+    Refuses NaN, and what is not one class a sample."""
     ds = dls.train_ds
     if isinstance(ds, Samples) and _exact(ds): return ds.tensors[-1].cpu().numpy().copy()
     if not hasattr(dls, '_targets'):
         dl = as_fastai(dls.train)
         y = _read_labels(dl, 'training')
         if len(y) > 10 and len(np.unique(y)) == len(y) and len(next(as_they_are(dl, [0], 1))) > 2:
-            raise Refused("Each sample gives more than two items, and the last one is different for every sample, as an index is and a class "
+            raise Refused("Each sample gives more than two items, and the last one is different for every sample, "
+                          "as an index is and a class "
                           "is not: give (inputs, label).")
         dls._targets = y
     return dls._targets
 
 def _look_through(dls):
-    "Refuse validation and test data that training data would be refused for, and warn of samples that change; once for each data set"
+    """Refuse validation and test data that training data would be refused for, and warn of samples that change.
+    Each data set is looked through once."""
     seen,change = vars(dls).setdefault('_seen', []),[]
     for part,dl in zip(('training','validation','test'), dls.loaders):
         if any(o is dl.dataset for o in seen): continue
@@ -594,8 +616,10 @@ def _look_through(dls):
         if _changes(dl): change.append(part)
         seen.append(dl.dataset)
     if change:
-        warnings.warn(f"The {' and '.join(change)} data are different each time they are read: scores and accuracies will be those of augmented "
-                      "samples. Leave augmentation to fastai's transforms for training, or to Recipe(augment=True).", stacklevel=3)
+        warnings.warn(f"The {' and '.join(change)} data are different each time they are read: "
+                      "scores and accuracies will be those of augmented samples. "
+                      "Leave augmentation to fastai's transforms for training, or to Recipe(augment=True).",
+                      stacklevel=3)
 
 
 # %% ../nbs/01_data.ipynb #8cc1dab9
@@ -611,7 +635,8 @@ def _update(h, dl, at):
     elif not len(at): return
     else:
         b,again = (_glance(dl, at[:64], 0) for _ in range(2))
-        if any(_bytes(o) != _bytes(p) for o,p in zip(b[:-1], again)): # from a generator of the data set's own: what does not change is hashed
+        # from a generator of the data set's own: what does not change is hashed
+        if any(_bytes(o) != _bytes(p) for o,p in zip(b[:-1], again)):
             h.update(repr([(tuple(o.shape), o.dtype) for o in b]).encode())
             b = b[-1:]
     for t in b: h.update(_bytes(t))
@@ -625,7 +650,8 @@ def _changes(dl):
 def fingerprint(
     dls # `DataLoaders`
 ) -> str:
-    "Twelve hexadecimal digits that tell training sets apart: positions, weights and labels, all bytes of resident tensors, the first 64 samples of others"
+    """Twelve hexadecimal digits that tell training sets apart.
+    They depend on positions, weights and labels, all bytes of resident tensors, and the first 64 samples of others."""
     h = hashlib.sha256(positions(dls.train).tobytes() + np.ascontiguousarray(targets(dls)).tobytes())
     _update(h, as_fastai(dls.train), np.arange(len(dls.train_ds)))
     if (weights := weights_of(dls.train)) is not None: h.update(np.asarray(weights, dtype=float).tobytes())
@@ -638,7 +664,8 @@ def _frame(ds):
     if type(ds) is Subset:
         frame = _frame(ds.dataset)
         return None if frame is None else frame.iloc[ds.indices]
-    return next((o for o in (getattr(ds, 'frame', None), getattr(ds, 'items', None)) if isinstance(o, pd.DataFrame)), None)
+    held = (getattr(ds, 'frame', None), getattr(ds, 'items', None))
+    return next((o for o in held if isinstance(o, pd.DataFrame)), None)
 
 def _id(o):
     "An id as Python has it, a date as pandas has it"
@@ -653,16 +680,21 @@ def _ids(values):
     return res
 
 def _column(dls, by):
-    "Whose each training sample is, (N,) objects, None for nobody's: an array of one id a sample, or a column of the training set's table"
+    """Whose each training sample is, (N,) objects, None for nobody's.
+    `by` is an array of one id a sample, or a column of the training set's table."""
     N = len(dls.train_ds)
     if isinstance(by, str):
         frame = _frame(dls.train_ds)
         if frame is None or by not in frame.columns:
-            has = "it has no table of columns" if frame is None else f"its columns are {', '.join(map(str, frame.columns))}"
-            raise Refused(f"The training set has no column '{by}' ({has}): set its attribute frame to a DataFrame with that column and a row a "
+            has = ("it has no table of columns" if frame is None
+                   else f"its columns are {', '.join(map(str, frame.columns))}")
+            raise Refused(f"The training set has no column '{by}' ({has}): "
+                          "set its attribute frame to a DataFrame with that column and a row a "
                           "sample, or give an array of one value a sample.")
         by = frame[by]
-        if by.ndim > 1: raise Refused(f"The training set has {by.shape[1]} columns '{by.columns[0]}': give each column a name of its own.")
+        if by.ndim > 1:
+            raise Refused(f"The training set has {by.shape[1]} columns '{by.columns[0]}': "
+                          "give each column a name of its own.")
     else: by = _flat(by, 'by=')
     if len(by) != N: raise Refused(f"by= holds {len(by)} values for {N} training samples: give one a sample.")
     return _ids(by)
@@ -689,7 +721,8 @@ def _requested(dls, request, by):
     if isinstance(request, (str,Path)): return _read_csv(request, dls, by)
     ids = _like(_ids(_flat(request, 'forget=')), _column(dls, by))
     if none := sum(o is None for o in ids):
-        raise Refused(f"{none} of the requested ids {'is' if none == 1 else 'are'} missing: a row without an id belongs to nobody; request it by its position.")
+        raise Refused(f"{none} of the requested ids {'is' if none == 1 else 'are'} missing: "
+                      "a row without an id belongs to nobody; request it by its position.")
     return ids
 
 def _belonging(dls, request, by):
@@ -708,11 +741,13 @@ def _table(path, wanted="a column 'id'"):
             lines = csv.reader(f, strict=True)
             rows = [(lines.line_num, o) for o in lines if o]
     except (ValueError, OSError, csv.Error) as e:
-        raise Refused(f"'{path}' cannot be read as CSV ({str(e).strip()}): give a file with {wanted}, encoded in UTF-8.") from None
+        raise Refused(f"'{path}' cannot be read as CSV ({str(e).strip()}): "
+                      f"give a file with {wanted}, encoded in UTF-8.") from None
     names = rows[0][1] if rows else []
     for line,o in rows[1:]:
         if len(o) != len(names):
-            raise Refused(f"Line {line} of '{path}' has {len(o)} fields and the header {len(names)}: give each line as many, and put a value "
+            raise Refused(f"Line {line} of '{path}' has {len(o)} fields and the header {len(names)}: "
+                          "give each line as many, and put a value "
                           "that holds a comma in quotes.")
     twice = [o for i,o in enumerate(names) if o in names[:i]]
     if twice: raise Refused(f"'{path}' has two columns '{twice[0]}': give each column a name of its own.")
@@ -726,9 +761,11 @@ def _read_csv(path, dls, by):
     only = df.columns[0]
     if not named and df.shape[1] == 1 and not _is_number(only) and only not in set(values): named = [only]
     if not named:
-        raise Refused(f"'{path}' has no column 'id' (it has {', '.join(map(str, df.columns))}): name the column of ids 'id'.")
+        raise Refused(f"'{path}' has no column 'id' (it has {', '.join(map(str, df.columns))}): "
+                      "name the column of ids 'id'.")
     text = df[named[0]]
-    if (none := (text.str.strip() == '').sum()): raise Refused(f"'{path}' has {none} rows without an id: fill or remove them.")
+    if (none := (text.str.strip() == '').sum()):
+        raise Refused(f"'{path}' has {none} rows without an id: fill or remove them.")
     if by is not None: return _like(text.to_numpy(), values)
     if not text.str.fullmatch(r'\s*[+-]?\d+\s*').all(): return text.to_numpy()
     far = [o for o in map(int, text) if abs(o) >= 2**63]
@@ -751,13 +788,18 @@ def class_names(
 ) -> dict:    # The name of each label; a label that has no name of its own is its name
     "The classes of the training set by label; `Refused` where two have one name"
     vocab,y = getattr(dls.train, 'vocab', None), targets(dls)
-    if vocab is not None and len(vocab) and not isinstance(vocab[-1], str) and hasattr(vocab[-1], '__len__'): vocab = vocab[-1] # of several blocks
+    if vocab is not None and len(vocab) and not isinstance(vocab[-1], str) and hasattr(vocab[-1], '__len__'):
+        vocab = vocab[-1] # of several blocks
     if vocab is None: return {int(o): str(o) for o in np.unique(y)}
-    if len(y) and y.max() >= len(vocab): raise Refused(f"The labels go to {y.max()} and the vocabulary names {len(vocab)} classes: number the classes from 0.")
+    if len(y) and y.max() >= len(vocab):
+        raise Refused(f"The labels go to {y.max()} and the vocabulary names {len(vocab)} classes: "
+                      "number the classes from 0.")
     names = {i: str(o) for i,o in enumerate(vocab)}
     first = {}
     for i,o in names.items():
-        if first.setdefault(o, i) != i: raise Refused(f"Two classes have the name '{o}', the labels {first[o]} and {i}: give each a name of its own.")
+        if first.setdefault(o, i) != i:
+            raise Refused(f"Two classes have the name '{o}', the labels {first[o]} and {i}: "
+                          "give each a name of its own.")
     return names
 
 def _class(what, dls):
@@ -772,7 +814,8 @@ def _class(what, dls):
 # %% ../nbs/01_data.ipynb #c0525bfb
 def _flat(o, what):
     "What is listed (an array, a list, a set, a generator, what `np.where` or `torch.nonzero` give) in one dimension"
-    if not isinstance(o, Iterable) or hasattr(o, '__array__') and not np.shape(o): raise Refused(f"{what}{o!r} is no list: give [{o!r}].")
+    if not isinstance(o, Iterable) or hasattr(o, '__array__') and not np.shape(o):
+        raise Refused(f"{what}{o!r} is no list: give [{o!r}].")
     if not hasattr(o, '__array__') and not isinstance(o, (list,tuple)): o = list(o)
     if isinstance(o, (list,tuple)) and len(o) == 1 and np.ndim(o[0]) == 1: o = o[0] # `np.where` of a vector
     if not hasattr(o, '__array__'): # a list may hold several kinds of ids, of which an array would make one
@@ -782,7 +825,8 @@ def _flat(o, what):
     if not more: return o
     o = np.asarray(o)
     if o.shape[1:] == (1,)*len(more) or o.dtype == bool and o.size == max(o.shape): return o.reshape(-1)
-    raise Refused(f"{what} has the shape {o.shape}: give positions (n,), or a mask of one True or False a sample (N,); of a one-hot mask a "
+    raise Refused(f"{what} has the shape {o.shape}: "
+                  "give positions (n,), or a mask of one True or False a sample (N,); of a one-hot mask a "
                   "column, mask[:,3] for example.")
 
 def _files(dls):
@@ -797,10 +841,13 @@ def _of_files(dls, names):
     "The positions of files"
     at = _files(dls)
     if not at:
-        raise Refused(f"Positions are whole numbers, and {names[0]!r} is none: to ask by a column's values give by= its name; files are known of "
+        raise Refused(f"Positions are whole numbers, and {names[0]!r} is none: "
+                      "to ask by a column's values give by= its name; files are known of "
                       "data sets that list them as .items or .samples.")
     other = [str(o) for o in names if str(o) not in at]
-    if other: raise Refused(f"The training set has no file '{other[0]}', or several of that name: give paths as the data set lists them.")
+    if other:
+        raise Refused(f"The training set has no file '{other[0]}', or several of that name: "
+                      "give paths as the data set lists them.")
     return np.array([at[str(o)] for o in names])
 
 def _ask(dls, forget, by, seed):
@@ -851,7 +898,8 @@ def _gathered(dls):
     given = dls if isinstance(dls, (tuple,list)) else [dls]
     for o in given:
         if not _is_loader(o):
-            raise Refused(f"dls= has a {type(o).__name__} where a loader is wanted: give fastai's DataLoaders, or loaders (train, valid, test).")
+            raise Refused(f"dls= has a {type(o).__name__} where a loader is wanted: "
+                          "give fastai's DataLoaders, or loaders (train, valid, test).")
     return DataLoaders(*map(as_fastai, given))
 
 def _loader_like(dl, test):
@@ -861,17 +909,21 @@ def _loader_like(dl, test):
     return dl.new(test, **({} if is_resident(test) or not isinstance(dl, IndexLoader) else dict(cls=TfmdDL)))
 
 def _with_test(dls, test, seed):
-    "`dls` with three loaders, of which validation and test are read in order: its own third, or `test`, or one divided from valid"
+    """`dls` with three loaders, of which validation and test are read in order.
+    The test loader is the third of `dls`, or `test`, or one divided from valid."""
     if test is not None: test = _loader_like(dls.loaders[min(1, len(dls.loaders)-1)], test)
     elif len(dls.loaders) > 2: test = dls.loaders[2]
     if len(dls.loaders) < 2 and test is None:
-        raise Refused("There is no validation loader: give loaders (train, valid, test), or test= samples that the model was not trained on, of "
+        raise Refused("There is no validation loader: "
+                      "give loaders (train, valid, test), or test= samples that the model was not trained on, of "
                       "which half are for validation.")
     valid,test = (None if o is None else _in_order(o) for o in (dls.loaders[1] if len(dls.loaders) > 1 else None, test))
     if valid is None or test is None:
         name,dl = ('test',valid) if test is None else ('validation',test)
         both = np.array_split(shuffled(positions(dl), seed), 2)
-        print(f"There is no {name} loader: the {len(positions(dl))} {'validation' if test is None else 'test'} samples are divided by seed {seed} into {len(both[0])} for validation and {len(both[1])} for the test.")
+        print(f"There is no {name} loader: "
+              f"the {len(positions(dl))} {'validation' if test is None else 'test'} samples are divided by seed {seed} "
+              f"into {len(both[0])} for validation and {len(both[1])} for the test.")
         valid,test = [subset(dl, np.sort(o)) for o in both]
     for name,dl in dict(validation=valid, test=test).items():
         if not len(positions(dl)): raise Refused(f"There are no {name} samples: give a loader that has some.")
@@ -883,8 +935,8 @@ def _with_test(dls, test, seed):
 class ForgetSplit:
     "An erasure request: which training samples must be forgotten, and the loaders that go with them"
     def __init__(self,
-        dls,             # `DataLoaders`, or loaders (train, valid, test), over an indexable training set; one loader with `test`
-        forget,          # Positions; a boolean mask (N,); 'random:60', 'random:0.05' or 'class:3'; files; a .csv of ids; with `by`, values of that column
+        dls,             # `DataLoaders`, or loaders (train, valid, test); one with `test`. Training data are indexable
+        forget,          # Positions or mask; 'random:60', 'random:0.05', 'class:3'; files; .csv of ids; values of `by`
         by=None,         # Column of the training set's frame (or an array (N,)) that says whose each sample is
         seed:int=0,      # Draws 'random:...', and divides valid where there is no test loader
         test=None        # A test loader or data set, where `dls` has none
@@ -956,7 +1008,8 @@ class ForgetSplit:
 # %% ../nbs/01_data.ipynb #7c093b94
 def _numbers(x, number):
     "What `number` gives for the bytes of each row, (n,); rows that are equal have equal bytes"
-    return torch.tensor([number(row.tobytes()) for row in x.detach().flatten(1).float().cpu().numpy() + 0.], dtype=torch.int64)
+    rows = x.detach().flatten(1).float().cpu().numpy() + 0.
+    return torch.tensor([number(row.tobytes()) for row in rows], dtype=torch.int64)
 
 def _unit(x):
     "Rows of `x`, flattened, centred and scaled to length one (zero where a row is constant)"
@@ -970,7 +1023,8 @@ def _blocks(dls, at, features):
     "Rows (n, d) for the positions `at`, block by block: inputs from the training loader, or given features"
     if features is not None: yield from (features[torch.as_tensor(i)] for i in np.array_split(at, -(-len(at)//2048)))
     else:
-        for b in as_they_are(dls.train, at, 2048): yield torch.cat([o.detach().as_subclass(torch.Tensor).flatten(1).float() for o in b[:-1]], 1)
+        for b in as_they_are(dls.train, at, 2048):
+            yield torch.cat([o.detach().as_subclass(torch.Tensor).flatten(1).float() for o in b[:-1]], 1)
 
 def _features(features, N):
     "`features` as a tensor (N, d); `Refused` where they cannot be the training set's"
@@ -1004,7 +1058,9 @@ def near_duplicates(self:ForgetSplit,
     return df.sort_values(['similarity','forget','retain'], ascending=[False,True,True], ignore_index=True)
 
 # %% ../nbs/01_data.ipynb #fb6b55ea
-def _checksum(tensors): return hashlib.sha256(b''.join(tensors[k].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for k in sorted(tensors))).hexdigest()
+def _checksum(tensors):
+    parts = (tensors[k].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for k in sorted(tensors))
+    return hashlib.sha256(b''.join(parts)).hexdigest()
 
 # %% ../nbs/01_data.ipynb #626c1ded
 def write_shard(

@@ -31,7 +31,8 @@ def obstacle(
 def _indirect(dls, loss):
     "Why a step is more than a batch of resident tensors and the cross-entropy of its logits; '' where it is not"
     dl = dls.train
-    if not isinstance(dl, IndexLoader) or not is_resident(dl.dataset) or len(dl.dataset.tensors) != 2: return 'the samples are fetched one by one'
+    if not isinstance(dl, IndexLoader) or not is_resident(dl.dataset) or len(dl.dataset.tensors) != 2:
+        return 'the samples are fetched one by one'
     x,y = dl.dataset.tensors
     if x.requires_grad: return 'the samples require gradients'
     if y.dim() != 1 or y.dtype != torch.int64: return 'the labels are not int64, one a sample'
@@ -233,7 +234,8 @@ class _Members:
         "The weights of `k` networks, trained on position sets of one size"
         r,device = self.recipe,self.x.device
         plans = [[b for epoch in _batches(r, at, s) for b in epoch] for at,s in zip(ats, seeds)]
-        with _turn, no_random(seeds[0]), with_gradients(): # fastai's `no_random` holds cuDNN to kernels that give the same bits again
+        # fastai's `no_random` holds cuDNN to kernels that give the same bits again
+        with _turn, no_random(seeds[0]), with_gradients():
             for n in {len(b) for b in plans[0]}: self.record(n)
             self.load(seeds)
             for t,(bs,hypers) in enumerate(zip(zip(*plans), _course(r, len(plans[0])//r.n_epoch))):

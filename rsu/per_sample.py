@@ -73,8 +73,10 @@ def refuse_batch_loss(
     logits = torch.randn(c, c, generator=torch.Generator().manual_seed(0)).to(device)
     whole,each = loss(logits, y), _one_at_a_time(loss, logits, y)
     if any(torch.allclose(whole, o, rtol=1e-3) for o in (each.mean(), each.sum())): return
-    raise Refused("The loss function gives a batch another loss than the mean of its samples' losses, as class weights do, "
-                  "so a single sample has no loss of its own: give a loss function with an argument or attribute `reduction`, such as nn.CrossEntropyLoss(weight).")
+    raise Refused("The loss function gives a batch another loss than the mean of its samples' losses, "
+                  "as class weights do, so a single sample has no loss of its own: "
+                  "give a loss function with an argument or attribute `reduction`, "
+                  "such as nn.CrossEntropyLoss(weight).")
 
 # %% ../nbs/04_per_sample.ipynb #2a6c75ae
 def averaged(
@@ -89,7 +91,8 @@ def weighted_mean(
     logits, # (n, C)
     y       # Labels, (n,)
 ):          # A scalar
-    "The mean over samples of their losses, class weights included; a loss function without `reduction` averages by itself"
+    """The mean over samples of their losses, class weights included.
+    A loss function without `reduction` averages by itself."""
     return loss(logits, y) if _with_reduction(loss, 'none') is None else sample_losses(loss, logits, y).mean()
 
 def class_weights(
@@ -131,7 +134,8 @@ def _of_each(model, value, params, xb, y, by_inputs=False):
     def one(params, xb, y): return value(functional_call(model, params, tuple(x[None] for x in xb)), y[None])
     still = {k: p.detach() for k,p in params.items()}
     try: return vmap(grad(one, int(by_inputs)), (None,0,0))(still, xb, y)
-    except Exception: rows = [_of_one(model, value, params, tuple(x[i:i+1] for x in xb), y[i:i+1], by_inputs) for i in range(len(y))]
+    except Exception: rows = [_of_one(model, value, params, tuple(x[i:i+1] for x in xb), y[i:i+1], by_inputs)
+                              for i in range(len(y))]
     if by_inputs: return tuple(torch.cat(o) for o in zip(*rows))
     return {k: torch.stack([row[k] for row in rows]) for k in params}
 
@@ -150,7 +154,7 @@ def sample_grads(
     value,      # What is differentiated: (logits (1, C), label (1,)) -> a number; `unreduced(loss)`, say
     xb,         # Inputs of a batch: a tuple of tensors (n, ...)
     y,          # Its labels, (n,)
-    room=None,  # Bytes that the gradients may take at a time; where not given, what a cache holds: 32 MiB, and 64 MiB on a GPU
+    room=None,  # Bytes that the gradients may take at a time; by default what a cache holds: 32 MiB, on a GPU 64 MiB
     params=None # Parameters by name; those that learn where not given
 ):              # Pairs: a slice of the batch, and the gradients in it by name, (k, *shape of the parameter)
     "The gradient of each sample by the parameters, in chunks that fill `room` or hold one sample"
@@ -160,7 +164,8 @@ def sample_grads(
     for s in (slice(i, min(i+max(1, k), len(y))) for i in range(0, len(y), max(1, k))):
         at = tuple(x[s] for x in xb)
         if k > 1: yield s,_of_each(model, scalar, ps, at, y[s])
-        else: yield s,{name: g[None] for name,g in _of_one(model, scalar, ps, at, y[s]).items()} # for one, vmap is a detour
+        else: # for one, vmap is a detour
+            yield s,{name: g[None] for name,g in _of_one(model, scalar, ps, at, y[s]).items()}
 
 def input_grads(
     model, # A network, in evaluation mode
@@ -169,7 +174,8 @@ def input_grads(
     y      # Its labels, (n,)
 ):         # A tensor for each input, of its shape
     "The gradient of each sample by its inputs"
-    return _of_each(model, lambda logits, y: value(logits, y).sum(), dict(model.named_parameters()), tuple(xb), y, by_inputs=True)
+    return _of_each(model, lambda logits, y: value(logits, y).sum(), dict(model.named_parameters()), tuple(xb), y,
+                    by_inputs=True)
 
 # %% ../nbs/04_per_sample.ipynb #49dbdbbe
 def _in_graph(o):
@@ -206,16 +212,28 @@ def check_outputs(
     dls    # `DataLoaders`
 ) -> int:  # How many logits it gives
     "`Refused` where the model does not give one logit for each class, in evaluation and in training mode"
-    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in [*model.parameters(), *model.buffers()]): raise Refused("A lazy layer of the model has no weights yet: pass a batch through the model first, or train it.")
+    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in [*model.parameters(), *model.buffers()]):
+        raise Refused("A lazy layer of the model has no weights yet: "
+                      "pass a batch through the model first, or train it.")
     shapes,y = {},targets(dls)
     for mode,out in _outputs(model, _two(model, dls)).items():
-        if not torch.is_tensor(out): raise Refused(f"In {mode} mode the model gives a {type(out).__name__} and not a tensor of logits (N, C): {_wrap}, in both modes.")
+        if not torch.is_tensor(out):
+            raise Refused(f"In {mode} mode the model gives a {type(out).__name__} and not a tensor of logits (N, C): "
+                          f"{_wrap}, in both modes.")
         shapes[mode] = tuple(out.shape)
     shape = shapes['evaluation']
-    if shape[1:] in ((),(1,)): raise Refused(f"The model gives one number for a sample, as for a binary target: give it two logits, one for each class, and cross-entropy.")
-    if len(shape) != 2: raise Refused(f"The model gives {shape[1:]} numbers for a sample: rsu works with classifiers with one logit for each class (N, C).")
-    if shapes['training'] != shape: raise Refused(f"The model gives {shapes['training'][1:]} numbers for a sample in training mode and {shape[1:]} in evaluation mode: {_wrap}, in both modes.")
-    if len(y) and (y.min() < 0 or y.max() >= shape[1]): raise Refused(f"The labels go from {y.min()} to {y.max()} and the model has {shape[1]} logits: number the classes from 0, and give each a logit.")
+    if shape[1:] in ((),(1,)):
+        raise Refused("The model gives one number for a sample, as for a binary target: "
+                      "give it two logits, one for each class, and cross-entropy.")
+    if len(shape) != 2:
+        raise Refused(f"The model gives {shape[1:]} numbers for a sample: "
+                      "rsu works with classifiers with one logit for each class (N, C).")
+    if shapes['training'] != shape:
+        raise Refused(f"The model gives {shapes['training'][1:]} numbers for a sample in training mode "
+                      f"and {shape[1:]} in evaluation mode: {_wrap}, in both modes.")
+    if len(y) and (y.min() < 0 or y.max() >= shape[1]):
+        raise Refused(f"The labels go from {y.min()} to {y.max()} and the model has {shape[1]} logits: "
+                      "number the classes from 0, and give each a logit.")
     return shape[1]
 
 # %% ../nbs/04_per_sample.ipynb #c2b80124

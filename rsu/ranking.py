@@ -20,7 +20,8 @@ from rsu.value import Refused, choose, known
 from rsu.data import ForgetSplit, as_fastai, as_they_are, positions, predict, predict_train, subset, targets
 from rsu.recipe import Meter, StepSeed, borrowed, n_classes, optimiser
 from rsu.recipe import _beside
-from rsu.per_sample import called, check_outputs, copied, evaluating, input_grads, refuse_batch_loss, sample_grads, unreduced, with_gradients, _two
+from rsu.per_sample import (called, check_outputs, copied, evaluating, input_grads, refuse_batch_loss, sample_grads,
+                            unreduced, with_gradients, _two)
 from rsu.attack import attack_r, entropy, lira, margin, memorization, modified_entropy, privacy_risk, rmia
 
 # %% ../nbs/22_ranking.ipynb #74403b7b
@@ -238,7 +239,8 @@ def _norm(parts):
 
 # %% ../nbs/22_ranking.ipynb #1d77e538
 def _each(learn, at, bs, f):
-    "`f(model, each, inputs, labels)`, a number a sample, over positions `at` (n,) in batches of `bs`; `each` is the loss without its mean"
+    """`f(model, each, inputs, labels)`, a number a sample, over positions `at` (n,) in batches of `bs`.
+    `each` is the loss without its mean."""
     model = copied(learn.model) # what a network keeps of a pass would be left behind in the learner's
     device = next(model.parameters()).device
     _beside(learn.loss_func, model)

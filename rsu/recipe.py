@@ -29,7 +29,8 @@ from fastai.torch_core import find_bs, no_random, to_detach, to_device
 from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.value import Refused, Value, choose, known
-from rsu.data import Order, as_fastai, as_they_are, device_of, is_resident, positions, subset, subset_dls, targets, with_train
+from rsu.data import (Order, as_fastai, as_they_are, device_of, is_resident, positions, subset, subset_dls, targets,
+                      with_train)
 from rsu.per_sample import check_outputs, evaluating, with_gradients
 
 # %% ../nbs/02_recipe.ipynb #39d817c4
@@ -226,7 +227,9 @@ def _lean(learn):
     try: yield
     finally: del learn._call_one
 
-def _reads_validation(cb): return isinstance(cb, TrackerCallback) and cb.monitor != 'train_loss' and not getattr(cb, 'every_epoch', False)
+def _reads_validation(cb):
+    if not isinstance(cb, TrackerCallback): return False
+    return cb.monitor != 'train_loss' and not getattr(cb, 'every_epoch', False)
 
 @contextmanager
 def borrowed(
@@ -318,7 +321,8 @@ def _takes(net, dls, name):
         why = f'it gives {tuple(out.shape)} and not logits (N, C)' if torch.is_tensor(out) and out.dim() != 2 else ''
     except (RuntimeError, ValueError, TypeError) as e: why = str(e).strip().partition('\n')[0]
     if why:
-        raise Refused(f"The network '{name}' does not take samples of the shape {tuple(xb[0].shape[1:])} and the type {xb[0].dtype} ({why}): "
+        raise Refused(f"The network '{name}' does not take samples of the shape {tuple(xb[0].shape[1:])} "
+                      f"and the type {xb[0].dtype} ({why}): "
                       "images are (N, C, H, W), grey ones with C = 1, and tables (N, columns), of float32.")
 
 @torch.no_grad()
@@ -338,8 +342,10 @@ def build(self:Recipe,
     if 'c_out' in asks: given.setdefault('c_out', n_classes(dls))
     with no_random(self.seed if seed is None else seed):
         net = self.network(**given)
-        if any(isinstance(m, LazyModuleMixin) for m in net.modules()): _first_pass(net, dls) # draws the weights of lazy layers
-    layout = {} if any(p.dim() == 5 for p in net.parameters()) else dict(memory_format=torch.channels_last) # convolutions run twice as fast so, on a CPU too
+        if any(isinstance(m, LazyModuleMixin) for m in net.modules()):
+            _first_pass(net, dls) # draws the weights of lazy layers
+    # with channels last, convolutions run twice as fast, on a CPU too
+    layout = {} if any(p.dim() == 5 for p in net.parameters()) else dict(memory_format=torch.channels_last)
     return net.to(device_of(dls), **layout)
 
 @patch
@@ -375,7 +381,8 @@ def fit(self:Recipe,
 def n_classes(
     dls # `DataLoaders`
 ) -> int:
-    "The number of classes, from the data's vocabulary or its largest label; tensors for validation and test count, which may hold more"
+    """The number of classes, from the data's vocabulary or its largest label.
+    Tensors for validation and test count, which may hold more."""
     held = [o.dataset.tensors[-1] for o in getattr(dls, 'loaders', [])[1:] if is_resident(o.dataset)]
     c = next((c for c in (getattr(o, 'c', None) for o in (dls.train, dls)) if isinstance(c, (int, np.integer)) and c), None) # a table may have a column c
     return max([int(c) if c else int(targets(dls).max())+1, *(int(y.max())+1 for y in held if len(y))])
@@ -424,8 +431,10 @@ class _Within(Callback):
         dl = self.learn.dls.loaders[0]
         if getattr(dl, 'dataset', None) is not self.ds or not isinstance(as_fastai(dl), DataLoader): return
         others = np.setdiff1d(positions(dl), self.at)
-        if len(others): raise Refused(f"The recipe function trains on position {others[0]}, which is not among the {len(self.at)} samples that it was given: "
-                                      "train on the loaders in its argument, not on loaders of your own.")
+        if len(others):
+            raise Refused(f"The recipe function trains on position {others[0]}, "
+                          f"which is not among the {len(self.at)} samples that it was given: "
+                          "train on the loaders in its argument, not on loaders of your own.")
 
 # %% ../nbs/02_recipe.ipynb #3dbc95a8
 def make(
@@ -441,8 +450,10 @@ def make(
     part.train.get_idxs = noted = _Noted(part.train.get_idxs)
     with no_random(seed), with_gradients(), everywhere(cbs): learn = recipe(part)
     if not isinstance(learn, Learner): raise Refused(f"The recipe function returned a {type(learn).__name__}: it must return the trained Learner.")
-    if not noted.asked: raise Refused("The recipe function drew no sample from the loaders that it was given, so its model has seen other samples, those to forget perhaps among them: "
-                                      "train on the loaders in its argument, not on loaders of your own.")
+    if not noted.asked:
+        raise Refused("The recipe function drew no sample from the loaders that it was given, "
+                      "so its model has seen other samples, those to forget perhaps among them: "
+                      "train on the loaders in its argument, not on loaders of your own.")
     check_outputs(learn.model, dls)
     learn.dls,learn.recipe = dls,recipe
     return learn.remove_cbs(cbs)

@@ -30,10 +30,12 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
 from rsu.value import Refused, Value, check_writable, choose, _integer
-from rsu.data import ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard, shuffled, subset, targets, weights_of, write_shard, _seal, _unseal
+from rsu.data import (ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard,
+                      shuffled, subset, targets, weights_of, write_shard, _seal, _unseal)
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
-from rsu.per_sample import averaged, check_outputs, class_weights, copied, divisor, evaluating, weighted_mean, with_gradients
+from rsu.per_sample import (averaged, check_outputs, class_weights, copied, divisor, evaluating, weighted_mean,
+                            with_gradients)
 from rsu.recipe import _beside, _loss_key, _opts
 
 # %% ../nbs/10_unlearn.ipynb #77769ed6
@@ -405,7 +407,8 @@ def _bare(o):
 
 @patch
 def _counts(self:Algorithm, role, y, at):
-    "How much the samples of a role count in a mixed batch: their number, or their class weights where a term is of the loss function"
+    """How much the samples of a role count in a mixed batch.
+    It is their number, or their class weights where a term is of the loss function."""
     targets = {t.target for t in self.terms(self.epoch) if t.role == role}
     if class_weights(self.own_loss) is None or not targets & {'label','assigned'}: return len(at)
     if 'assigned' in targets: y = torch.as_tensor(self.labels(at), device=y.device).view_as(y)
@@ -415,11 +418,13 @@ def _counts(self:Algorithm, role, y, at):
 def _role(self:Algorithm, role, logits, xb, y, at):
     "The sum of the terms of `role`; in a mixed batch each role weighs as much as its samples count there"
     if role != 'mixed':
-        return sum(t.weight * _bare(self.measure(t, logits, xb, y, at)) for t in self.terms(self.epoch) if t.role == role)
+        return sum(t.weight * _bare(self.measure(t, logits, xb, y, at))
+                   for t in self.terms(self.epoch) if t.role == role)
     kinds = np.where(at >= self.split.N, 'made', np.where(np.isin(at, self.stage.forget), 'forget', 'retain'))
     parts = [(r, np.flatnonzero(kinds == r)) for r in np.unique(kinds)]
     counts = [self._counts(r, y[i], at[i]) for r,i in parts]
-    return sum(n/sum(counts) * self._role(r, logits[i], [x[i] for x in xb], y[i], at[i]) for n,(r,i) in zip(counts, parts))
+    return sum(n/sum(counts) * self._role(r, logits[i], [x[i] for x in xb], y[i], at[i])
+               for n,(r,i) in zip(counts, parts))
 
 # %% ../nbs/10_unlearn.ipynb #7462f0fd
 @patch
@@ -533,7 +538,9 @@ def forget(self:Algorithm,
     "Fit `learn` for one stage; only its weights are other afterwards"
     feed,learns = self._begin(learn, split, stage, seed, until),{p: p.requires_grad for p in learn.model.parameters()}
     try:
-        with no_random(seed), borrowed(learn, feed, quiet, cbs, loss_func=self.objective, opt_func=optimiser(self.opt, self.mom, self.wd), opt=None, lr=self.lr, wd=self.wd):
+        with no_random(seed), borrowed(learn, feed, quiet, cbs, loss_func=self.objective,
+                                       opt_func=optimiser(self.opt, self.mom, self.wd), opt=None,
+                                       lr=self.lr, wd=self.wd):
             self.good,self.before,self.began = self._backup(learn.model),self._retained(learn.model),perf_counter()
             self.begun = self.before
             learn.fit(self.n_epoch, self.lr, cbs=[self, StepSeed(seed), *L(cbs)])
@@ -675,7 +682,8 @@ def _total(counts):
 
 @dataclass(repr=False)
 class Unlearning:
-    "What was done to a model: `learn.unlearning`. `learn.export` leaves it out; a pickle of it has neither `parent` nor `split`"
+    """What was done to a model: `learn.unlearning`.
+    `learn.export` leaves it out; a pickle of it has neither `parent` nor `split`."""
     parent:Learner        # The learner that was given, as it was
     split:ForgetSplit     # What had to be forgotten
     how:Value             # Algorithm or sequence, with its epochs and learning rate
@@ -696,7 +704,8 @@ class Unlearning:
     @property
     def cost(self) -> dict:
         "steps, samples fed to them, seconds, and the peak of memory (MB)"
-        return dict(steps=self.steps, samples=_total(self.stages.samples), seconds=self.seconds, memory=float(self.stages.memory.max()))
+        return dict(steps=self.steps, samples=_total(self.stages.samples), seconds=self.seconds,
+                    memory=float(self.stages.memory.max()))
     def __getstate__(self):
         "A pickle holds neither the old weights nor the data, which are what had to be forgotten"
         return dict(self.__dict__, parent=None, split=None)
@@ -720,7 +729,8 @@ def _same_data(learn, split):
     if split.dls.train_ds is learn.dls.train_ds: return
     other = int((targets(learn.dls) != split.y).sum())
     if other:
-        raise Refused(f"{other} of {split.N} labels of the split differ from the learner's: it was made from other data, or in another order. "
+        raise Refused(f"{other} of {split.N} labels of the split differ from the learner's: "
+                      "it was made from other data, or in another order. "
                       "Make the split from learn.dls.")
 
 def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
@@ -739,34 +749,47 @@ def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
 _of_gradients = {'after_loss','before_backward','after_backward','before_step','after_step'}
 
 def _adds_up(how):
-    "Can gradients of several batches be added up before a step? Not where passes of other roles come between, or the algorithm acts on each"
+    """Can gradients of several batches be added up before a step?
+    Not where passes of other roles come between, or the algorithm acts on each."""
     if any(len(how.passes(e)) > 1 for e in range(how.n_epoch or 0)): return False
     return not any(getattr(type(how), o, None) is not getattr(Algorithm, o, None) for o in _of_gradients)
 
 def _assigned(cb):
     "What of a batch a callback of the user's puts something else in the place of: of 'xb', 'yb', 'pred'"
     if type(cb).__module__.startswith('fastai.'): return set()
-    events = [inspect.unwrap(f) for f in (getattr(type(cb), o, None) for o in ('before_batch','after_pred')) if inspect.isfunction(f)]
+    events = [getattr(type(cb), o, None) for o in ('before_batch','after_pred')]
+    events = [inspect.unwrap(f) for f in events if inspect.isfunction(f)]
     return {i.argval for f in events for i in dis.get_instructions(f) if i.opname == 'STORE_ATTR'} & {'xb','yb','pred'}
 
 def _direct(learn, cbs, split, how):
     "Refuse callbacks without which the model would be given, or would say, something else"
     for cb in [*learn.cbs, *cbs]:
-        if cb.run_valid and (odd := _assigned(cb)): raise Refused(f"{type(cb).__name__} sets self.learn.{min(odd)}, and whatever reads the model afterwards does so without callbacks: "
-                                                                  "put that into the model or into the loaders.")
+        if cb.run_valid and (odd := _assigned(cb)):
+            raise Refused(f"{type(cb).__name__} sets self.learn.{min(odd)}, "
+                          "and whatever reads the model afterwards does so without callbacks: "
+                          "put that into the model or into the loaders.")
     for cb in cbs:
-        beside = any(len(roles) > 1 for s in how.stages(split) for e in range(s.algorithm.n_epoch or 0) for roles in s.algorithm.passes(e))
-        if beside and 'xb' in _assigned(cb): raise Refused(f"{type(cb).__name__} sets self.learn.xb, which are the samples of one role, and others are fed beside them: put that into the loaders.")
+        beside = any(len(roles) > 1 for s in how.stages(split) for e in range(s.algorithm.n_epoch or 0)
+                     for roles in s.algorithm.passes(e))
+        if beside and 'xb' in _assigned(cb):
+            raise Refused(f"{type(cb).__name__} sets self.learn.xb, which are the samples of one role, "
+                          "and others are fed beside them: put that into the loaders.")
 
 def _joins(cbs, split, how):
     "Refuse callbacks that cannot take part in a fit of these algorithms"
-    fits = [s.algorithm for s in how.stages(split) if s.algorithm.n_epoch and not {'a recipe','its own training'} & set(s.algorithm.needs)]
+    fits = [s.algorithm for s in how.stages(split)
+            if s.algorithm.n_epoch and not {'a recipe','its own training'} & set(s.algorithm.needs)]
     for cb in cbs if fits else []:
         name = type(cb).__name__
-        if isinstance(cb, MixHandler): raise Refused(f"{name} mixes the samples of a batch, and unlearning must know which is to be forgotten: leave it out.")
-        if isinstance(cb, ReduceLROnPlateau): raise Refused(f"{name} would change nothing, for the algorithm sets the learning rate at every batch: leave it out, or give another lr.")
+        if isinstance(cb, MixHandler):
+            raise Refused(f"{name} mixes the samples of a batch, and unlearning must know which is to be forgotten: "
+                          "leave it out.")
+        if isinstance(cb, ReduceLROnPlateau):
+            raise Refused(f"{name} would change nothing, for the algorithm sets the learning rate at every batch: "
+                          "leave it out, or give another lr.")
         if isinstance(cb, GradientAccumulation) and (odd := [o for o in fits if not _adds_up(o)]):
-            raise Refused(f"{name} adds up the gradients of several batches, and {type(odd[0]).__name__} needs those of each batch apart: "
+            raise Refused(f"{name} adds up the gradients of several batches, "
+                          f"and {type(odd[0]).__name__} needs those of each batch apart: "
                           "leave it out, and give the algorithm another batch size (bs).")
 
 def _goes_on(learn, split):
@@ -780,7 +803,8 @@ def digest(
 ) -> str:
     "SHA-256 of its weights and buffers, in hexadecimal digits: what tells models apart"
     state = model if isinstance(model, dict) else model.state_dict()
-    return hashlib.sha256(b''.join(v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for v in state.values())).hexdigest()
+    parts = (v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for v in state.values())
+    return hashlib.sha256(b''.join(parts)).hexdigest()
 
 # %% ../nbs/10_unlearn.ipynb #e480e0c7
 class _Kept:
@@ -814,7 +838,10 @@ class _Kept:
         except Refused:
             print(f"'{self.file}' is damaged: the run begins anew.")
             return stages,[],[],[seen_by(new.model, self.split)]
-        if facts.get('made') != self.made: raise Refused(f"'{self.file.parent}' keeps the stages of another run (other samples, groups, settings, seed, loss function or model): give another folder, or delete it.")
+        if facts.get('made') != self.made:
+            raise Refused(f"'{self.file.parent}' keeps the stages of another run "
+                          "(other samples, groups, settings, seed, loss function or model): "
+                          "give another folder, or delete it.")
         part = lambda name: {k.removeprefix(name): v for k,v in tensors.items() if k.startswith(name)}
         new.model.load_state_dict(part('model.'))
         rows,others = json.loads(facts['rows']),json.loads(facts['others'])
@@ -832,7 +859,7 @@ def unlearn(
     n_epoch:int|None=None,  # Epochs; the algorithm's published number where not given
     lr:float|None=None,     # Learning rate; the algorithm's published one where not given
     seed:int=0,             # Order of the batches, random labels and all other chance
-    cbs=None,               # Further fastai callbacks for the fits alone; those of `learn` take no part in them, but for mixed precision
+    cbs=None,               # Further fastai callbacks for the fits; those of `learn` take no part, but mixed precision
     quiet:bool=False,       # Neither progress bar nor validation after each epoch
     path=None,              # A folder that keeps what the stages made: the same call again, after a kill, goes on behind the last whole stage
     until=None              # Stop when the samples to forget are known no better than this: an accuracy in [0, 1], 'valid' (that of validation, before) or oracles (their mean)
@@ -853,7 +880,9 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     todo,new = how.stages(split), _twin(learn, split.retain_dls)
     _joins([*new.cbs, *L(cbs)], split, how)
     _direct(learn, L(cbs), split, how)
-    if quiet and (odd := [cb for cb in L(cbs) if isinstance(cb, ShowGraphCallback)]): raise Refused(f"quiet=True shows nothing, so there is nothing for {type(odd[0]).__name__} to draw: leave one of them out.")
+    if quiet and (odd := [cb for cb in L(cbs) if isinstance(cb, ShowGraphCallback)]):
+        raise Refused("quiet=True shows nothing, "
+                      f"so there is nothing for {type(odd[0]).__name__} to draw: leave one of them out.")
     if until is not None and not any(s.steps for s in todo) or any(s.until is not None and not sum(s.steps) for s in todo): raise Refused(f"until= ends a fit at a step, and {how!r} has none that could be the last: leave it out.")
     told,done,rows = [seen_by(new.model, split)],[],[]
     aim = lambda until: _target(until, split, told[0])
