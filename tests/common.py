@@ -12,7 +12,8 @@ rsu = Path(sys.executable).parent/'rsu'
 
 def shell(*args, cwd, command=(rsu,), **kwargs):
     "A command as a user gives it."
-    return subprocess.run([*command, *args], cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs, encoding='utf-8')
+    return subprocess.run([*command, *args], cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs,
+                          encoding='utf-8')
 
 def call(*args):
     "The command in this process, which saves the seconds of importing torch; its exit code."

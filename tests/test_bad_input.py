@@ -104,9 +104,12 @@ def test_nan_in_the_data(how, here, capsys):
     refused(capsys, '--data', f'nan_{how}:loaders', '--groups', 1, says='NaN', start=own)
 
 wrong = dict(
-    bytes_as_inputs=('a[0] = (9*a[0]).byte(); ' + ours, 'uint8'), matrices=('a[0], b[0], c[0] = (torch.rand(len(o[1]), 8, 8) for o in (a, b, c)); ' + ours, '(8, 8)'),
-    one_hot=('a[1] = torch.eye(2)[a[1]]; ' + ours, 'argmax'), regression=('a[1] = a[1] + .5; ' + ours, 'regression'), minus_one=('a[1] = 2*a[1] - 1; ' + ours, 'from 0'),
-    doubles=('a[0], b[0], c[0] = a[0].double(), b[0].double(), c[0].double(); ' + torchs, 'float64'), floats=('a[1] = a[1].float(); ' + torchs, 'y.long()'))
+    bytes_as_inputs=('a[0] = (9*a[0]).byte(); ' + ours, 'uint8'),
+    matrices=('a[0], b[0], c[0] = (torch.rand(len(o[1]), 8, 8) for o in (a, b, c)); ' + ours, '(8, 8)'),
+    one_hot=('a[1] = torch.eye(2)[a[1]]; ' + ours, 'argmax'), regression=('a[1] = a[1] + .5; ' + ours, 'regression'),
+    minus_one=('a[1] = 2*a[1] - 1; ' + ours, 'from 0'),
+    doubles=('a[0], b[0], c[0] = a[0].double(), b[0].double(), c[0].double(); ' + torchs, 'float64'),
+    floats=('a[1] = a[1].float(); ' + torchs, 'y.long()'))
 @pytest.mark.parametrize('name', wrong)
 def test_data_that_a_run_cannot_use(name, here, capsys):
     body, says = wrong[name]

@@ -96,7 +96,9 @@ rsu.reference.ReferenceBank.fit(Recipe(small_cnn, n_epoch=1, lr=5e-3).learner(di
 print('done', flush=True)
 """
 
-def begin(folder, worth=1e9): return subprocess.Popen([sys.executable, '-c', script, folder, str(worth)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding='utf-8')
+def begin(folder, worth=1e9):
+    return subprocess.Popen([sys.executable, '-c', script, folder, str(worth)],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding='utf-8')
 
 def test_two_processes_on_one_bank(bank, tmp_path):
     both = [begin(tmp_path) for _ in range(2)]

@@ -71,7 +71,8 @@ def test_help(command, tmp_path):
     ('class:3', lambda dls: np.flatnonzero(dls.train_ds.tensors[1].cpu().numpy() == 3)),
     ('ids.csv', lambda dls: [4, 7, 40, 41, 99, 100, 250, 251, 260, 299])])
 def test_forget_names_the_right_positions(forget, right, here, no_report):
-    (here/'ids.csv').write_text("id\n" + "\n".join(map(str, [299, 4, 7, 250, 40, 41, 99, 100, 251, 260])), encoding='utf-8')
+    ids = map(str, [299, 4, 7, 250, 40, 41, 99, 100, 251, 260])
+    (here/'ids.csv').write_text("id\n" + "\n".join(ids), encoding='utf-8')
     assert no_report(*small, '--ranker', 'confidence', '--forget', forget, '--out', 'out') == 0
     df = pd.read_parquet('out/ranking.parquet')
     assert sorted(df.position) == list(right(digits(n=300)))
@@ -148,7 +149,8 @@ def test_the_page_in_a_browser(whole):
 def test_rankers_by_name(name, here, no_report):
     assert no_report(*small, '--ranker', name, '--out', 'out') == 0
     df = pd.read_parquet('out/ranking.parquet')
-    assert len(df) == 12 and np.isfinite(df.score).all() and json.loads((here/'out'/'run.json').read_text(encoding='utf-8'))['ranker'].startswith(name)
+    assert len(df) == 12 and np.isfinite(df.score).all()
+    assert json.loads((here/'out'/'run.json').read_text(encoding='utf-8'))['ranker'].startswith(name)
 
 def test_a_record_of_training_is_kept(whole, here, no_report):
     # a run that reads a record trains the same model, and takes the record up when it is started again
@@ -165,7 +167,9 @@ def test_a_record_of_training_is_kept(whole, here, no_report):
     assert after['record.safetensors'][1] == before['record.safetensors'][1]
 
 def test_an_algorithm_of_ones_own_by_name_and_by_the_file_that_it_left(here, no_report):
-    (here/'clinic_algorithm.py').write_text('from rsu.all import *\nclass Milder(FineTune):\n    softness:float=.5\n    def rate(self, epoch): return self.softness\n', encoding='utf-8')
+    (here/'clinic_algorithm.py').write_text(
+        'from rsu.all import *\nclass Milder(FineTune):\n    softness:float=.5\n'
+        '    def rate(self, epoch): return self.softness\n', encoding='utf-8')
     assert no_report(*small, '--ranker', 'random', '--algorithm', 'clinic_algorithm:Milder,none', '--out', 'one') == 0
     assert 'kind = "clinic_algorithm:Milder"' in (here/'one'/'run.toml').read_text(encoding='utf-8')
     # in a process that knows no such class, with the report, which knows none either

@@ -73,7 +73,8 @@ def assert_same(a, b): assert a.keys() == b.keys() and all(torch.equal(a[k], b[k
 def test_from_a_shell(here):
     done = shell(*ask, *request('patient-3', 'patient-41'), '--bank', 'bank', '--out', 'out', cwd=here)
     assert (done.returncode, done.stderr) == (0, '') and done.stdout.endswith('Report: out/report.html\n')
-    assert {p.name for p in (here/'out').iterdir() if p.suffix != '.lock'} == {'ledger.json', 'model-0001.safetensors', 'report.html', 'report.ipynb'}
+    there = {p.name for p in (here/'out').iterdir() if p.suffix != '.lock'}
+    assert there == {'ledger.json', 'model-0001.safetensors', 'report.html', 'report.ipynb'}
     one, = entries()
     assert (one['n'], len(one['ids'])) == (4, 2) and one['steps'] > 0 and 'drift' in one
     old = read_shard_plain('clinic.safetensors')
@@ -109,7 +110,8 @@ def test_rows_that_were_deleted_are_answered_still(here, call, capsys):
     assert call(*request('patient-5'), '--out', 'out') == 0
     text = (here/'clinic_data.py').read_text(encoding='utf-8')
     (here/'clinic_data.py').write_text(text.replace('return make(Samples(*part(1200), frame=persons)',
-        "x, y = part(1200); keep = [i for i, o in enumerate(persons.person) if o != 'patient-5']; return make(Samples(x[keep], y[keep], frame=persons.iloc[keep])"), encoding='utf-8')
+        "x, y = part(1200); keep = [i for i, o in enumerate(persons.person) if o != 'patient-5']; "
+        "return make(Samples(x[keep], y[keep], frame=persons.iloc[keep])"), encoding='utf-8')
     sys.modules.pop('clinic_data', None)
     capsys.readouterr()
     assert call(*request('patient-5'), '--out', 'out') == 0 and 'answered before' in capsys.readouterr().out
@@ -123,7 +125,9 @@ def test_the_folder_goes_on_without_the_old_weights(here, call):
 def test_killed_and_taken_up_again(here, call):
     assert call(*request('patient-5', *(f'patient-{i}' for i in range(60, 80))), '--groups', '3', '--n-epoch', '20', '--out', 'whole') == 0
     command = [rsu, *ask, *request('patient-5', *(f'patient-{i}' for i in range(60, 80))), '--groups', '3', '--n-epoch', '20', '--out', 'out']
-    run, limit = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding='utf-8'), time.monotonic() + 120
+    run = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                           encoding='utf-8')
+    limit = time.monotonic() + 120
     while not list(here.glob('out/work-*/stages.safetensors')):
         assert run.poll() is None and time.monotonic() < limit, 'it was not caught inside the request'
         time.sleep(.002)
@@ -160,7 +164,8 @@ def test_no_process_trains_on_what_another_forgot(here):
     from clinic_data import loaders
     persons, gone = loaders().train_ds.frame.person.tolist(), set()
     for names in (['patient-1', 'patient-2', 'patient-3'], ['patient-3', 'patient-50'], ['patient-51']):
-        done = subprocess.run([sys.executable, 'watched.py', *names], cwd=here, capture_output=True, text=True, timeout=300, encoding='utf-8')
+        done = subprocess.run([sys.executable, 'watched.py', *names], cwd=here, capture_output=True, text=True,
+                              timeout=300, encoding='utf-8')
         assert done.returncode == 0, done.stderr
         fed = json.loads(done.stdout.strip().split('\n')[-1])
         new = {i for i, o in enumerate(persons) if o in names} - gone

@@ -1,4 +1,5 @@
-"A request names the samples that it means, in whatever form; data are read as the user's own data set gives them. Else: one sentence."
+"""A request names the samples that it means, in whatever form; data are read as the user's own data set gives them.
+Else: one sentence."""
 import datetime, time
 from pathlib import Path
 
@@ -21,7 +22,9 @@ parts = ((0, 80), (80, 100), (100, 120))
 def three(make=TensorDataset, x=x, y=y, **kwargs):
     "PyTorch's loaders over three parts of the points."
     return DataLoaders(*(DataLoader(make(x[a:b], y[a:b]), 16, **kwargs) for a, b in parts))
-def samples(frame=None, **kwargs): return loaders(*(Samples(x[a:b], y[a:b], frame=frame if a == 0 else None, **kwargs) for a, b in parts), device='cpu')
+def samples(frame=None, **kwargs):
+    return loaders(*(Samples(x[a:b], y[a:b], frame=frame if a == 0 else None, **kwargs) for a, b in parts),
+                   device='cpu')
 def saved(tmp_path, text, name='ids.csv'):
     (tmp_path/name).write_text(text, encoding='utf-8')
     return tmp_path/name
@@ -33,23 +36,31 @@ class Plain(Dataset):
 
 # --- ids in files
 
-people = pd.DataFrame(dict(person=np.arange(80)//2 + 40, name=[f'{i:03}' for i in range(80)], day=pd.to_datetime('2026-01-01') + pd.to_timedelta(np.arange(80), 'D')))
+people = pd.DataFrame(dict(person=np.arange(80)//2 + 40, name=[f'{i:03}' for i in range(80)],
+                           day=pd.to_datetime('2026-01-01') + pd.to_timedelta(np.arange(80), 'D')))
 
 @pytest.mark.parametrize('text, by, want', [
-    ('id,person,date\n17,51,2026-01-02\n', 'person', [22, 23]), ('person,id\n51,17\n', 'person', [22, 23]), ('id\n51\n', 'person', [22, 23]),
-    ('\ufeffperson\n51\n', 'person', [22, 23]), ('who\n51\n', 'person', [22, 23]), ('name,note\n007,"a, b"\n', 'name', [7]), ('day\n2026-01-03\n', 'day', [2]),
+    ('id,person,date\n17,51,2026-01-02\n', 'person', [22, 23]), ('person,id\n51,17\n', 'person', [22, 23]),
+    ('id\n51\n', 'person', [22, 23]),
+    ('\ufeffperson\n51\n', 'person', [22, 23]), ('who\n51\n', 'person', [22, 23]),
+    ('name,note\n007,"a, b"\n', 'name', [7]), ('day\n2026-01-03\n', 'day', [2]),
     ('id\n3\n4\n', None, [3, 4]), ('id,note\n3,"a\nb"\n\n4,c\n', None, [3, 4])])
 def test_ids_are_read_from_the_column_that_is_named(text, by, want, tmp_path):
     assert ForgetSplit(samples(people), saved(tmp_path, text), by).forget.tolist() == want
 
 @pytest.mark.parametrize('text, by, says', [
-    ('id,age\n3,40,\n4,41,\n', None, 'Line 2 .* 3 fields and the header 2'), ('id,note\n3,a\n4,b, c\n', None, 'Line 3 .* 3 fields and the header 2'),
-    ('id,id\n3,4\n', None, "two columns 'id'"), ('a,b\n1,2\n', 'person', "no column 'id'"), ('007\n008\n', 'name', "no column 'id'"),
-    ('id\nAda\n', 'person', "belongs to 'Ada'"), ('day\n3/4/2026\n', 'day', "belongs to '3/4/2026'"), ('id\n,\n', None, 'Line 2'), ('id,b\n,2\n', 'person', 'without an id')])
+    ('id,age\n3,40,\n4,41,\n', None, 'Line 2 .* 3 fields and the header 2'),
+    ('id,note\n3,a\n4,b, c\n', None, 'Line 3 .* 3 fields and the header 2'),
+    ('id,id\n3,4\n', None, "two columns 'id'"), ('a,b\n1,2\n', 'person', "no column 'id'"),
+    ('007\n008\n', 'name', "no column 'id'"),
+    ('id\nAda\n', 'person', "belongs to 'Ada'"), ('day\n3/4/2026\n', 'day', "belongs to '3/4/2026'"),
+    ('id\n,\n', None, 'Line 2'), ('id,b\n,2\n', 'person', 'without an id')])
 def test_a_file_that_could_be_misread(text, by, says, tmp_path):
     with pytest.raises(Refused, match=says): ForgetSplit(samples(people), saved(tmp_path, text), by)
 
-@pytest.mark.parametrize('text, says', [('id,group\n3,a,\n4,b,\n', 'Line 2'), ('id,group,group\n3,a,b\n4,a,b\n', "two columns 'group'"), ('id,group\n3,a\n4,\n', 'without an id or a group'),
+@pytest.mark.parametrize('text, says', [('id,group\n3,a,\n4,b,\n', 'Line 2'),
+                                        ('id,group,group\n3,a,b\n4,a,b\n', "two columns 'group'"),
+                                        ('id,group\n3,a\n4,\n', 'without an id or a group'),
                                         ('id,group\n3,a\n5,b\n', 'not those of the samples')])
 def test_groups_in_a_file(text, says, tmp_path):
     split = ForgetSplit(samples(), [3, 4])
@@ -59,10 +70,14 @@ def test_groups_in_a_file(text, says, tmp_path):
 # --- whose a sample is
 
 @pytest.mark.parametrize('ids, one', [
-    (['a', None], 'z'), ([1., np.nan], 9.), (pd.array([1, None], dtype='Int64'), 9), ([datetime.date(2026, 1, 1), None], datetime.date(2026, 2, 3)),
-    (pd.to_datetime(['2026-01-01', None]), np.datetime64('2026-02-03')), (pd.Categorical(['a', None], ['a', 'z']), 'z'), (pd.array([True, None], dtype='boolean'), False), ([Path('a'), None], Path('z'))], ids=lambda o: str(getattr(o, 'dtype', ''))[:9])
+    (['a', None], 'z'), ([1., np.nan], 9.), (pd.array([1, None], dtype='Int64'), 9),
+    ([datetime.date(2026, 1, 1), None], datetime.date(2026, 2, 3)),
+    (pd.to_datetime(['2026-01-01', None]), np.datetime64('2026-02-03')),
+    (pd.Categorical(['a', None], ['a', 'z']), 'z'), (pd.array([True, None], dtype='boolean'), False),
+    ([Path('a'), None], Path('z'))], ids=lambda o: str(getattr(o, 'dtype', ''))[:9])
 def test_rows_without_an_id_belong_to_nobody(ids, one, tmp_path):
-    who = pd.concat([pd.Series(ids)]*20 + [pd.Series([one]*40).astype(getattr(ids, 'dtype', None) if not isinstance(ids, list) else pd.Series(ids).dtype)], ignore_index=True)
+    dtype = getattr(ids, 'dtype', None) if not isinstance(ids, list) else pd.Series(ids).dtype
+    who = pd.concat([pd.Series(ids)]*20 + [pd.Series([one]*40).astype(dtype)], ignore_index=True)
     for by, dls in (('who', samples(pd.DataFrame(dict(who=who)))), (who, samples())):
         assert ForgetSplit(dls, [one], by).forget.tolist() == list(range(40, 80))
         with pytest.raises(Refused, match='1 of the requested ids is missing'): ForgetSplit(dls, [None], by)
@@ -74,19 +89,25 @@ def test_rows_without_an_id_belong_to_nobody(ids, one, tmp_path):
 def test_ids_of_any_kind(tmp_path):
     frame = pd.DataFrame(dict(age=np.arange(80.), person=[f'p{i//4}' for i in range(80)]))
     dls = samples(frame)
-    for ask in (['p3', 'p4'], {'p3', 'p4'}, ('p3', 'p4'), np.array(['p3', 'p4']), pd.Series(['p4', 'p3'], index=[7, 9]), (f'p{i}' for i in (3, 4)), dict(p3=1, p4=2)):
+    for ask in (['p3', 'p4'], {'p3', 'p4'}, ('p3', 'p4'), np.array(['p3', 'p4']), pd.Series(['p4', 'p3'], index=[7, 9]),
+                (f'p{i}' for i in (3, 4)), dict(p3=1, p4=2)):
         assert ForgetSplit(dls, ask, 'person').forget.tolist() == list(range(12, 20))
-    with pytest.raises(Refused, match="no column 'person' .*no table.*attribute frame"): ForgetSplit(three(Plain), ['p3'], 'person')
-    with pytest.raises(Refused, match="attribute frame"): _first(Settings(forget=str(saved(tmp_path, 'id\np3\n'))), three(Plain), 'person', tmp_path/'ledger')
+    with pytest.raises(Refused, match="no column 'person' .*no table.*attribute frame"):
+        ForgetSplit(three(Plain), ['p3'], 'person')
+    with pytest.raises(Refused, match="attribute frame"):
+        _first(Settings(forget=str(saved(tmp_path, 'id\np3\n'))), three(Plain), 'person', tmp_path/'ledger')
     for one in (3, np.int64(3), torch.tensor(3)):
         with pytest.raises(Refused, match='forget='): ForgetSplit(dls, one, 'age')
-    with pytest.raises(Refused, match="2 columns 'a'"): ForgetSplit(samples(pd.DataFrame(np.zeros((80, 2)), columns=['a', 'a'])), [0], 'a')
+    with pytest.raises(Refused, match="2 columns 'a'"):
+        ForgetSplit(samples(pd.DataFrame(np.zeros((80, 2)), columns=['a', 'a'])), [0], 'a')
     part = Subset(dls.train_ds, range(40, 80)) # as random_split gives it
-    assert ForgetSplit(DataLoaders(DataLoader(part, 16), dls.valid, dls.loaders[2]), ['p11'], 'person').forget.tolist() == [4, 5, 6, 7]
+    of_part = DataLoaders(DataLoader(part, 16), dls.valid, dls.loaders[2])
+    assert ForgetSplit(of_part, ['p11'], 'person').forget.tolist() == [4, 5, 6, 7]
 
 def test_ids_of_many_rows_are_found_at_once():
     ids = np.repeat(np.arange(20000), 10)
-    dls = loaders(Samples(torch.zeros(200000, 1), torch.arange(200000) % 2), *[Samples(torch.zeros(10, 1), torch.arange(10) % 2)]*2, device='cpu')
+    dls = loaders(Samples(torch.zeros(200000, 1), torch.arange(200000) % 2),
+                  *[Samples(torch.zeros(10, 1), torch.arange(10) % 2)]*2, device='cpu')
     began = time.process_time()
     assert len(ForgetSplit(dls, np.arange(10000), ids)) == 100000
     assert time.process_time() - began < 8 # .5 s; 40 s where a set of all ids was made for each that was requested
@@ -103,14 +124,21 @@ def test_files_name_samples(tmp_path):
 
 ones = (y[:80] == 1).numpy()
 @pytest.mark.parametrize('ask', [
-    torch.nonzero(y[:80] == 1), torch.nonzero(y[:80] == 1, as_tuple=True), np.where(ones), np.argwhere(ones), ones[:, None], ones[None], ones.tolist(), torch.tensor(ones),
-    {*map(int, np.flatnonzero(ones))}, frozenset(np.flatnonzero(ones)), (int(i) for i in np.flatnonzero(ones)), pd.Series(ones), pd.Index(np.flatnonzero(ones)), list(torch.tensor(np.flatnonzero(ones))), range(1, 80, 3)],
-    ids='nonzero tuple where argwhere column row list tensor set frozenset generator Series Index tensors range'.split())
-def test_positions_and_masks_in_every_form(ask): assert ForgetSplit(three(), ask).forget.tolist() == np.flatnonzero(ones).tolist()
+    torch.nonzero(y[:80] == 1), torch.nonzero(y[:80] == 1, as_tuple=True), np.where(ones), np.argwhere(ones),
+    ones[:, None], ones[None], ones.tolist(), torch.tensor(ones),
+    {*map(int, np.flatnonzero(ones))}, frozenset(np.flatnonzero(ones)), (int(i) for i in np.flatnonzero(ones)),
+    pd.Series(ones), pd.Index(np.flatnonzero(ones)), list(torch.tensor(np.flatnonzero(ones))), range(1, 80, 3)],
+    ids=('nonzero tuple where argwhere column row list tensor '
+         'set frozenset generator Series Index tensors range').split())
+def test_positions_and_masks_in_every_form(ask):
+    assert ForgetSplit(three(), ask).forget.tolist() == np.flatnonzero(ones).tolist()
 
 @pytest.mark.parametrize('ask, says', [
-    (np.eye(3, dtype=bool)[y[:80]], r'\(80, 3\).*mask\[:,3\]'), (np.argwhere(np.ones((2, 3))), r'\(6, 2\)'), (np.where(np.ones((2, 3))), r'\(2, 6\)'), (np.array([[3, 4]]), r'\(1, 2\)'), (torch.tensor(3), 'a position or a class'),
-    (3, 'a position or a class'), ([[1, 2], [3]], 'whole numbers'), ([1.5], 'whole numbers'), (np.ones(79, dtype=bool), '79 entries for 80')], ids=str)
+    (np.eye(3, dtype=bool)[y[:80]], r'\(80, 3\).*mask\[:,3\]'), (np.argwhere(np.ones((2, 3))), r'\(6, 2\)'),
+    (np.where(np.ones((2, 3))), r'\(2, 6\)'), (np.array([[3, 4]]), r'\(1, 2\)'),
+    (torch.tensor(3), 'a position or a class'),
+    (3, 'a position or a class'), ([[1, 2], [3]], 'whole numbers'), ([1.5], 'whole numbers'),
+    (np.ones(79, dtype=bool), '79 entries for 80')], ids=str)
 def test_positions_that_are_ambiguous(ask, says):
     with pytest.raises(Refused, match=says): ForgetSplit(three(), ask)
 
@@ -123,9 +151,11 @@ def test_labels_are_labels_and_names_are_names():
     assert set(ByClass().divide(ForgetSplit(gaps, range(20)))) == set('02468')
     with pytest.raises(Refused, match="no class '3'"): ForgetSplit(gaps, 'class:3')
     numbers = samples(vocab=[3, 7, 1])
-    for name, label in (('3', 0), ('7', 1), ('1', 2)): assert set(y[ForgetSplit(numbers, f'class:{name}').forget].tolist()) == {label}
+    for name, label in (('3', 0), ('7', 1), ('1', 2)):
+        assert set(y[ForgetSplit(numbers, f'class:{name}').forget].tolist()) == {label}
     for name in '024':
-        with pytest.raises(Refused, match=f"no class '{name}': the classes are 3, 7, 1"): ForgetSplit(numbers, f'class:{name}')
+        with pytest.raises(Refused, match=f"no class '{name}': the classes are 3, 7, 1"):
+            ForgetSplit(numbers, f'class:{name}')
     words = samples(vocab=['cat', 'dog', 'owl'])
     assert ForgetSplit(words, 'class:2').forget.tolist() == ForgetSplit(words, 'class:owl').forget.tolist()
 
@@ -139,7 +169,8 @@ class Halved(Groups):
     how: str = 'lost'
     def divide(self, split):
         a, b = split.forget[::2], split.forget[1::2]
-        return dict(lost=dict(a=a), twice=dict(a=a, b=split.forget), empty=dict(a=split.forget, b=a[:0]), whole=dict(a=a, b=b))[self.how]
+        return dict(lost=dict(a=a), twice=dict(a=a, b=split.forget), empty=dict(a=split.forget, b=a[:0]),
+                    whole=dict(a=a, b=b))[self.how]
 
 @pytest.mark.parametrize('how', ['lost', 'twice', 'empty'])
 def test_groups_are_a_partition(how):
@@ -160,7 +191,8 @@ class CentredSamples(Samples):
 
 def test_a_data_set_with_a_getitem_of_its_own(tmp_path):
     own = [three(Centred), loaders(*(CentredSamples(x[a:b], y[a:b]) for a, b in parts), bs=16, device='cpu')]
-    want = DataLoaders(*(DataLoader(TensorDataset(torch.stack([o for o, _ in Centred(x[a:b], y[a:b])]), y[a:b]), 16) for a, b in parts))
+    want = DataLoaders(*(DataLoader(TensorDataset(torch.stack([o for o, _ in Centred(x[a:b], y[a:b])]), y[a:b]), 16)
+                         for a, b in parts))
     recipe = Recipe(mlp, n_epoch=2, bs=16)
     trained = recipe.fit(ForgetSplit(want, [0]).dls, quiet=True)
     bank = ReferenceBank.fit(trained, 2, tmp_path/'want', quiet=True)
@@ -168,9 +200,11 @@ def test_a_data_set_with_a_getitem_of_its_own(tmp_path):
         split = ForgetSplit(dls, [0])
         assert not is_resident(split.dls.train_ds)
         same = recipe.fit(split.dls, quiet=True)
-        for a, b in zip(predict_train(trained.model, split.dls), predict_train(trained.model, want)): torch.testing.assert_close(a, b)
+        for a, b in zip(predict_train(trained.model, split.dls), predict_train(trained.model, want)):
+            torch.testing.assert_close(a, b)
         for a, b in zip(same.model.parameters(), trained.model.parameters()): torch.testing.assert_close(a, b)
-        torch.testing.assert_close(ReferenceBank.fit(same, 2, tmp_path/str(i), quiet=True).phi, bank.phi, atol=.02, rtol=.02)
+        again = ReferenceBank.fit(same, 2, tmp_path/str(i), quiet=True)
+        torch.testing.assert_close(again.phi, bank.phi, atol=.02, rtol=.02)
     with pytest.raises(Refused, match='Centred .*__getitem__ of its own'): IndexLoader(Centred(x, y))
 
 def test_a_tensor_data_set_is_compared_with_what_it_gives(monkeypatch):
@@ -188,17 +222,21 @@ def kept(b): return default_collate([o for o in b if o is not None and o[1] >= 0
 @pytest.mark.parametrize('part', range(3))
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_sample_that_collate_fn_leaves_out(make, part, workers):
-    dls = DataLoaders(*(DataLoader((make if i == part else Plain)(x[a:b], y[a:b]), 16, collate_fn=kept, num_workers=workers) for i, (a, b) in enumerate(parts)))
+    dls = DataLoaders(*(DataLoader((make if i == part else Plain)(x[a:b], y[a:b]), 16,
+                                   collate_fn=kept, num_workers=workers) for i, (a, b) in enumerate(parts)))
     with pytest.raises(Refused, match='^The sample at position 3 is not in its batch'): ForgetSplit(dls, 'class:1')
 
 def test_it_is_refused_in_training_too():
     from rsu.data import batches
-    with pytest.raises(Refused, match='position 3'): list(batches(DataLoader(Unreadable(x, y), 16, collate_fn=kept), [np.array([1, 3]), np.array([2])]))
+    with pytest.raises(Refused, match='position 3'):
+        list(batches(DataLoader(Unreadable(x, y), 16, collate_fn=kept), [np.array([1, 3]), np.array([2])]))
 
 def test_validation_and_test_are_read_completely_and_in_order():
     recipe, plain = Recipe(mlp, n_epoch=1), three(Plain)
     learn = recipe.fit(ForgetSplit(plain, [1]).dls, quiet=True)
-    rough = [three(Plain, shuffle=True, drop_last=True), DataLoaders(*(TfmdDL(Plain(x[a:b], y[a:b]), bs=16, shuffle=True, drop_last=True, num_workers=0) for a, b in parts))]
+    rough = [three(Plain, shuffle=True, drop_last=True),
+             DataLoaders(*(TfmdDL(Plain(x[a:b], y[a:b]), bs=16, shuffle=True, drop_last=True, num_workers=0)
+                           for a, b in parts))]
     for dls in rough:
         split = ForgetSplit(dls, [1])
         for mine, theirs, own in ((split.valid, 1, dls.loaders[1]), (split.test, 2, dls.loaders[2])):
@@ -221,7 +259,8 @@ class OwnNoise(Plain):
 
 @pytest.mark.parametrize('make', [Noisy, OwnNoise])
 def test_a_key_is_the_same_whatever_augmentation_draws(make, tmp_path):
-    with pytest.warns(UserWarning, match='training and validation and test data are different each time'): splits = [ForgetSplit(three(make), [1]) for _ in range(3)]
+    with pytest.warns(UserWarning, match='training and validation and test data are different each time'):
+        splits = [ForgetSplit(three(make), [1]) for _ in range(3)]
     assert len({o.key for o in splits}) == 1 == len({o.held for o in splits})
     assert fingerprint(three(make)) != fingerprint(three(make, y=2-y))
     before = torch.get_rng_state()
@@ -230,9 +269,11 @@ def test_a_key_is_the_same_whatever_augmentation_draws(make, tmp_path):
     assert Ledger(tmp_path).forgotten(three(make)).nonzero()[0].tolist() == [1]
 
 def test_batch_transforms_over_plain_data(recwarn):
-    dls = lambda noise: DataLoaders(*(TfmdDL(Plain(x[a:b], y[a:b]), bs=16, num_workers=0, after_batch=[noise]) for a, b in parts))
+    dls = lambda noise: DataLoaders(*(TfmdDL(Plain(x[a:b], y[a:b]), bs=16, num_workers=0, after_batch=[noise])
+                                      for a, b in parts))
     def noise(t): return t + torch.randn_like(t)*.01 if t.is_floating_point() else t
-    with pytest.warns(UserWarning, match='are different each time'): splits = [ForgetSplit(dls(noise), [1]) for _ in range(2)]
+    with pytest.warns(UserWarning, match='are different each time'):
+        splits = [ForgetSplit(dls(noise), [1]) for _ in range(2)]
     assert splits[0].key == splits[1].key
     recwarn.clear()
     ForgetSplit(dls(lambda t: t), [1])
@@ -240,7 +281,8 @@ def test_batch_transforms_over_plain_data(recwarn):
 
 def test_a_split_of_other_data():
     learn = Recipe(mlp, n_epoch=1).fit(three(), quiet=True)
-    with pytest.raises(Refused, match='of 80 labels of the split differ'): learn.unlearn(ForgetSplit(three(y=y.roll(1)), [1]), FineTune(n_epoch=1), quiet=True)
+    with pytest.raises(Refused, match='of 80 labels of the split differ'):
+        learn.unlearn(ForgetSplit(three(y=y.roll(1)), [1]), FineTune(n_epoch=1), quiet=True)
     assert learn.unlearn(ForgetSplit(three(Plain), [1]), FineTune(n_epoch=1), quiet=True).unlearning.steps
 
 # --- copies
@@ -251,7 +293,8 @@ def test_rows_that_are_the_same_have_similarity_1():
     dls = loaders(Samples(z, y[:80]), Samples(z[:10], y[:10]), Samples(z[:10], y[:10]), device='cpu')
     for features in (None, z.double()):
         twins = ForgetSplit(dls, [3, 4]).near_duplicates(features, at_least=1.)
-        assert twins[['forget', 'retain', 'similarity']].to_numpy().tolist() == [[3, 50, 1], [3, 51, 1], [4, 5, 1], [4, 60, 1]]
+        pairs = twins[['forget', 'retain', 'similarity']].to_numpy().tolist()
+        assert pairs == [[3, 50, 1], [3, 51, 1], [4, 5, 1], [4, 60, 1]]
 
 # --- what cannot be used is refused
 
@@ -263,7 +306,8 @@ def changed(part, what):
 @pytest.mark.parametrize('part, name', [*enumerate(['training', 'validation', 'test'])])
 @pytest.mark.parametrize('what', [float('nan'), float('inf')])
 def test_nan_anywhere(make, part, name, what):
-    with pytest.raises(Refused, match=f'The {name} data hold NaN or infinite values, first at position 3'): ForgetSplit(three(make, changed(part, what)), [1])
+    with pytest.raises(Refused, match=f'The {name} data hold NaN or infinite values, first at position 3'):
+        ForgetSplit(three(make, changed(part, what)), [1])
 
 class Triple(Plain):
     def __getitem__(self, i): return *super().__getitem__(i), i
@@ -274,24 +318,36 @@ class Float(Plain):
     def __getitem__(self, i): return self.x[i], float(self.y[i])
 
 @pytest.mark.parametrize('dls, says', [
-    (lambda: three(Triple), 'more than two items.*index'), (lambda: three(lambda a, b: TensorDataset(a, b, torch.arange(len(b)))), 'more than two items.*index'), (lambda: three(lambda a, b: Stream()), 'Stream.*no positions'),
-    (lambda: three(Float), 'float.*y.long.*regression is not supported'), (lambda: three(y=torch.eye(3)[y]), r'shape \(80, 3\).*argmax.*several labels'),
-    (lambda: three(y=y*2-1), 'go from -1 to 3: number the classes from 0'), (lambda: three(lambda a, b: a), 'A batch must be tensors'),
-    (lambda: [[1, 2]], 'has a list where a loader is wanted'), (lambda: (TensorDataset(x, y),)*3, 'has a TensorDataset where a loader'), (lambda: three().train, 'no validation loader')])
+    (lambda: three(Triple), 'more than two items.*index'),
+    (lambda: three(lambda a, b: TensorDataset(a, b, torch.arange(len(b)))), 'more than two items.*index'),
+    (lambda: three(lambda a, b: Stream()), 'Stream.*no positions'),
+    (lambda: three(Float), 'float.*y.long.*regression is not supported'),
+    (lambda: three(y=torch.eye(3)[y]), r'shape \(80, 3\).*argmax.*several labels'),
+    (lambda: three(y=y*2-1), 'go from -1 to 3: number the classes from 0'),
+    (lambda: three(lambda a, b: a), 'A batch must be tensors'),
+    (lambda: [[1, 2]], 'has a list where a loader is wanted'),
+    (lambda: (TensorDataset(x, y),)*3, 'has a TensorDataset where a loader'),
+    (lambda: three().train, 'no validation loader')])
 def test_data_that_are_not_one_class_a_sample(dls, says):
     with pytest.raises(Refused, match=f'(?s){says}'): ForgetSplit(dls(), [1])
 
 @pytest.mark.parametrize('a, b, says', [
-    (x, y+1, 'go from 1 to 3 and vocab= names 3'), (x, y*2-1, 'from -1 to 3'), (x, y.float(), 'y.long'), (x, torch.eye(3)[y], 'argmax'), (x, y[:, None].expand(-1, 2), 'several labels'),
-    ((x*9).byte(), y, r'uint8.*float\(\)/255'), (x[:, 0], y, 'one row a sample'), (x[:9], y, '9 inputs and 120 labels'), ([['a']], [0], 'are not numbers')])
+    (x, y+1, 'go from 1 to 3 and vocab= names 3'), (x, y*2-1, 'from -1 to 3'), (x, y.float(), 'y.long'),
+    (x, torch.eye(3)[y], 'argmax'), (x, y[:, None].expand(-1, 2), 'several labels'),
+    ((x*9).byte(), y, r'uint8.*float\(\)/255'), (x[:, 0], y, 'one row a sample'),
+    (x[:9], y, '9 inputs and 120 labels'), ([['a']], [0], 'are not numbers')])
 def test_samples_refuse(a, b, says):
     with pytest.raises(Refused, match=says): Samples(a, b, vocab=list('abc'))
 
-@pytest.mark.parametrize('a, b', [(x.double(), y), (x.numpy(), y.numpy()), (x.numpy().astype('float64'), y.numpy().astype('uint8')), (x.half().float(), y.int()), (x.clone().requires_grad_(), y[:, None]), (x.tolist(), y.tolist())],
+@pytest.mark.parametrize('a, b', [(x.double(), y), (x.numpy(), y.numpy()),
+                                  (x.numpy().astype('float64'), y.numpy().astype('uint8')),
+                                  (x.half().float(), y.int()), (x.clone().requires_grad_(), y[:, None]),
+                                  (x.tolist(), y.tolist())],
                          ids='float64 NumPy uint8 int32 grad lists'.split())
 def test_samples_take(a, b):
     ds = Samples(a, b, vocab=list('abc'))
-    assert ds.tensors[0].dtype == torch.float32 and ds.tensors[1].dtype == torch.int64 and ds.tensors[1].shape == (120,) and not ds.tensors[0].requires_grad
+    assert ds.tensors[0].dtype == torch.float32 and not ds.tensors[0].requires_grad
+    assert ds.tensors[1].dtype == torch.int64 and ds.tensors[1].shape == (120,)
     learn = Recipe(mlp, n_epoch=1).fit(loaders(ds, ds, ds, device='cpu'), quiet=True)
     assert learn.unlearn(ForgetSplit(learn.dls, [1]), FineTune(n_epoch=1), quiet=True).unlearning.steps
 
@@ -301,12 +357,14 @@ def test_inputs_that_require_grad(tmp_path):
         dls = three(make, leaf)
         learn = Recipe(mlp, n_epoch=1).fit(ForgetSplit(dls, [1]).dls, quiet=True)
         split = ForgetSplit(learn.dls, [1])
-        assert learn.unlearn(split, FineTune(n_epoch=1), quiet=True).unlearning.steps and len(split.near_duplicates()) == 0
+        assert learn.unlearn(split, FineTune(n_epoch=1), quiet=True).unlearning.steps
+        assert len(split.near_duplicates()) == 0
         assert len(ReferenceBank.fit(learn, 2, tmp_path/make.__name__, quiet=True)) == 2
         if make is TensorDataset: assert leaf.grad is None
 
 @pytest.mark.parametrize('a, network, says', [
-    (torch.rand(120, 8, 8), mlp, r"'mlp' does not take samples of the shape \(8, 8\)"), (torch.rand(120, 64, 8), mlp, r'\(64, 8\)'), (torch.rand(120, 8, 8), small_cnn, r"'small_cnn' .*\(8, 8\).*C = 1"),
+    (torch.rand(120, 8, 8), mlp, r"'mlp' does not take samples of the shape \(8, 8\)"),
+    (torch.rand(120, 64, 8), mlp, r'\(64, 8\)'), (torch.rand(120, 8, 8), small_cnn, r"'small_cnn' .*\(8, 8\).*C = 1"),
     (torch.rand(120, 6), small_cnn, r'\(6,\)'), (torch.randint(0, 9, (120, 6)), mlp, 'int64')])
 def test_samples_that_the_network_does_not_take(a, network, says):
     with pytest.raises(Refused, match=f'(?s){says}'): Recipe(network, n_epoch=1).fit(samples_of(a), quiet=True)
@@ -316,7 +374,8 @@ def test_a_class_without_training_samples():
     dls = loaders(*(Samples(x[i:j], y[i:j] % 2, vocab=list('abc')) for i, j in parts), device='cpu')
     learn = Recipe(mlp, n_epoch=2).fit(dls, quiet=True)
     with pytest.raises(Refused, match='empty'): ForgetSplit(dls, 'class:c')
-    table = evaluate(learn.unlearn(Confidence().rank(learn, ForgetSplit(dls, range(9))), SeqUnlearn(FineTune(bs=8), ByClass()), n_epoch=1, quiet=True), 2, quiet=True)
+    risk = Confidence().rank(learn, ForgetSplit(dls, range(9)))
+    table = evaluate(learn.unlearn(risk, SeqUnlearn(FineTune(bs=8), ByClass()), n_epoch=1, quiet=True), 2, quiet=True)
     assert np.isfinite(table.tow).all()
 
 @pytest.mark.parametrize('make', [Samples, TensorDataset])
@@ -324,7 +383,8 @@ def test_a_class_that_only_validation_has(make):
     few = y.clone()
     few[:80] %= 2
     learn = Recipe(mlp, n_epoch=1).fit(three(make, y=few)) # validates after the epoch
-    assert learn.model[-1].out_features == 3 and learn.unlearn(ForgetSplit(learn.dls, [1]), FineTune(n_epoch=1), quiet=True).unlearning.steps
+    assert learn.model[-1].out_features == 3
+    assert learn.unlearn(ForgetSplit(learn.dls, [1]), FineTune(n_epoch=1), quiet=True).unlearning.steps
 
 # --- loaders as PyTorch has them
 
@@ -335,7 +395,8 @@ def test_loaders_in_a_tuple_and_one_alone(capsys):
         split = ForgetSplit(given, [3, 4])
         assert (split.key, split.held) == (want.key, want.held)
     two = ForgetSplit(tuple(dls.loaders[:2]), [3, 4])
-    alone = [ForgetSplit(dls.train, [3, 4], test=o) for o in (dls.loaders[1], dls.valid_ds, Plain(x[80:100], y[80:100]))]
+    alone = [ForgetSplit(dls.train, [3, 4], test=o)
+             for o in (dls.loaders[1], dls.valid_ds, Plain(x[80:100], y[80:100]))]
     assert all((len(o.y), sum(len(b[1]) for dl in (o.valid, o.test) for b in dl)) == (80, 20) for o in (two, *alone))
     assert 'no test loader' in capsys.readouterr().out
 
@@ -360,7 +421,8 @@ def test_labels_that_torchvision_lists_are_not_decoded(pictures):
     read = []
     def counted(img): read.append(1); return ToTensor()(img)
     ds = ImageFolder(pictures, counted)
-    for data, want in ((ds, [0]*20+[1]*20+[2]*20), (Subset(ds, [0, 59, 30]*20), [0, 2, 1]*20), (Subset(Subset(ds, range(40, 60)), range(10)), [2]*10)):
+    for data, want in ((ds, [0]*20+[1]*20+[2]*20), (Subset(ds, [0, 59, 30]*20), [0, 2, 1]*20),
+                       (Subset(Subset(ds, range(40, 60)), range(10)), [2]*10)):
         read.clear()
         assert targets(DataLoaders(DataLoader(data, 16), DataLoader(data, 16))).tolist() == want and len(read) <= 35
     class Relabelled(ImageFolder):

@@ -6,7 +6,8 @@ from common import assert_same, rsu, small, state
 
 def start(cwd):
     "The command, going on while the test looks at its folder."
-    return subprocess.Popen([rsu, 'run', *small, '--out', 'out'], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding='utf-8')
+    return subprocess.Popen([rsu, 'run', *small, '--out', 'out'], cwd=cwd,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding='utf-8')
 
 def kill_when(seen, cwd):
     "Start the command and kill it as soon as `seen` holds; what it had written then."
@@ -29,12 +30,15 @@ def test_killed_at_every_stage(whole, tmp_path):
     # one run, killed five times: each start takes up what the last one left
     out = tmp_path/'out'
     moments = [lambda: (out/'model.safetensors').exists(), lambda: (out/'bank'/'reference-0-0000.safetensors').exists(), lambda: (out/'stages.safetensors').exists(),
-               lambda: list((out/'oracles').glob('oracle-*-0000.safetensors')), lambda: (out/'table.parquet').exists() and 'how' in json.loads((out/'run.json').read_text(encoding='utf-8'))]
+               lambda: list((out/'oracles').glob('oracle-*-0000.safetensors')),
+               lambda: ((out/'table.parquet').exists()
+                        and 'how' in json.loads((out/'run.json').read_text(encoding='utf-8')))]
     before = {}
     for i, seen in enumerate(moments):
         files = kill_when(seen, tmp_path)
         assert {k: files.get(k) for k in before} == before, f'what was complete was made again after start {i}'
-        assert not (out/'report.html').exists() and json.loads((out/'run.json').read_text(encoding='utf-8'))['done'] is False
+        assert not (out/'report.html').exists()
+        assert json.loads((out/'run.json').read_text(encoding='utf-8'))['done'] is False
         before = complete(files)
         # what is left of files that were being written when the process died, this one's and an earlier one's
         for name in ('run.part', f'model.safetensors.{i}.part', f'bank/reference-0-0003.safetensors.{i}.part', f'oracles/oracle-0001.safetensors.{i}.part'):

@@ -1,4 +1,5 @@
-"An unlearned learner is an ordinary fastai learner: it predicts, validates, shows and exports as the old one does with the same weights."
+"""An unlearned learner is an ordinary fastai learner.
+It predicts, validates, shows and exports as the old one does with the same weights."""
 import warnings
 
 import numpy as np, pandas as pd, pytest, torch
@@ -20,7 +21,9 @@ from rsu.stream import unlearn_stream
 from rsu.unlearn import FineTune, unlearn
 
 # fastai makes tensors of pandas 3's arrays, which nobody may write to; it writes to none of them.
-pytestmark = pytest.mark.filterwarnings('ignore:The given NumPy array is not writable', 'ignore:load_learner` uses Python', 'ignore:__array__ implementation')
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:The given NumPy array is not writable', 'ignore:load_learner` uses Python',
+    'ignore:__array__ implementation')
 
 def pictures(path, n=20):
     "A folder of n pictures for each of two classes, bright at the left or at the right; its files."
@@ -35,16 +38,20 @@ def pictures(path, n=20):
 
 def images(path):
     files = pictures(path)
-    dls = ImageDataLoaders.from_path_func(path, files, parent_label, valid_pct=.3, seed=0, img_cls=PILImageBW, bs=8, num_workers=0)
+    dls = ImageDataLoaders.from_path_func(path, files, parent_label, valid_pct=.3, seed=0, img_cls=PILImageBW,
+                                          bs=8, num_workers=0)
     learn = Learner(dls, small_cnn(1, 2), CrossEntropyLossFlat(), metrics=accuracy)
     return learn, files, files[0], lambda dls, files: dls.test_dl(files, with_labels=True)
 
 def tables(path):
     rng = np.random.default_rng(0)
-    df = pd.DataFrame(dict(x=rng.normal(size=60).astype('float32'), z=rng.normal(size=60).astype('float32'), kind=np.resize(list('abc'), 60)))
+    df = pd.DataFrame(dict(x=rng.normal(size=60).astype('float32'), z=rng.normal(size=60).astype('float32'),
+                           kind=np.resize(list('abc'), 60)))
     df['y'] = np.where(df.x + (df.kind == 'a') > 0, 'high', 'low')
-    dls = TabularDataLoaders.from_df(df, path, [Categorify, Normalize], ['kind'], ['x','z'], 'y', valid_idx=list(range(40, 60)), bs=8)
-    return tabular_learner(dls, layers=[8], metrics=accuracy), df, df.iloc[3], lambda dls, df: dls.test_dl(df, with_labels=True)
+    dls = TabularDataLoaders.from_df(df, path, [Categorify, Normalize], ['kind'], ['x','z'], 'y',
+                                     valid_idx=list(range(40, 60)), bs=8)
+    labelled = lambda dls, df: dls.test_dl(df, with_labels=True)
+    return tabular_learner(dls, layers=[8], metrics=accuracy), df, df.iloc[3], labelled
 
 def tensors(path):
     x, y = torch.randn(60, 6, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
@@ -56,7 +63,7 @@ def tensors(path):
 
 @pytest.fixture(params=[images, tables, tensors], ids=lambda f: f.__name__)
 def pair(request, tmp_path):
-    "The unlearned learner, the old one with the same weights, new data, one sample of it, and the labelled loader over them."
+    "The unlearned learner, the old one with the same weights, new data, one sample of it, and their labelled loader."
     with no_random(): learn, items, one, labelled = request.param(tmp_path)
     with no_random(), learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-2)
     new = unlearn(learn, ForgetSplit(learn.dls, [1, 5, 8]), FineTune(n_epoch=1, bs=8), quiet=True)
@@ -117,7 +124,9 @@ def test_an_export_holds_nothing_about_the_forgotten(tmp_path):
     rng = torch.Generator().manual_seed(0)
     x, y = torch.randn(80, 6, generator=rng), torch.arange(80) % 2
     who = pd.DataFrame(dict(person=[f'person-{i:04}' for i in range(50)]))
-    dls = loaders(Samples(x[:50], y[:50], ['even', 'odd'], who), *(Samples(x[at], y[at], ['even', 'odd']) for at in (slice(50, 65), slice(65, 80))), bs=8, device='cpu')
+    dls = loaders(Samples(x[:50], y[:50], ['even', 'odd'], who),
+                  *(Samples(x[at], y[at], ['even', 'odd']) for at in (slice(50, 65), slice(65, 80))),
+                  bs=8, device='cpu')
     learn = Recipe(net, n_epoch=2).fit(dls, quiet=True)
     erased = [3, 17, 40]
     ledger = Ledger(tmp_path/'ledger', 'person')
@@ -132,7 +141,8 @@ def test_an_export_holds_nothing_about_the_forgotten(tmp_path):
         o.export(tmp_path/'export.pkl')
         assert set(vars(o)) == noted
         raw = (tmp_path/'export.pkl').read_bytes()
-        for secret in (ledger.key, ledger.key.hex().encode(), b'person-', b'ledger', b'_told', b'Unlearning', np.array(erased).tobytes(),
+        for secret in (ledger.key, ledger.key.hex().encode(), b'person-', b'ledger', b'_told', b'Unlearning',
+                       np.array(erased).tobytes(),
                        *(row.numpy().tobytes() for row in logits), *(row.numpy().tobytes() for row in x[erased])):
             assert secret not in raw, secret
         back = load_learner(tmp_path/'export.pkl')

@@ -1,4 +1,5 @@
-"Class weights and reductions: what works on single samples weighs them as training does, and no result depends on `reduction`."
+"""Class weights and reductions: what works on single samples weighs them as training does.
+No result depends on `reduction`."""
 import copy
 from functools import partial
 
@@ -41,7 +42,8 @@ def gradients(learn, at, weight=None):
     each = [F.cross_entropy(learn.model(x[i:i+1]), y[i:i+1], weight, reduction='sum') for i in at]
     return torch.stack([torch.cat([g.flatten() for g in torch.autograd.grad(o, ps)]) for o in each])
 
-weighted = [nn.CrossEntropyLoss(weight), nn.CrossEntropyLoss(weight, reduction='sum'), CrossEntropyLossFlat(weight=weight),
+weighted = [nn.CrossEntropyLoss(weight), nn.CrossEntropyLoss(weight, reduction='sum'),
+            CrossEntropyLossFlat(weight=weight),
             partial(F.cross_entropy, weight=weight)]
 
 @pytest.mark.parametrize('loss', weighted)
@@ -71,20 +73,24 @@ def test_influence_weighs_classes(learn, loss):
     moved = torch.cat([(p-q).flatten() for p, q in zip(got.parameters(), learn.model.parameters())]).detach().double()
     assert (moved-want).norm() < 1e-3*want.norm()
 
-@pytest.mark.parametrize('how', [Fisher(alpha=1e-4), SSD(alpha=.5), Influence(), FineTune(n_epoch=1, lr=1e-3), NegGradPlus(n_epoch=1, lr=1e-3),
-                                 RandomLabel(joint=True, n_epoch=1, lr=1e-3), SalUn(n_epoch=1, lr=1e-3), SFRon(n_epoch=1, iters=5, every=2, lr=1e-4),
+@pytest.mark.parametrize('how', [Fisher(alpha=1e-4), SSD(alpha=.5), Influence(), FineTune(n_epoch=1, lr=1e-3),
+                                 NegGradPlus(n_epoch=1, lr=1e-3),
+                                 RandomLabel(joint=True, n_epoch=1, lr=1e-3), SalUn(n_epoch=1, lr=1e-3),
+                                 SFRon(n_epoch=1, iters=5, every=2, lr=1e-4),
                                  AMUN(n_epoch=1, lr=1e-3)], ids=lambda o: o.name)
 @pytest.mark.parametrize('plain', [True, False], ids=['plain', 'weighted'])
 def test_a_sum_gives_what_a_mean_gives(learn, how, plain):
     split = ForgetSplit(learn.dls, range(9))
     w = None if plain else weight/17
-    models = [unlearn(but(learn, nn.CrossEntropyLoss(w, reduction=o)), split, how, quiet=True).model for o in ('mean', 'sum')]
+    models = [unlearn(but(learn, nn.CrossEntropyLoss(w, reduction=o)), split, how, quiet=True).model
+              for o in ('mean', 'sum')]
     for a, b in zip(*(m.parameters() for m in models)): torch.testing.assert_close(a, b)
     assert any(not torch.equal(a, b) for a, b in zip(models[0].parameters(), learn.model.parameters()))
 
 def test_fisher_differs_by_class_weights(learn):
     split = ForgetSplit(learn.dls, range(9))
-    a, b = (unlearn(but(learn, nn.CrossEntropyLoss(o)), split, Fisher(alpha=1e-4), quiet=True).model for o in (None, weight))
+    a, b = (unlearn(but(learn, nn.CrossEntropyLoss(o)), split, Fisher(alpha=1e-4), quiet=True).model
+            for o in (None, weight))
     assert all((p-q).abs().max() > 1e-4 for p, q in zip(a.parameters(), b.parameters()))
 
 def test_a_mixed_batch_has_the_mean_of_the_whole(learn):
@@ -97,13 +103,17 @@ def test_a_mixed_batch_has_the_mean_of_the_whole(learn):
             if self.training: torch.testing.assert_close(res, self.own_loss(pred, *yb)); seen.append(res)
             return res
     seen = []
-    unlearn(but(learn, nn.CrossEntropyLoss(weight)), ForgetSplit(learn.dls, 'class:2'), Seen(joint=True, n_epoch=1, bs=16, lr=1e-3), quiet=True)
+    unlearn(but(learn, nn.CrossEntropyLoss(weight)), ForgetSplit(learn.dls, 'class:2'),
+            Seen(joint=True, n_epoch=1, bs=16, lr=1e-3), quiet=True)
     assert len(seen) == 4
 
 def own(logits, y): return F.cross_entropy(logits, y, weight)
 
-@pytest.mark.parametrize('act', [lambda learn, split: GradNorm().rank(learn, split), lambda learn, split: Curvature().rank(learn, split),
-                                 *(lambda learn, split, how=how: unlearn(learn, split, how, quiet=True) for how in (SSD(), Fisher(), Influence(), SFRon()))])
+@pytest.mark.parametrize('act', [lambda learn, split: GradNorm().rank(learn, split),
+                                 lambda learn, split: Curvature().rank(learn, split),
+                                 *(lambda learn, split, how=how: unlearn(learn, split, how, quiet=True)
+                                   for how in (SSD(), Fisher(), Influence(), SFRon()))])
 def test_a_loss_that_hides_its_weights_is_refused(learn, act):
-    with pytest.raises(Refused, match='a single sample has no loss of its own.*reduction'): act(but(learn, own), ForgetSplit(learn.dls, range(9)))
+    with pytest.raises(Refused, match='a single sample has no loss of its own.*reduction'):
+        act(but(learn, own), ForgetSplit(learn.dls, range(9)))
     act(but(learn, lambda logits, y: F.cross_entropy(logits, y)), ForgetSplit(learn.dls, range(9)))

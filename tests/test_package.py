@@ -29,7 +29,8 @@ def test_imports_in_silence():
     # -W cannot take a pattern: these are the beginnings of what torch and fastai say of themselves, as in pyproject.toml
     ignored = [a for o in ("`torch.jit.script` is deprecated:FutureWarning", "The 'mode.chained_assignment' option is deprecated") for a in ('-W', f'ignore:{o}')]
     code = '; '.join(f'import rsu.{o}' for o in modules)
-    done = subprocess.run([sys.executable, '-W', 'error', *ignored, '-c', code], capture_output=True, text=True, encoding='utf-8')
+    done = subprocess.run([sys.executable, '-W', 'error', *ignored, '-c', code],
+                          capture_output=True, text=True, encoding='utf-8')
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
 def test_drawing_is_not_imported_by_what_does_not_draw():
@@ -108,7 +109,8 @@ tell('side by side')
 
 @pytest.mark.parametrize('code, n', [(each, 18), (together, 1)], ids=['each', 'together'])
 def test_no_run_pays_for_what_pytorch_loads_late(code, n, tmp_path):
-    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=300, encoding='utf-8')
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+                          encoding='utf-8')
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
     assert len(told) >= n and [o for o in told if not o.endswith('True []')] == []

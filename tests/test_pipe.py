@@ -14,7 +14,8 @@ def test_a_reader_that_has_gone(job, both, tmp_path):
     read, write = os.pipe()
     os.close(read)
     with open(tmp_path/'said', 'w+', encoding='utf-8') as said:
-        done = subprocess.run([rsu, *job], cwd=tmp_path, env=env, stdout=write, stderr=write if both else said, timeout=300)
+        done = subprocess.run([rsu, *job], cwd=tmp_path, env=env, stdout=write, stderr=write if both else said,
+                              timeout=300)
         os.close(write)
         said.seek(0)
         assert (done.returncode, said.read()) == (141, '')

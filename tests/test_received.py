@@ -44,7 +44,8 @@ def test_data_and_classes_of_the_callers_serve(sent):
     with pytest.raises(Refused, match='labels differ'): load_run(sent/'sent', digits(n=300, seed=1))
     with pytest.raises(Refused, match='no finished run'): load_run(sent)
 
-planted = ['json', 'tomli_w', 'pandas', 'rsu', 'IPython', 'ipykernel', 'matplotlib_inline', 'sitecustomize', 'usercustomize',
+planted = ['json', 'tomli_w', 'pandas', 'rsu', 'IPython', 'ipykernel', 'matplotlib_inline',
+           'sitecustomize', 'usercustomize',
            'seaborn', 'html', 're']
 
 @pytest.fixture

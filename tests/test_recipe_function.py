@@ -1,4 +1,5 @@
-"A recipe that is a function: what it trains on is watched, and what it costs is measured, also around a training loop of one's own."
+"""A recipe that is a function: what it trains on is watched, and what it costs is measured.
+Both also hold for a training loop of one's own."""
 import warnings
 
 import numpy as np, pytest, torch, torch.nn.functional as F
@@ -33,11 +34,15 @@ def looped(dl, dls):
     return Learner(dls, model, nn.CrossEntropyLoss())
 
 full = user_dls()
-honest = dict(fit=fitted, loop=lambda dls: looped(dls.train, dls), derived=lambda dls: fitted(DataLoaders(dls.train.new(bs=4), dls.valid)),
-              subset=lambda dls: fitted(DataLoaders(DataLoader(Subset(dls.train_ds, positions(dls.train).tolist()), 8), dls.valid)),
+honest = dict(fit=fitted, loop=lambda dls: looped(dls.train, dls),
+              derived=lambda dls: fitted(DataLoaders(dls.train.new(bs=4), dls.valid)),
+              subset=lambda dls: fitted(DataLoaders(DataLoader(Subset(dls.train_ds, positions(dls.train).tolist()), 8),
+                                                    dls.valid)),
               indices=lambda dls: looped([dls.train_ds[i:i+1] for i in dls.train.get_idxs()], full),
-              part=lambda dls: fitted(subset_dls(dls, positions(dls.train)[:16])), recipe=lambda dls: Recipe(net, n_epoch=1).fit(dls, quiet=True))
-astray = dict(fit=lambda dls: fitted(full), loop=lambda dls: looped(full.train, full), again=lambda dls: fitted(user_dls()),
+              part=lambda dls: fitted(subset_dls(dls, positions(dls.train)[:16])),
+              recipe=lambda dls: Recipe(net, n_epoch=1).fit(dls, quiet=True))
+astray = dict(fit=lambda dls: fitted(full), loop=lambda dls: looped(full.train, full),
+              again=lambda dls: fitted(user_dls()),
               new=lambda dls: fitted(DataLoaders(DataLoader(dls.train_ds, 8), dls.valid)),
               peek=lambda dls: (dls.one_batch(), fitted(DataLoaders(DataLoader(dls.train_ds, 8), dls.valid)))[1])
 
@@ -52,24 +57,28 @@ def test_who_trains_on_other_samples_is_refused(recipe, tmp_path):
     learn.recipe = recipe
     split = ForgetSplit(full, range(5))
     for act in (lambda: make(recipe, full, np.arange(5, 40), 0), lambda: unlearn(learn, split, Retrain(), quiet=True),
-                lambda: fit_oracles(learn, split, 1, quiet=True), lambda: ReferenceBank.fit(learn, 2, tmp_path/'bank', quiet=True)):
+                lambda: fit_oracles(learn, split, 1, quiet=True),
+                lambda: ReferenceBank.fit(learn, 2, tmp_path/'bank', quiet=True)):
         with pytest.raises(Refused, match='train on the loaders in its argument'): act()
 
 def test_sharded_training_is_accepted():
     learn = SISA(2, 2).fit(full, Recipe(net, n_epoch=1))
-    assert isinstance(learn.recipe, Sharded) and unlearn(learn, ForgetSplit(full, range(5)), Retrain(), quiet=True).unlearning.steps > 0
+    assert isinstance(learn.recipe, Sharded)
+    assert unlearn(learn, ForgetSplit(full, range(5)), Retrain(), quiet=True).unlearning.steps > 0
 
 def test_a_loop_of_ones_own_has_its_time(tmp_path):
     learn = looped(full.train, full)
     learn.recipe = honest['loop']
     split = ForgetSplit(full, range(5))
-    with pytest.warns(UserWarning, match=r'steps and samples were not counted \(NaN\), and its seconds are those of the whole function'):
+    with pytest.warns(UserWarning, match=r'steps and samples were not counted \(NaN\), '
+                                         'and its seconds are those of the whole function'):
         rec = unlearn(learn, split, Retrain(), quiet=True).unlearning
     assert np.isnan(rec.steps) and np.isnan(rec.cost['samples']) and rec.seconds > 0 and 'nan' not in repr(rec)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         kept, again = (fit_oracles(learn, split, 2, tmp_path, quiet=True) for _ in range(2))
-        assert [o.unlearning.seconds for o in kept] == [o.unlearning.seconds for o in again] and np.isnan(again[0].unlearning.steps)
+        assert [o.unlearning.seconds for o in kept] == [o.unlearning.seconds for o in again]
+        assert np.isnan(again[0].unlearning.steps)
         table = evaluate(unlearn(learn, split, FineTune(n_epoch=1), quiet=True), oracles=again, controls=())
     assert np.isfinite(table.ratio).all() and table.loc['retrain','ratio'] == pytest.approx(1)
 

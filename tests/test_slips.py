@@ -151,7 +151,8 @@ class Words(Rows):
 y = torch.arange(60) % 10
 rows = Rows(y)
 
-@pytest.mark.parametrize('data, says', [(Rows([f'class {i}' for i in y.tolist()]), 'whole number a sample'), (Rows(nn.functional.one_hot(y).float()), 'one class a sample'),
+@pytest.mark.parametrize('data, says', [(Rows([f'class {i}' for i in y.tolist()]), 'whole number a sample'),
+                                        (Rows(nn.functional.one_hot(y).float()), 'one class a sample'),
                                         (Rows(y.float()), 'one class a sample'), (Words(y), 'must be tensors')])
 def test_data(data, says):
     with pytest.raises(Refused, match=says): ForgetSplit(DataLoaders(TorchLoader(data, 16), TorchLoader(rows, 16)), [1, 2]).y

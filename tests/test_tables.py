@@ -1,4 +1,5 @@
-"Tables of runs: one name has one meaning, a study's frame and a file of it serve as the frame that was made, and pictures of all data."
+"""Tables of runs: one name has one meaning, and a study's frame and a file of it serve as the frame that was made.
+Pictures are drawn of all data."""
 import warnings
 from pathlib import Path
 
@@ -33,15 +34,18 @@ def test_errors_of_a_study_are_those_of_an_evaluation(made):
     row = study[(study.order == 'descending') & (study.group == 'all') & (study.seed == 1)].iloc[0]
     same = evaluate_runs(new, oracles, controls=(), quiet=True).set_index('model').loc['unlearned']
     shared = [k for k in study if k in same and k not in ('seconds', 'seed')]
-    assert {'tow_se', 'distance_se', 'auc_se', 'z_se', 'forget_se', 'retain_se', 'valid_se', 'test_se', 'ua_se'} < {*shared}
+    errors = {'tow_se', 'distance_se', 'auc_se', 'z_se', 'forget_se', 'retain_se', 'valid_se', 'test_se', 'ua_se'}
+    assert errors < {*shared}
     np.testing.assert_allclose(row[shared].astype(float), same[shared].astype(float))
 
 def test_a_groups_errors_are_of_its_samples(made):
     study, _, new = made
     row = study[(study.order == 'descending') & (study.group == '2') & (study.seed == 1)].iloc[0]
-    k, n = new.unlearning.seen[-1]['right'][np.searchsorted(new.unlearning.split.forget, new.unlearning.groups['2'])].sum(), 12
+    at = np.searchsorted(new.unlearning.split.forget, new.unlearning.groups['2'])
+    k, n = new.unlearning.seen[-1]['right'][at].sum(), 12
     p = (k+2)/(n+4)
-    assert row.forget_se == pytest.approx((p*(1-p)/(n+4))**.5) and row.test_se == pytest.approx(study[study.group == 'all'].test_se[row.name-2])
+    assert row.forget_se == pytest.approx((p*(1-p)/(n+4))**.5)
+    assert row.test_se == pytest.approx(study[study.group == 'all'].test_se[row.name-2])
 
 def test_an_interval_covers_seeds_and_samples(made):
     runs = made[0][made[0].group == 'all']
@@ -59,7 +63,8 @@ def test_an_interval_that_does_not_know_the_samples_is_none():
 
 def test_two_seeds_are_flagged(made):
     runs = made[0][(made[0].group == 'all') & (made[0].seed < 2)]
-    with pytest.warns(FewSeeds, match='Two seeds stand behind descending; shuffled; one-shot: .*three or more'): summarise(runs, 'order')
+    with pytest.warns(FewSeeds, match='Two seeds stand behind descending; shuffled; one-shot: .*three or more'):
+        summarise(runs, 'order')
     with pytest.warns(FewSeeds, match='Two seeds'): differences(runs, 'one-shot', 'tow', by='order')
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -81,10 +86,12 @@ def csv(frame, tmp_path, **kwargs):
 def test_a_study_that_was_a_file(made, index, tmp_path):
     study, read = made[0], csv(made[0], tmp_path, index=index)
     by = ['algorithm', 'order', 'group']
-    pd.testing.assert_frame_equal(summarise(read, by), summarise(pd.DataFrame(study), by), check_dtype=False, check_index_type=False)
+    pd.testing.assert_frame_equal(summarise(read, by), summarise(pd.DataFrame(study), by),
+                                  check_dtype=False, check_index_type=False)
     whole, again = (o[o.group == 'all'] for o in (study, read))
     for by in ('order', 'algorithm'):
-        parts = [o if by == 'order' else o[~o.order.isin(['descending', 'shuffled', 'retrain'])] for o in (whole, again)]
+        parts = [o if by == 'order' else o[~o.order.isin(['descending', 'shuffled', 'retrain'])]
+                 for o in (whole, again)]
         to = 'one-shot' if by == 'order' else ''
         pd.testing.assert_frame_equal(*(differences(o, to, by=by) for o in parts), check_dtype=False)
     Comparison(read).plot()
@@ -94,9 +101,11 @@ def test_runs_with_draws_that_were_a_file(made, tmp_path):
     runs = evaluate_runs({'A': [new, new], 'B': new}, oracles, controls=(), draws=True, quiet=True)
     runs['seed'] = [0, 0, 1, *runs.seed[3:]]
     read = csv(runs, tmp_path)
-    pd.testing.assert_frame_equal(summarise(read[read.model != 'A']), summarise(runs[runs.model != 'A']), check_dtype=False)
+    pd.testing.assert_frame_equal(summarise(read[read.model != 'A']), summarise(runs[runs.model != 'A']),
+                                  check_dtype=False)
     assert differences(runs[runs.seed == 0], 'do nothing').over.eq('samples').any()
-    with pytest.raises(Refused, match='draws was read from text.*Parquet'): differences(read[read.seed == 0], 'do nothing')
+    with pytest.raises(Refused, match='draws was read from text.*Parquet'):
+        differences(read[read.seed == 0], 'do nothing')
     assert differences(read[read.seed == 0].drop(columns='draws'), 'do nothing').over.eq('').all()
 
 def test_a_stored_study_of_algorithms():
@@ -109,7 +118,8 @@ def test_a_stored_study_of_algorithms():
     half = np.hypot(t.ppf(.975, 4)*one.tow.std()/5**.5, one.tow_ci.mean()) # that of one run is of samples
     assert res.tow_ci['random', 'SCRUB'] == pytest.approx(half) and 'distance_ci_seeds' in res
 
-def panels(table): return [[round(float(x), 6) for x in ax.containers[0][0].get_xdata()] for ax in plot_table(table).axes]
+def panels(table):
+    return [[round(float(x), 6) for x in ax.containers[0][0].get_xdata()] for ax in plot_table(table).axes]
 
 def test_tables_are_drawn(made, tmp_path):
     study = made[0][made[0].group == 'all']
@@ -123,7 +133,9 @@ def test_tables_are_drawn(made, tmp_path):
     assert floor(by_order.drop(index='retrain')) == [] # nothing to draw it at
 
 @pytest.mark.parametrize('frame, says', [
-    (lambda study: study, 'tow_ci.*evaluate or summarise'), (lambda study: summarise(study, ['order', 'group']).reset_index('group', drop=True), "several rows of 'do nothing'"),
+    (lambda study: study, 'tow_ci.*evaluate or summarise'),
+    (lambda study: summarise(study, ['order', 'group']).reset_index('group', drop=True),
+     "several rows of 'do nothing'"),
     (lambda study: pd.read_parquet(root/'nbs/experiments/algorithms.parquet'), "several rows of 'do nothing'")])
 def test_what_is_no_table_is_refused(frame, says, made):
     with pytest.raises(Refused, match=says): plot_table(frame(made[0]))
@@ -144,13 +156,15 @@ def test_gallery_of_pictures(pictures):
     assert len(gallery(split, np.isin(np.arange(split.N), at)).axes) == 3 # a mask
     for ax, i in zip(fig.axes, at):
         item, label = pictures.train_ds[i]
-        np.testing.assert_allclose(ax.images[0].get_array()[8,8], np.asarray(item)[8,8], atol=1.5) # neither normalised nor changed by chance
+        # neither normalised nor changed by chance
+        np.testing.assert_allclose(ax.images[0].get_array()[8,8], np.asarray(item)[8,8], atol=1.5)
         assert ax.get_title() == pictures.vocab[label]
 
 @pytest.mark.filterwarnings('ignore:The given NumPy array is not writable') # which fastai hands to PyTorch
 def test_gallery_of_tables():
     df = pd.DataFrame(dict(x=np.arange(40.), colour=list('abcd')*10, answer=['no', 'yes', 'yes', 'no']*10))
-    dls = TabularDataLoaders.from_df(df, y_names='answer', cat_names=['colour'], cont_names=['x'], procs=[Categorify, Normalize],
+    dls = TabularDataLoaders.from_df(df, y_names='answer', cat_names=['colour'], cont_names=['x'],
+                                     procs=[Categorify, Normalize],
                                      y_block=CategoryBlock, bs=8, valid_idx=range(30, 40))
     fig = gallery(ForgetSplit(dls, range(6)), [5, 2])
     for ax, i in zip(fig.axes, [5, 2]):
@@ -160,7 +174,8 @@ def test_gallery_of_tables():
 
 @pytest.mark.parametrize('shape', [(4,), (1, 5, 5), (3, 5, 5), (2, 5, 5), (5, 5)])
 def test_gallery_of_tensors(shape):
-    dls = loaders(*(Samples(torch.randn(n, *shape), torch.arange(n) % 2, ['price: $1', 'cost $2$']) for n in (20, 8, 8)))
+    dls = loaders(*(Samples(torch.randn(n, *shape), torch.arange(n) % 2, ['price: $1', 'cost $2$'])
+                    for n in (20, 8, 8)))
     assert [ax.get_title() for ax in gallery(ForgetSplit(dls, [1, 2]), [1, 2]).axes] == [r'cost \$2\$', r'price: \$1']
     plt.gcf().canvas.draw()
 

@@ -32,7 +32,8 @@ def unencoded(source):
     return [o for o in calls if opens_text(o) and 'encoding' not in {k.arg for k in o.keywords}]
 
 folders = ['rsu', '.ci', 'tests', 'nbs']
-files = sorted(o for k in folders for o in (root/k).rglob('*') if o.suffix in ('.py', '.ipynb') and '.ipynb_checkpoints' not in o.parts)
+files = sorted(o for k in folders for o in (root/k).rglob('*')
+               if o.suffix in ('.py', '.ipynb') and '.ipynb_checkpoints' not in o.parts)
 
 @pytest.mark.parametrize('path', [*files, root/'setup.py'], ids=lambda o: o.relative_to(root).as_posix())
 def test_every_text_file_has_an_encoding(path):
@@ -40,8 +41,11 @@ def test_every_text_file_has_an_encoding(path):
     assert found == [], "add encoding='utf-8'"
 
 @pytest.mark.parametrize('source, n', [
-    ("open('a')", 1), ("open('a', 'w')", 1), ("open('a', mode='r+')", 1), ("open('a', 'rb')", 0), ("open('a', encoding='utf-8')", 0),
-    ("p.read_text()", 1), ("p.write_text('x')", 1), ("p.write_text('x', encoding='utf-8')", 0), ("p.open('w')", 1), ("p.open('wb')", 0),
-    ("ReferenceBank.open(path)", 0), ("os.fdopen(f, 'w')", 1), ("os.open('file', flags)", 0), ("subprocess.run(a, text=True)", 1),
+    ("open('a')", 1), ("open('a', 'w')", 1), ("open('a', mode='r+')", 1), ("open('a', 'rb')", 0),
+    ("open('a', encoding='utf-8')", 0),
+    ("p.read_text()", 1), ("p.write_text('x')", 1), ("p.write_text('x', encoding='utf-8')", 0),
+    ("p.open('w')", 1), ("p.open('wb')", 0),
+    ("ReferenceBank.open(path)", 0), ("os.fdopen(f, 'w')", 1), ("os.open('file', flags)", 0),
+    ("subprocess.run(a, text=True)", 1),
     ("subprocess.run(a)", 0), ("subprocess.Popen(a, text=True, encoding='utf-8')", 0)])
 def test_the_check_itself(source, n): assert len(unencoded(source)) == n

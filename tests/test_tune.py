@@ -15,17 +15,21 @@ def done(out):
 
 def found(out):
     "What was found, but for the clock's part."
-    return [{k: v for k, v in r.items() if k not in ('seconds', 'command')} for r in json.loads((out/'settings.json').read_text(encoding='utf-8'))]
+    return [{k: v for k, v in r.items() if k not in ('seconds', 'command')}
+            for r in json.loads((out/'settings.json').read_text(encoding='utf-8'))]
 
 def test_killed_and_taken_up(tmp_path):
-    whole = subprocess.run([rsu, 'tune', *ask, '--out', 'whole'], cwd=tmp_path, capture_output=True, text=True, timeout=300, encoding='utf-8')
+    whole = subprocess.run([rsu, 'tune', *ask, '--out', 'whole'], cwd=tmp_path, capture_output=True, text=True,
+                           timeout=300, encoding='utf-8')
     assert whole.returncode == 0, whole.stderr
     # the same model and oracles, and a search that is cut short in its runs, when it had been asked for fewer
     for name in ('model.safetensors', 'run.json', 'oracles'):
         copy = shutil.copytree if (tmp_path/'whole'/name).is_dir() else shutil.copy
         (tmp_path/'cut').mkdir(exist_ok=True)
         copy(tmp_path/'whole'/name, tmp_path/'cut'/name)
-    run, limit = subprocess.Popen([rsu, 'tune', *ask, '--budget', '10', '--out', 'cut'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding='utf-8'), time.monotonic()+120
+    run = subprocess.Popen([rsu, 'tune', *ask, '--budget', '10', '--out', 'cut'], cwd=tmp_path,
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding='utf-8')
+    limit = time.monotonic()+120
     while done(tmp_path/'cut') < 3:
         assert run.poll() is None and time.monotonic() < limit, run.communicate()[0]
         time.sleep(.002)
@@ -34,7 +38,9 @@ def test_killed_and_taken_up(tmp_path):
     before = done(tmp_path/'cut')
     assert 3 <= before < 9 and not (tmp_path/'cut'/'settings.json').exists()
     with FileLock(tmp_path/'cut'/'settings.lock'): # as a process that searches other algorithms holds it while it writes
-        again = subprocess.Popen([rsu, 'tune', *ask, '--out', 'cut'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, 'PYTHONUNBUFFERED': '1'}, encoding='utf-8')
+        again = subprocess.Popen([rsu, 'tune', *ask, '--out', 'cut'], cwd=tmp_path,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                 env={**os.environ, 'PYTHONUNBUFFERED': '1'}, encoding='utf-8')
         said = next((o for o in again.stdout if 'GradAscent(' in o), '') # behind the progress bar
         time.sleep(1)
         assert said and again.poll() is None and not (tmp_path/'cut'/'settings.json').exists()
@@ -68,7 +74,9 @@ best = tune(learn, ForgetSplit(dls, 'random:12', seed=1), how, budget=10, oracle
 print(best, best.tuning.score, len(best.tuning.trials))
 '''
 
-def search(cwd, *args): return subprocess.Popen([sys.executable, 'search.py', *args], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding='utf-8')
+def search(cwd, *args):
+    return subprocess.Popen([sys.executable, 'search.py', *args], cwd=cwd,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding='utf-8')
 
 def told(process):
     out, err = process.communicate(timeout=300)
@@ -99,7 +107,9 @@ def test_stopped_by_hand_damaged_smaller_and_by_an_algorithm_of_ones_own(here, c
     (here/'mine.py').write_text(own, encoding='utf-8')
     command = [rsu, 'tune', *ask, '--algorithm', 'mine:Milder', '--budget', '40', '--out', 'out']
     heeds = lambda: signal.signal(signal.SIGINT, signal.default_int_handler) # a shell's job in the background is told to pass over it, and so are its children
-    run, limit = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeds, encoding='utf-8'), time.monotonic()+120
+    run = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                           preexec_fn=heeds, encoding='utf-8')
+    limit = time.monotonic()+120
     while done(here/'out') < 2:
         assert run.poll() is None and time.monotonic() < limit, run.communicate()
         time.sleep(.002)
@@ -107,13 +117,16 @@ def test_stopped_by_hand_damaged_smaller_and_by_an_algorithm_of_ones_own(here, c
     err = run.communicate(timeout=60)[1]
     assert run.returncode == 130 and 'the same command goes on' in err and 'Traceback' not in err, err
     before = done(here/'out')
-    anew = lambda: subprocess.run([*command, '--budget', '12'], cwd=here, capture_output=True, text=True, timeout=300, encoding='utf-8')
+    anew = lambda: subprocess.run([*command, '--budget', '12'], cwd=here, capture_output=True, text=True,
+                                  timeout=300, encoding='utf-8')
     again = anew()
     assert again.returncode == 0 and done(here/'out') == 12 > before >= 2, again.stderr
     row, = json.loads((here/'out'/'settings.json').read_text(encoding='utf-8'))
     assert row['settings']['kind'] == 'Milder' and row['runs'] == 12 and row['seed'] == 1000
     # fewer runs do not take the place of more
-    assert call(*command[1:], '--budget', '10') == 0 and 'keeps what 12 runs found' in capsys.readouterr().out and json.loads((here/'out'/'settings.json').read_text(encoding='utf-8')) == [row]
+    assert call(*command[1:], '--budget', '10') == 0
+    assert 'keeps what 12 runs found' in capsys.readouterr().out
+    assert json.loads((here/'out'/'settings.json').read_text(encoding='utf-8')) == [row]
     # what it found is not what another code would find
     known = done(here/'out')
     (here/'mine.py').write_text(own.replace('.5', '.25'), encoding='utf-8')
@@ -130,9 +143,12 @@ class Broken(FineTune):
     space = dict(lr=(1e-3,1e-2))
     def terms(self, epoch): return 1/0
 """, encoding='utf-8')
-    done = subprocess.run([rsu, 'tune', *ask, '--algorithm', 'mine:Broken,mine:Milder', '--budget', '10', '--out', 'out'], cwd=tmp_path, capture_output=True, text=True, timeout=300, encoding='utf-8')
+    done = subprocess.run([rsu, 'tune', *ask, '--algorithm', 'mine:Broken,mine:Milder', '--budget', '10',
+                           '--out', 'out'],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=300, encoding='utf-8')
     assert done.returncode == 2 and 'ZeroDivisionError' in done.stderr and done.stderr.splitlines()[-1].startswith('rsu: The search of mine:Broken failed')
-    assert [r['settings']['kind'] for r in json.loads((tmp_path/'out'/'settings.json').read_text(encoding='utf-8'))] == ['Milder']
+    rows = json.loads((tmp_path/'out'/'settings.json').read_text(encoding='utf-8'))
+    assert [r['settings']['kind'] for r in rows] == ['Milder']
 
 def test_settings_that_diverge_are_not_taken():
     from rsu.all import FineTune, ForgetSplit, Recipe, digits, small_cnn

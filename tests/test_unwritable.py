@@ -17,7 +17,8 @@ work = {
     'oracles': lambda learn, risk, path: fit_oracles(learn, risk, 2, path, quiet=True),
     'stages': lambda learn, risk, path: learn.unlearn(risk, SeqUnlearn(how, 2), path=path, quiet=True),
     'study': lambda learn, risk, path: compare_orders(learn, risk, algorithms=how, path=path, quiet=True),
-    'study, with oracles': lambda learn, risk, path: compare_orders(learn, risk, algorithms=how, oracles=[learn]*2, path=path),
+    'study, with oracles': lambda learn, risk, path: compare_orders(learn, risk, algorithms=how, oracles=[learn]*2,
+                                                                    path=path),
     'search': lambda learn, risk, path: tune(learn, risk, how, budget=10, path=path, quiet=True),
     'evaluation': lambda learn, risk, path: evaluate(learn.done, path=path, quiet=True),
     'runs': lambda learn, risk, path: evaluate_runs(learn.done, path=path, quiet=True),
@@ -54,11 +55,13 @@ def test_what_is_whole_is_read_from_where_nothing_can_be_written(learn, risk, tm
     fit_oracles(learn, risk, 2, tmp_path, quiet=True)
     def asked(*args): raise AssertionError('nothing is to be written')
     for k in ('rsu.reference', 'rsu.evaluate'): monkeypatch.setattr(f'{k}.check_writable', asked)
-    assert len(ReferenceBank.fit(learn, 2, tmp_path, quiet=True)) == len(fit_oracles(learn, risk, 2, tmp_path, quiet=True)) == 2
+    assert len(ReferenceBank.fit(learn, 2, tmp_path, quiet=True)) == 2
+    assert len(fit_oracles(learn, risk, 2, tmp_path, quiet=True)) == 2
 
 def test_a_study_makes_its_folder(learn, risk, tmp_path):
     oracles = fit_oracles(learn, risk, 2, quiet=True)
-    ask = dict(orders=('descending',), algorithms=how, seeds=range(1), groups=2, oracles=oracles, path=tmp_path/'new'/'study', quiet=True)
+    ask = dict(orders=('descending',), algorithms=how, seeds=range(1), groups=2, oracles=oracles,
+               path=tmp_path/'new'/'study', quiet=True)
     study = compare_orders(learn, risk, **ask)
     pd.testing.assert_frame_equal(compare_orders(learn, risk, **ask), study)
     assert len(list((tmp_path/'new'/'study').glob('run-*.parquet'))) == 3

@@ -7,7 +7,8 @@ from rsu.cli import _weights
 from rsu.recipe import mlp
 from rsu.value import Refused
 
-@pytest.mark.parametrize('what', [lambda o: o, lambda o: dict(model=o, opt=dict(lr=.1))], ids=['state dict', 'learn.save'])
+@pytest.mark.parametrize('what', [lambda o: o, lambda o: dict(model=o, opt=dict(lr=.1))],
+                         ids=['state dict', 'learn.save'])
 @pytest.mark.parametrize('new', [True, False], ids=['zip', 'legacy'])
 def test_a_file_of_torch_save_is_refused_with_a_command(tmp_path, what, new):
     state, path = mlp().state_dict(), tmp_path/'my model.pt'
