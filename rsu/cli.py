@@ -369,12 +369,16 @@ def _first(s, dls, by, folder):
     "Refuse a request that cannot be, before a ledger is made for it"
     if _top(s.forget): raise Refused("top:... chooses samples for a study: a request names them, by a .csv of ids.")
     if by and ':' in s.forget and not Path(s.forget).exists(): raise Refused(f"'{s.forget}' names samples, and a ledger by {by} knows whose they are: give a .csv of values of {by}.")
-    if not (Path(folder)/'ledger.json').exists(): ForgetSplit(dls, s.forget, by, s.seed)
+    if (Path(folder)/'ledger.json').exists(): return
+    ForgetSplit(dls, s.forget, by, s.seed)
+    for name in ('report.html','report.ipynb'):
+        if (Path(folder)/name).exists(): raise Refused(f"'{Path(folder)/name}' is there and is not this ledger's: move it, or name another folder.")
 
 def _bank(folder, ledger):
-    "The bank in the folder; None where it was purged"
+    "The bank in the folder; None where it was purged, or a purge of it was begun"
     if folder is None: return None
-    if not ledger.is_purged(folder): return ReferenceBank.open(folder)
+    state = ledger.state_of(folder)
+    if state != 'purging' and (Path(folder).exists() or state != 'purged'): return ReferenceBank.open(folder)
     print(f"The bank '{folder}' was purged, so the drift is not judged: fit another on what stays.")
 
 def _answered(entry):
@@ -390,6 +394,11 @@ def _of_purge(copy):
     if copy.state == 'removed': return f"Purged: {path}"
     return (f"NOT PURGED, {copy.state}: {path}. It holds traces of forgotten samples and stays on the list: "
             f"remove it, and confirm that by Ledger(...).removed({path!r}).")
+
+def _is_open(entries):
+    "Which requests are open: that of the last entry of some id"
+    last = {o: e for e in entries for o in e['ids']}
+    return sorted({e['request'] for e in last.values() if e.get('open')})
 
 # %% ../nbs/60_cli.ipynb #e64f2be6
 def forget(
@@ -414,12 +423,13 @@ def forget(
     refs = _bank(bank, ledger)
     learn = _learner(s, dls, model, _weights(weights, ledger))
     ranker = None if s.groups == 1 else _ranker(s.ranker, bank=lambda: refs, record=lambda: None, seed=lambda: s.seed)
-    made = [] if begun else [(weights, 'weights')]
+    made = [(weights, 'weights')] if Path(weights).exists() else []
     with warnings.catch_warnings(record=True) as said:
         for kind in (RetrainingDue, StillKnown, Diverged): warnings.simplefilter('always', kind)
         unlearn_stream(learn, [s.forget], policy, ledger, ranker, refs, s.oracles, made, seed=s.seed, quiet=True)
     for e in ledger.entries[begun:]: print(_answered(e))
     for o in said: print(o.message)
+    if still := _is_open(ledger.entries): print(f"Open requests: {', '.join(map(str, still))}")
     if purge: print('\n'.join(map(_of_purge, ledger.purge().itertuples())) or 'Nothing to purge.')
     return write_report(out, 'erasure')
 
@@ -474,8 +484,8 @@ def parser() -> argparse.ArgumentParser:
     t = job('tune', 'search the settings of algorithms', 'Search the settings of algorithms on validation samples and on seeds that no report uses.')
     f = job('forget', 'answer an erasure request',
             'Forget samples of a model that is there already: unlearned weights, an entry in the ledger and a report\n'
-            'are left in the folder. The same folder serves all requests of one model. The exit code is 1 where the\n'
-            'model knows the samples as well as before: repeat the request with a stronger algorithm.')
+            'are left in the folder. The same folder serves all requests of one model. The exit code is 3 where\n'
+            'the request stays open (the model knows the samples as well as before) or a copy was not purged.')
     d = {o.name: o.default for o in fields(Settings)}
     def add(group, name, help, **kw): group.add_argument('--'+name.replace('_','-'), default=argparse.SUPPRESS, help=help + ('' if kw.get('required') or d.get(name) is None else f' [{d[name]}]'), **kw)
     for o in (r, t):
@@ -513,10 +523,18 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 # %% ../nbs/60_cli.ipynb #a9980949
-def _entries(folder):
-    "The entries of the ledger in a folder, if there is one"
-    try: return json.loads((Path(folder)/'ledger.json').read_text(encoding='utf-8'))['entries']
-    except (OSError, ValueError, TypeError, KeyError): return [] # `forget` says what is wrong with it
+def _facts_of(folder):
+    "What the ledger in a folder holds, if there is one"
+    try: return json.loads((Path(folder)/'ledger.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError): return {} # `forget` says what is wrong with it
+
+def _entries(folder): return _facts_of(folder).get('entries', [])
+
+def _unfinished(folder, begun, purge):
+    "Is a request open that was worked on, or is a copy left that was to be purged?"
+    entries,made = _entries(folder),_facts_of(folder)['made']
+    left = any(o['purged'] is None and o['requests'] < len(entries) for o in made)
+    return any(e['request'] > begun for e in entries if e['request'] in _is_open(entries)) or purge and left
 
 def _main(argv):
     "Do what the arguments say, and print the outcome"
@@ -543,7 +561,7 @@ def _main(argv):
     if job == 'tune': return print(f"Settings: {Path(out)/'settings.json'}")
     if job == 'forget':
         print(f'Report: {page}')
-        if any(e.get('open') for e in _entries(out)[len(begun):]): sys.exit(1)
+        if _unfinished(out, len(begun), mine.get('purge')): sys.exit(3)
         return
     with pd.option_context('display.width', 160, 'display.max_columns', 20): print(pd.read_parquet(Path(out)/'table.parquet')[main_measures].round(3))
     print(f'Report: {page}')

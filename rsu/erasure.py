@@ -40,7 +40,7 @@ def requested(
             f"answered {escape_markdown(e['time'].replace('T', ' '))}: "
             f"to forget **{escape_markdown(e['n'])} training samples**, "
             f"known by {len(e['ids'])} salted ids: {ids}.{still}\n\n"
-            "Whoever has the ledger's key and an id can check whether it is among them; nobody else can.")
+            "Whoever has the ledger's key and an id can check whether it is among them; without the key the ids say nothing.")
 
 # %% ../nbs/52_erasure.ipynb #6c720acd
 def _how(d):
@@ -72,6 +72,9 @@ def _of_drift(d):
     if np.isnan(d['called_most']):
         return ("**Against models that never saw the samples:** not measured, "
                 "since fewer than two references never saw them.")
+    if d['called_most'] >= 1:
+        return ("**Against models that never saw the samples:** these references are too few to judge so few samples "
+                "(the bound is above 100%); a larger bank could.")
     still = (f"an attack (LiRA) takes {d['called']:.0%} of all samples forgotten so far for training samples; "
              f"for a model that never saw them at most {min(1, d['called_most']):.0%} is to be expected")
     lost = (f"validation accuracy is {abs(d['lost']):.2f} {'lower' if d['lost'] > 0 else 'higher'} "
@@ -99,6 +102,9 @@ def supported(
     seen = ("**What the model answers:** it classifies "
             f"{e['after']['forget']:.1%} of the forgotten samples as labelled, before {e['before']['forget']:.1%}. "
             "Samples that are easy to classify are classified correctly by models that never saw them, too.")
+    if e['after']['forget'] < e['after']['test'] - .2:
+        seen += (" **They are classified worse than test samples**, which a model that never saw them would not do: "
+                 "whoever has the data can find them by that. Forget less, with until='valid' for example, or retrain.")
     return '\n\n'.join([seen, _of_drift(e.get('drift')), _of_oracles(e)])
 
 # %% ../nbs/52_erasure.ipynb #750761ab
@@ -121,12 +127,18 @@ def remaining(
     kept = '' if book.trash else " The weights of before each request were removed from this folder."
     return _table(rows, ['what', 'name', 'state']) + f"\n\nWhat was never noted in the ledger is not known to it.{kept}"
 
+def _still_open(e, entries):
+    "Is a request open, or which one closed it?"
+    if not e.get('open'): return 'no'
+    later = [o['request'] for o in entries if o['request'] > e['request'] and {*e['ids']} <= {*o['ids']} and not o.get('open')]
+    return f'closed by {later[-1]}' if later else 'yes'
+
 def overview(
     book # What `load_ledger` returned
 ) -> pd.DataFrame:
     "A row a request: time, samples, accuracies before and after, and whether retraining is due"
     row = lambda e: dict(request=e['request'], time=e['time'], samples=e['n'], forget_before=e['before']['forget'], forget_after=e['after']['forget'], retain=e['after']['retain'], test=e['after']['test'],
-                         open='yes' if e.get('open') else 'no',
+                         open=_still_open(e, book.entries),
                          due='not judged' if 'drift' not in e else 'yes' if e['drift']['due'] else 'no')
     return pd.DataFrame(map(row, book.entries)).set_index('request').round(3)
 

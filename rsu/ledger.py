@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from .value import Refused, check_writable, choose
 from .data import _column, fingerprint, subset_dls
-from .reference import remove_bank, _replace
+from .reference import is_of_bank, remove_bank, _replace
 
 # %% ../nbs/31_ledger.ipynb #d3ad88a4
 def _plain_id(o):
@@ -67,6 +67,9 @@ class Ledger:
         if self.path.exists() and not self.path.is_dir():
             raise Refused(f"The folder '{path}' cannot be made, since a file has that name: name another.")
         self.key_file,self.working = Path(key) if key else _default_key(path),False
+        if self.key_file.resolve().is_relative_to(self.path.resolve()):
+            raise Refused(f"The key '{key}' would lie in the ledger's folder, and whoever has the folder would have it: "
+                          "name a file elsewhere.")
         self._open()
         self._read()
 
@@ -214,7 +217,7 @@ def knows(self:Ledger,
 ) -> np.ndarray: # (n,) bool
     "Which of these ids were forgotten"
     known = self._latest()
-    return np.array([o in known for o in _salted(self.key, ids)], dtype=bool)
+    return np.array([o in known for o in self.salted(ids)], dtype=bool)
 
 @patch
 def is_open(self:Ledger,
@@ -222,13 +225,15 @@ def is_open(self:Ledger,
 ) -> np.ndarray: # (n,) bool
     "Which of these ids were requested and their last request is open: the model knows the samples as well as before it"
     known = self._latest()
-    return np.array([o in known and bool(known[o].get('open')) for o in _salted(self.key, ids)], dtype=bool)
+    return np.array([o in known and bool(known[o].get('open')) for o in self.salted(ids)], dtype=bool)
 
 @patch
 def salted(self:Ledger,
     ids     # What names samples: positions, or values of the column
 ) -> list: # (n,) of strings
     "The ids as entries hold them"
+    if isinstance(ids, (str,bytes)) or not np.ndim(ids) and not hasattr(ids, '__len__'):
+        raise Refused(f"{ids!r} is one id: give a list of them, [{ids!r}].")
     return _salted(self.key, ids)
 
 @patch
@@ -270,7 +275,9 @@ def amend(self:Ledger,
     with self._changing() as all: all['entries'][i].update(**facts, amended=_now())
 
 @patch
-def about(self:Ledger, facts):
+def about(self:Ledger,
+    facts:dict # Digest and validation accuracy of the model as it was given
+):
     "Record which model the ledger is about"
     with self._changing() as all: all.update(facts)
 
@@ -368,36 +375,39 @@ def _drop_parts(self:Ledger, name):
         if re.fullmatch(re.escape(name) + r'\.\d+\.part', o.name): o.unlink(missing_ok=True)
 
 # %% ../nbs/31_ledger.ipynb #c84f3bfa
-def _files(path):
-    "Each file of a copy, by its path below `path`, with its SHA-256"
+def _files(path, kind):
+    "Each file of a copy, by its path below `path`, with its SHA-256; of a bank its own files"
     if path.is_file(): return {'.': _sha(path)}
-    return {o.relative_to(path).as_posix(): _sha(o) for o in sorted(path.rglob('*')) if o.is_file()}
+    files = [o for o in sorted(path.rglob('*')) if o.is_file()]
+    if kind == 'bank': files = [o for o in files if o.parent == path and is_of_bank(o.name)]
+    return {o.relative_to(path).as_posix(): _sha(o) for o in files}
 
 @patch
 def note(self:Ledger,
-    path,      # The file or folder
-    kind:str   # 'weights', 'bank', 'oracles' or 'cache'
+    path,              # The file or folder
+    kind:str,          # 'weights', 'bank', 'oracles' or 'cache'
+    requests:int=None  # How many requests had been answered when it was made; all that are answered where not given
 ):
     "Record that a file or folder was made from samples that are not forgotten yet"
     choose('kind of artefact', kind, ['weights','bank','oracles','cache'])
     path = Path(path).resolve()
     if not path.exists(): raise Refused(f"There is no file or folder '{path}': note what is there.")
-    files = None if kind == 'bank' else _files(path)
+    files = _files(path, kind)
     with self._changing() as facts:
         same = [o for o in facts['made'] if o['path'] == str(path) and o['purged'] is None]
         for o in same: o['files'] = files
+        if requests is None: requests = len(facts['entries'])
         if not same:
-            facts['made'].append(dict(kind=kind, path=str(path), files=files,
-                                      requests=len(facts['entries']), noted=_now(),
+            facts['made'].append(dict(kind=kind, path=str(path), files=files, requests=requests, noted=_now(),
                                       purging=None, purged=None))
 
 @patch
-def is_purged(self:Ledger,
-    path # A file or folder
-) -> bool:
-    "Was this copy purged, or was a purge of it begun?"
-    path = str(Path(path).resolve())
-    return any(o['path'] == path and (o['purged'] or o['purging']) is not None for o in self._read()['made'])
+def state_of(self:Ledger,
+    path  # A file or folder
+) -> str: # 'noted', 'purging' (a purge of it was begun), 'purged', or '' where it is not on the list
+    "What became of a copy"
+    last = [o for o in self._read()['made'] if o['path'] == str(Path(path).resolve())][-1:]
+    return next(('purged' if o['purged'] else 'purging' if o['purging'] else 'noted' for o in last), '')
 
 @patch
 def made(self:Ledger) -> pd.DataFrame:
@@ -410,10 +420,10 @@ def made(self:Ledger) -> pd.DataFrame:
 def _state(path, made):
     "'removed', 'there', 'not found there' or 'changed since it was noted'"
     if not path.exists(): return 'removed' if made['purging'] else 'not found there'
-    if made['kind'] == 'bank': return 'there'
-    now = _files(path)
-    if any(made['files'].get(k) != v for k,v in now.items()): return 'changed since it was noted'
-    return 'there' if made['purging'] or now == made['files'] else 'not found there'
+    now,was = _files(path, made['kind']),made['files']
+    if made['kind'] == 'bank': now = {k: v for k,v in now.items() if k in was} # which may have grown
+    if any(was.get(k) != v for k,v in now.items()): return 'changed since it was noted'
+    return 'there' if made['purging'] or now == was else 'not found there'
 
 # %% ../nbs/31_ledger.ipynb #30171106
 @patch

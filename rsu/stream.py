@@ -19,6 +19,7 @@ from .data import (ForgetSplit, _requested, _with_test, as_fastai, positions, pr
                       subset_dls, targets, write_shard)
 from .recipe import derived, recipe_of
 from .attack import lira, margin
+from .reference import ReferenceBank
 from .ledger import Ledger, _sha
 from .sequence import Labelled, SeqUnlearn
 from .exact import SISA, Retrain, Shards
@@ -183,15 +184,26 @@ def _figures(rec):
 class StillKnown(UserWarning):
     "A model knows the samples of a request as well as before"
 
-def _as_well_known(rec):
-    "Has the mean margin of the samples not fallen?"
-    before,after = (rec.seen[i]['phi'].double().mean().item() for i in (0,-1))
-    return not after < before
+_fallen = .1 # the share of its surplus that a request must lose, and not a rounding error of it
+
+def _surplus(seen):
+    "Mean margin of the samples to forget less that of test samples, in nats"
+    return (seen['phi'].double().mean() - seen['phi_test'].double().mean()).item()
+
+def _as_well_known(seen):
+    "Are samples known better than those of the test, and nearly as well as before?"
+    before,after = _surplus(seen[0]),_surplus(seen[-1])
+    return not after <= max(0., (1-_fallen)*before)
+
+def _still_found(evidence):
+    "Does an attack with oracles find the samples?"
+    return evidence['unlearned']['auc'] - .5 > evidence['unlearned']['auc_ci']
 
 def _is_open(rec, evidence):
     "Does a request stay open?"
-    if isinstance(rec.how, (Retrain,SISA)) or not _as_well_known(rec): return False
-    return evidence is None or abs(evidence['unlearned']['auc'] - .5) > evidence['unlearned']['auc_ci']
+    if isinstance(rec.how, (Retrain,SISA)): return False
+    judged = evidence is not None and evidence['unlearned']['auc_ci'] >= 0 # of one sample there is no interval
+    return _still_found(evidence) if judged else _as_well_known(rec.seen)
 
 # %% ../nbs/32_stream.ipynb #82987355
 class RetrainingDue(UserWarning):
@@ -204,6 +216,12 @@ def _evidence(new, oracles, path, quiet):
     "How a learner compares with retrained models, which are kept in the folder of unfinished work and removed with it"
     table = evaluate(new, oracles, path, controls=(), quiet=quiet)[_evidence_of]
     return {k: _rounded(table.loc[k].astype(float).to_dict()) for k in ('unlearned','retrain')}
+
+def _note(ledger, made, requests=lambda kind: None):
+    "Note what was made from the samples, but for what was purged and is not there any more"
+    for path,kind in made:
+        state = ledger.state_of(path)
+        if state != 'purging' and (Path(path).exists() or state != 'purged'): ledger.note(path, kind, requests(kind))
 
 def _judged(new, start, at, bank, n):
     "The drift as an entry holds it"
@@ -220,8 +238,7 @@ def _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed, **kw
     how = how if hasattr(how, 'stages') or not callable(how) else how(what)
     work,file = ledger.begin(at)
     if n == 1: ledger.about(start)
-    for path,kind in made:
-        if not ledger.is_purged(path): ledger.note(path, kind)
+    _note(ledger, made)
     was = {k: v.clone() for k,v in new.model.named_parameters()}
     new = unlearn(new, what, how, seed=derived(seed, n), path=None if isinstance(new.model, Shards) else work, **kwargs)
     rec = new.unlearning
@@ -249,8 +266,9 @@ def _warn(n, facts):
         warnings.warn(f"Request {n} stays open: the model knows its samples as well as before "
                       f"(accuracy {facts['before']['forget']:.3f} before, "
                       f"{facts['after']['forget']:.3f} after). "
-                      "Repeat the request with a stronger algorithm, or with oracles=2 to see "
-                      "whether models that never saw them know them as well.", StillKnown, stacklevel=4)
+                      "Repeat the request with more epochs, a higher rate or another algorithm; Retrain() (retrain on the "
+                      "command line) forgets by construction. oracles=2 (--oracles 2) shows whether models that never "
+                      "saw them know them as well.", StillKnown, stacklevel=4)
     if facts.get('drift', {}).get('due'):
         warnings.warn(f"Retraining is due after request {n}: {facts['drift']['due']}. Retrain on what stays, "
                       "learn.unlearn_stream([...], Retrain()) for example.", RetrainingDue, stacklevel=4)
@@ -259,7 +277,8 @@ def _warn(n, facts):
 def _add_evidence(new, ledger, at, oracles, quiet):
     "Compare the learner with retrained models on samples that were forgotten before, and enter the result"
     ids = set(ledger.salted(pd.unique(ledger._named(new.dls)[at])))
-    k = max(i for i,e in enumerate(ledger.entries) if ids & {*e['ids']})
+    k = max((i for i,e in enumerate(ledger.entries) if ids == {*e['ids']}), default=None)
+    if k is None: return print("These samples are not those of one request: evidence is added to one request at a time.")
     e,split = ledger.entries[k],_split(new, at, ledger)
     one = _twin(new, split.retain_dls)
     stages = pd.DataFrame([dict(steps=e['steps'], samples=0, seconds=e['seconds'], memory=float('nan'),
@@ -267,9 +286,16 @@ def _add_evidence(new, ledger, at, oracles, quiet):
     one.unlearning = Unlearning(new, split, None, e['seed'], {}, stages)
     work,_ = ledger.begin(at)
     evidence = _evidence(one, oracles, work/'oracles', quiet)
-    ledger.amend(k, evidence=evidence)
+    ledger.amend(k, evidence=evidence, open=e['how']['kind'] not in ('Retrain','SISA') and _still_found(evidence))
     ledger.sweep(unfinished=True)
     print(f"Request {k+1} was answered before; evidence was added to it.")
+
+# %% ../nbs/32_stream.ipynb #5ec0c017
+def _since(learn, ledger, dls):
+    "For what is given with a request that was answered before: how many requests had been answered when it was made"
+    original = digest(_state(learn.model)) == ledger._read()['start']
+    there = ledger.forgotten(dls).any() # a bank of data without the forgotten samples cannot hold them
+    return lambda kind: 0 if (original if kind == 'weights' else there) else None
 
 # %% ../nbs/32_stream.ipynb #79c800ad
 def unlearn_stream(
@@ -291,8 +317,11 @@ def unlearn_stream(
     The same call again resumes. `made` takes the kinds 'weights', 'bank', 'oracles' and 'cache'."""
     if oracles == 1: raise Refused("oracles=1 cannot be compared with another: give 2 or more, or none.")
     if oracles: recipe_of(learn) # refuses a learner that does not say how it was made
-    if bank is not None: bank.phi_valid # refuses a bank without validation margins
+    if isinstance(bank, ReferenceBank): bank.phi_valid # refuses a bank without validation margins
     ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger or Path(learn.path)/'ledger')
+    if isinstance(bank, (str,Path)): raise Refused(f"bank='{bank}' is a folder: give ReferenceBank.open('{bank}').")
+    if isinstance(made, (str,Path)) or any(isinstance(o, (str,Path)) or len(o) != 2 for o in made):
+        raise Refused("made= lists pairs of a path and its kind: [('old.safetensors', 'weights')] for example.")
     dls = _with_test(learn.dls, None, seed)
     made = [*made, *([(bank.path, 'bank')] if bank is not None and bank.path else [])]
     with ledger.held():
@@ -306,6 +335,7 @@ def unlearn_stream(
                 new = _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed,
                               n_epoch=n_epoch, lr=lr, cbs=cbs, quiet=quiet)
                 continue
+            _note(ledger, made, _since(learn, ledger, dls))
             before = _asked_for(ledger, dls, request, seed, todo=False)
             if oracles and len(before): _add_evidence(new, ledger, before, oracles, quiet)
             else: print(f'Request {i+1} was answered before: nothing was changed.')
