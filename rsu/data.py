@@ -697,7 +697,12 @@ def _column(dls, by):
                           "give each column a name of its own.")
     else: by = _flat(by, 'by=')
     if len(by) != N: raise Refused(f"by= holds {len(by)} values for {N} training samples: give one a sample.")
-    return _ids(by)
+    res,text = _ids(by),{}
+    for o in dict.fromkeys(res):
+        if text.setdefault(str(o), o) is not o:
+            raise Refused(f"{o!r} and {text[str(o)]!r} are two ids of the data that read alike: "
+                          "give a person one id in all rows.")
+    return res
 
 def _like(ids, values):
     "Ids of which some are given as text, each as the column has it; as they are where it cannot be read so"
@@ -763,6 +768,10 @@ def _read_csv(path, dls, by):
     if not named:
         raise Refused(f"'{path}' has no column 'id' (it has {', '.join(map(str, df.columns))}): "
                       "name the column of ids 'id'.")
+    frame = _frame(dls.train_ds)
+    if by is None and frame is not None and named[0] in frame.columns:
+        raise Refused(f"'{path}' has a column '{named[0]}', as the training set has: give by='{named[0]}' "
+                      f"(--by {named[0]}) if these are its values; a column of positions needs another name.")
     text = df[named[0]]
     if (none := (text.str.strip() == '').sum()):
         raise Refused(f"'{path}' has {none} rows without an id: fill or remove them.")
@@ -809,7 +818,6 @@ def _class(what, dls):
     if not any(map(_is_number, labels)): labels.update({str(i): i for i in names})
     if what not in labels: raise Refused(f"There is no class '{what}': the classes are {', '.join(names.values())}.")
     return np.flatnonzero(targets(dls) == labels[what])
-
 
 # %% ../nbs/01_data.ipynb #c0525bfb
 def _flat(o, what):

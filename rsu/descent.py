@@ -121,8 +121,9 @@ class EUk(CFk):
 
     def before_fit(self):
         super().before_fit()
+        last = self._last() # reading samples may draw from PyTorch's generator
         with self.chance():
-            for m in self._last(): _anew(m)
+            for m in last: _anew(m)
 
     def before_step(self): clip_grad_norm_([p for p in self.learning().values() if p.grad is not None], self.clip)
 

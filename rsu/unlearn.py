@@ -756,9 +756,9 @@ def _adds_up(how):
 
 def _assigned(cb):
     "What of a batch a callback of the user's puts something else in the place of: of 'xb', 'yb', 'pred'"
-    if type(cb).__module__.startswith('fastai.'): return set()
     events = [getattr(type(cb), o, None) for o in ('before_batch','after_pred')]
     events = [inspect.unwrap(f) for f in events if inspect.isfunction(f)]
+    events = [f for f in events if not f.__module__.startswith('fastai.')] # its own, inherited or not, are known
     return {i.argval for f in events for i in dis.get_instructions(f) if i.opname == 'STORE_ATTR'} & {'xb','yb','pred'}
 
 def _direct(learn, cbs, split, how):

@@ -71,18 +71,23 @@ def names(folder): return sorted(o.name for o in Path(folder).iterdir() if o.suf
 
 # Only its own files
 
-mine = {'model-card.md': 'card', 'model-zoo/net.safetensors': 'net', 'work-notes/today.txt': 'notes', 'work-0123456789ab/x': 'x',
-        'model-9999.safetensors': 'mine', 'ledger-copy.json': '{}', 'ledger.json.bak': '{}', 'model-0001.safetensors.old': 'old',
-        'stages.safetensors': 'mine', 'oracles-0001/oracle.safetensors': 'mine', 'reference-1.txt': 'mine', 'ledger.12.part2': 'mine'}
+mine = {'model-card.md': 'card', 'model-zoo/net.safetensors': 'net',
+        'work-notes/today.txt': 'notes', 'work-0123456789ab/x': 'x',
+        'model-9999.safetensors': 'mine', 'ledger-copy.json': '{}',
+        'ledger.json.bak': '{}', 'model-0001.safetensors.old': 'old',
+        'stages.safetensors': 'mine', 'oracles-0001/oracle.safetensors': 'mine',
+        'reference-1.txt': 'mine', 'ledger.12.part2': 'mine'}
 
 def test_files_of_similar_names_are_left_alone(here, call):
     for name, text in mine.items():
         (here/name).parent.mkdir(exist_ok=True)
         (here/name).write_text(text, encoding='utf-8')
     for who in ('patient-3', 'patient-4', 'patient-5'):
-        assert call(*ask, *request(who), '--bank', 'bank', '--oracles', '2', '--purge', '--out', '.', '--key', '../my.key') == 0
+        assert call(*ask, *request(who), '--bank', 'bank', '--oracles', '2', '--purge',
+                    '--out', '.', '--key', '../my.key') == 0
     assert {k: (here/k).read_text(encoding='utf-8') for k in mine} == mine
-    assert {'ledger.json', 'model-0003.safetensors'} <= {*names(here)} and not {'model-0001.safetensors', 'model-0002.safetensors'} & {*names(here)}
+    assert {'ledger.json', 'model-0003.safetensors'} <= {*names(here)}
+    assert not {'model-0001.safetensors', 'model-0002.safetensors'} & {*names(here)}
     assert not (here/'ward.safetensors').exists() and not (here/'bank').exists() # what was noted is purged
 
 def test_weights_in_the_ledgers_folder_stay_unless_purged(here, call):
@@ -99,7 +104,8 @@ def test_a_file_in_the_place_of_weights_to_come_is_not_overwritten(here, call, c
     (here/'out'/'model-0001.safetensors').write_text('mine', encoding='utf-8')
     assert call(*ask, *request('patient-3'), '--out', 'out') == 2
     assert "is there and is not this ledger's" in capsys.readouterr().err
-    assert names('out') == ['model-0001.safetensors'] and (here/'out'/'model-0001.safetensors').read_text(encoding='utf-8') == 'mine'
+    assert names('out') == ['model-0001.safetensors']
+    assert (here/'out'/'model-0001.safetensors').read_text(encoding='utf-8') == 'mine'
 
 def test_what_was_moved_is_not_reported_as_removed(here, call, capsys):
     assert call(*ask, *request('patient-3'), '--bank', 'bank', '--out', 'out') == 0
@@ -135,7 +141,8 @@ def test_a_meddled_ledger_is_rejected(here, call, capsys):
     one = facts['entries'][0]
     tampered(entries=[{**one, 'ids': ['0'*32]}])
     tampered(entries=[{**one, 'digest': '0'*64}])
-    tampered(made=[*facts['made'], dict(kind='cache', path=str(here/'erase.csv'), files={}, requests=0, noted='', purging='now', purged=None)])
+    tampered(made=[*facts['made'], dict(kind='cache', path=str(here/'erase.csv'), files={}, requests=0, noted='',
+                                        purging='now', purged=None)])
     tampered(trash={'../ward.safetensors': None})
     note.unlink()
     assert call(*ask, *request('patient-4'), '--out', 'out') == 2
@@ -146,7 +153,8 @@ def test_a_rejected_concurrent_request_changes_nothing(here, call, capsys):
     (here/'out').mkdir()
     with FileLock(here/'out'/'ledger.lock'):
         assert call(*ask, *request('patient-3'), '--out', 'out') == 2
-    assert 'Another process is answering requests' in capsys.readouterr().err and names('out') == [] and not (here/'out.key').exists()
+    assert 'Another process is answering requests' in capsys.readouterr().err
+    assert names('out') == [] and not (here/'out.key').exists()
     assert call(*ask, *request('patient-3'), '--bank', 'bank', '--out', 'out') == 0
     before = (here/'out'/'ledger.json').read_bytes()
     with FileLock(here/'out'/'ledger.lock'):
@@ -159,27 +167,33 @@ def test_samples_that_are_as_well_known_as_before(here, call, capsys):
     twenty = [f'patient-{i}' for i in range(20)] # known better than test samples, on average
     assert call(*descent, '--lr', '1e-6', *request(*twenty), '--out', 'out') == 3
     said, one = capsys.readouterr().out, ledger_of('out')['entries'][0]
-    assert f"on them {one['before']['forget']:.3f} -> {one['after']['forget']:.3f}" in said and 'Request 1 stays open' in said
+    assert f"on them {one['before']['forget']:.3f} -> {one['after']['forget']:.3f}" in said
+    assert 'Request 1 stays open' in said
     assert call(*ask, *request(*twenty), '--out', 'out') == 0 # retrained: the open request is worked on, and closed
     first, second = ledger_of('out')['entries']
-    assert first['open'] and not second['open'] and first['ids'] == second['ids'] and 'stays open' not in capsys.readouterr().out
+    assert first['open'] and not second['open'] and first['ids'] == second['ids']
+    assert 'stays open' not in capsys.readouterr().out
     assert call(*descent, *request(*twenty), '--out', 'out') == 0
-    assert 'was answered before: nothing was changed' in capsys.readouterr().out and len(ledger_of('out')['entries']) == 2
+    assert 'was answered before: nothing was changed' in capsys.readouterr().out
+    assert len(ledger_of('out')['entries']) == 2
     assert call(*descent, *request(*twenty), '--oracles', '2', '--out', 'out') == 0
     assert 'evidence was added to it' in capsys.readouterr().out and 'evidence' in ledger_of('out')['entries'][1]
 
 # Who was erased?
 
 def found(here, dls, margins={}):
-    "Persons that an attacker finds in the files: by name, position, sample, or the hash of any of these, or by given numbers of each."
+    """Persons that an attacker finds in the files.
+    He looks for names, positions, samples, the hash of any of these, and given numbers of each person."""
     person, x = dls.train_ds.frame.person, dls.train_ds.tensors[0]
-    files = [o for o in here.rglob('*') if o.is_file() and o.suffix not in ('.py', '.csv') and '.key' not in o.name and '__pycache__' not in o.parts]
+    files = [o for o in here.rglob('*') if o.is_file() and o.suffix not in ('.py', '.csv')
+             and '.key' not in o.name and '__pycache__' not in o.parts]
     text = b'|'.join(o.read_bytes() + str(o.relative_to(here)).encode() for o in files)
     whole = fingerprint(dls)
     def traces(who):
         at = np.flatnonzero(person == who)
         split = ForgetSplit(dls, at)
-        known = [split.key, fingerprint(split.retain_dls), *(f(who.encode()).hexdigest() for f in (hashlib.sha256, hashlib.md5))]
+        known = [split.key, fingerprint(split.retain_dls),
+                 *(f(who.encode()).hexdigest() for f in (hashlib.sha256, hashlib.md5))]
         known += [hashlib.sha256(o).hexdigest() for o in (at.tobytes(), str(at.tolist()).encode(), at.tobytes() + b';')]
         raw = [who.encode(), np.setdiff1d(np.arange(len(person)), at).tobytes()]
         if at[0]: raw += [at.tobytes(), at.astype('i4').tobytes()] # 0 and 1 are in any file
@@ -198,7 +212,8 @@ def test_nobody_without_the_key_learns_who_was_erased(here, call):
 
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
 def test_nor_from_an_interrupted_request(here, monkeypatch):
-    "The unfinished work holds the margins of the samples, which fit one person only: they are encrypted. What names it is an HMAC."
+    """The unfinished work holds the margins of the samples, which fit one person only: they are encrypted.
+    What names it is an HMAC."""
     from ward_data import learner
     learn = learner()
     learn.model.load_state_dict(load_file('ward.safetensors'))
@@ -216,7 +231,8 @@ def test_nor_from_an_interrupted_request(here, monkeypatch):
     tensors = read_shard(stages()[0])[0]
     learn.model.load_state_dict({k.removeprefix('model.'): v for k, v in tensors.items() if k.startswith('model.')})
     phi, person = margin(*predict_train(learn.model, learn.dls)), learn.dls.train_ds.frame.person
-    margins = {who: [names[who], *(phi[np.flatnonzero(person == who)].numpy().astype(t).tobytes() for t in ('f4', 'f8'))] for who in person.unique()}
+    margins = {who: [names[who], *(phi[np.flatnonzero(person == who)].numpy().astype(t).tobytes()
+                                   for t in ('f4', 'f8'))] for who in person.unique()}
     log.unlink()
     assert found(here, learn.dls, margins) == []
     (here/'out'/'plain').write_bytes(margins['patient-7'][1])
@@ -228,21 +244,28 @@ def state(here):
     "What a request leaves, but for the clock."
     clock = {'time', 'seconds', 'noted', 'purging', 'purged', 'hmac', 'amended'}
     def timeless(o):
-        if isinstance(o, dict): return {k: v is not None if k in ('purged', 'purging') else timeless(v) for k, v in o.items() if k not in clock - {'purged', 'purging'}}
+        if isinstance(o, dict):
+            return {k: v is not None if k in ('purged', 'purging') else timeless(v)
+                    for k, v in o.items() if k not in clock - {'purged', 'purging'}}
         return [timeless(v) for v in o] if isinstance(o, list) else o
     facts = timeless(json.loads((here/'out'/'ledger.json').read_text(encoding='utf-8')))
-    weights = {k: v.numpy().tobytes() for k, v in read_shard(here/'out'/f"model-{len(facts['entries']):04}.safetensors")[0].items()}
-    return json.loads(json.dumps(facts).replace(str(here), '')), weights, sorted(str(o.relative_to(here)) for o in here.rglob('*') if o.suffix not in ('.lock', '.pyc', '') or o.is_dir())
+    file = here/'out'/f"model-{len(facts['entries']):04}.safetensors"
+    weights = {k: v.numpy().tobytes() for k, v in read_shard(file)[0].items()}
+    there = sorted(str(o.relative_to(here)) for o in here.rglob('*')
+                   if o.suffix not in ('.lock', '.pyc', '') or o.is_dir())
+    return json.loads(json.dumps(facts).replace(str(here), '')), weights, there
 
 def in_child(args, log, die_at=None):
-    "The command in a forked process, which dies before its `die_at`th operation on a file; its exit code, and its number of operations."
+    """The command in a forked process, which dies before its `die_at`th operation on a file.
+    Returns its exit code and its number of operations."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             here, count = str(Path.cwd()), [0]
             def operation(event, details):
-                if event == 'open' and not (isinstance(details[2], int) and details[2] & (os.O_WRONLY|os.O_RDWR|os.O_CREAT)): return
+                writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+                if event == 'open' and not (isinstance(details[2], int) and details[2] & writes): return
                 if event not in ('open', 'os.rename', 'os.remove', 'os.rmdir', 'os.mkdir', 'shutil.rmtree'): return
                 path = str(details[0])
                 if path.endswith(('.lock', '.pyc')) or not str(Path(path).absolute()).startswith(here): return
@@ -253,7 +276,8 @@ def in_child(args, log, die_at=None):
             rsu.cli.write_report = lambda out, template: Path(out)/f'{template}.html'
             secrets.token_bytes = lambda n: b'k'*n # the same ids in every run
             save = rsu.data.save_file # written by a library that tells Python nothing
-            rsu.data.save_file = lambda tensors, path, **kwargs: (sys.audit('open', str(path), 'w', os.O_WRONLY), save(tensors, path, **kwargs))
+            rsu.data.save_file = lambda tensors, path, **kwargs: (
+                sys.audit('open', str(path), 'w', os.O_WRONLY), save(tensors, path, **kwargs))
             sys.stdout = sys.stderr = open(log, 'a', encoding='utf-8', buffering=1)
             try: main(args); code = 0
             except SystemExit as e: code = e.code or 0
@@ -292,7 +316,8 @@ def test_a_crash_at_each_operation_on_a_file(ward, tmp_path, monkeypatch):
         request('patient-3')
         assert in_child(command, log, die_at=k)[0] == 9, k
         if k % 2: # the same request again
-            assert in_child(command, log)[0] == 0, f'the request could not be repeated after a crash before operation {k} of {n}'
+            code = in_child(command, log)[0]
+            assert code == 0, f'the request could not be repeated after a crash before operation {k} of {n}'
             assert state(here) == whole, f'crash before operation {k} of {n}'
         else: # the same, and another one after it
             assert in_child(command, log)[0] == 0, k
