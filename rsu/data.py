@@ -699,7 +699,7 @@ def _column(dls, by):
     if len(by) != N: raise Refused(f"by= holds {len(by)} values for {N} training samples: give one a sample.")
     res,text = _ids(by),{}
     for o in dict.fromkeys(res):
-        if text.setdefault(str(o), o) is not o:
+        if o is not None and text.setdefault(str(o), o) is not o:
             raise Refused(f"{o!r} and {text[str(o)]!r} are two ids of the data that read alike: "
                           "give a person one id in all rows.")
     return res

@@ -8,6 +8,7 @@ from rsu.cli import main
 from rsu.ledger import Ledger
 from rsu.recipe import Recipe, mlp
 from rsu.reference import ReferenceBank, read_shard
+from rsu.value import Refused
 from safetensors.torch import save_file
 
 module = '''
@@ -218,6 +219,17 @@ def test_ids_of_several_kinds(tmp_path):
     ledger = Ledger(tmp_path, by='who')
     ledger.add(dls, [0, 3])
     assert ledger.forgotten(dls).tolist() == [True, False, False]*10 and len(ledger.entries[0]['ids']) == 1
+
+def test_ids_that_read_alike_are_refused(tmp_path):
+    with pytest.raises(Refused, match="'1017' and 1017 are two ids of the data that read alike"):
+        Ledger(tmp_path/'a', by='who').forgotten(loaders_of([1017, '1017', 'x']))
+    assert not Ledger(tmp_path/'b', by='who').forgotten(loaders_of([None, 'None', 'x'])).any() # nobody, and one of that name
+
+def test_values_of_a_column_are_not_taken_for_positions(here, call, capsys):
+    pd.DataFrame({'person': ['patient-5']}).to_csv('erase.csv', index=False)
+    without = [o for o in ask if o not in ('--by', 'person')]
+    with pytest.raises(SystemExit): main([*without, '--forget', 'erase.csv', '--out', 'out'])
+    assert "give by='person' (--by person)" in capsys.readouterr().err and not (here/'out').exists()
 
 def loaders_of(ids):
     from rsu.data import Samples, loaders
