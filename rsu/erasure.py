@@ -103,8 +103,9 @@ def supported(
             f"{e['after']['forget']:.1%} of the forgotten samples as labelled, before {e['before']['forget']:.1%}. "
             "Samples that are easy to classify are classified correctly by models that never saw them, too.")
     if e['after']['forget'] < e['after']['test'] - .2:
-        seen += (" **They are classified worse than test samples**, which a model that never saw them would not do: "
-                 "whoever has the data can find them by that. Forget less, with until='valid' for example, or retrain.")
+        seen += (" **They are classified worse than test samples.** A model that never saw them does that too if their "
+                 "labels are wrong. If not, too much was forgotten, and whoever has the data can find them by it: forget less "
+                 "(until='valid'), or retrain. Retrained models would show which it is.")
     return '\n\n'.join([seen, _of_drift(e.get('drift')), _of_oracles(e)])
 
 # %% ../nbs/52_erasure.ipynb #750761ab
