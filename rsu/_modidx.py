@@ -1239,4 +1239,5 @@ d = { 'settings': { 'branch': 'main',
                            'rsu.value._show': ('value.html#_show', 'rsu/value.py'),
                            'rsu.value.check_writable': ('value.html#check_writable', 'rsu/value.py'),
                            'rsu.value.choose': ('value.html#choose', 'rsu/value.py'),
+                           'rsu.value.expect_error': ('value.html#expect_error', 'rsu/value.py'),
                            'rsu.value.known': ('value.html#known', 'rsu/value.py')}}}

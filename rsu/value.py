@@ -7,6 +7,7 @@ __all__ = ['Refused', 'choose', 'check_writable', 'known', 'Value']
 
 # %% ../nbs/00_value.ipynb #f578d2c6
 import difflib, hashlib, json, os, tempfile
+from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
 from functools import wraps
 from numbers import Integral, Real
@@ -16,6 +17,20 @@ from typing import dataclass_transform, get_args
 # %% ../nbs/00_value.ipynb #9c21347c
 class Refused(ValueError):
     "Input that cannot be served: the message is one sentence that says what is wrong and what to do"
+
+# %% ../nbs/00_value.ipynb #d0e00002
+@contextmanager
+def expect_error(
+    words:str,   # What the message must say
+    exc=Refused, # The type of the error
+    hide=''      # What is left out of the printed message, a temporary folder for example
+):
+    "Check that the block raises `exc` with `words` in its message, and print the message"
+    try: yield
+    except exc as e: message = str(e)
+    else: raise AssertionError(f"No {exc.__name__} was raised.")
+    assert words in message, f"{words!r} is not in {message!r}"
+    print(message.replace(str(hide), ''))
 
 # %% ../nbs/00_value.ipynb #b92912eb
 def choose(
