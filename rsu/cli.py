@@ -555,9 +555,6 @@ def _main(argv):
     except Refused as e:
         print(f'rsu: {e}', file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print('\nrsu: stopped; the same command goes on from what is there.', file=sys.stderr)
-        sys.exit(130)
     if job == 'tune': return print(f"Settings: {Path(out)/'settings.json'}")
     if job == 'forget':
         print(f'Report: {page}')
@@ -569,7 +566,7 @@ def _main(argv):
 def main(
     argv=None # Arguments, a list of strings; the shell's where not given
 ):
-    "Entry point of `rsu` and `python -m rsu`"
+    "Run the command line in this process: prints, and raises `SystemExit` with the exit code where that is not 0"
     try:
         try: _main(argv)
         finally: sys.stdout.flush() # a reader that has gone is noticed here, and not when the process ends

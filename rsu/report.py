@@ -8,7 +8,8 @@ __all__ = ['datasets', 'Settings', 'named', 'named_algorithm', 'load_data', 'esc
            'orders', 'figures', 'definitions', 'write_report']
 
 # %% ../nbs/51_report.ipynb #8c185440
-import html, importlib, json, os, platform, re, sys, tomllib, tomli_w
+import asyncio, html, importlib, json, os, platform, re, sys, tomllib, tomli_w
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY
 from importlib.metadata import version
@@ -343,6 +344,22 @@ th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #eee
 pre, code {{ font: .85em ui-monospace, monospace; background: #f6f6f6; border-radius: 3px }} code {{ padding: .1em .3em }} pre {{ padding: .8rem; white-space: pre-wrap }} pre code {{ padding: 0 }}
 </style></head><body>{body}</body></html>"""
 
+# %% ../nbs/51_report.ipynb #51a10001
+def _in_thread(work):
+    "Run an asynchronous function in a thread of its own; what interrupts the caller, Ctrl-C for example, cancels it"
+    begun = Future()
+    async def announced():
+        begun.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        return await work()
+    with ThreadPoolExecutor(1) as pool: # which waits for the thread, and so for what the function cleans up
+        job = pool.submit(lambda: asyncio.run(announced()))
+        try: return job.result()
+        except BaseException:
+            if not job.done():
+                loop,task = begun.result()
+                loop.call_soon_threadsafe(task.cancel)
+            raise
+
 # %% ../nbs/51_report.ipynb #903e6b0f
 def _executed(nb, path):
     "Execute a notebook in the folder `path`, by this very Python, which finds no module in that folder"
@@ -358,12 +375,13 @@ def _executed(nb, path):
     # with another backend, pictures would be missing
     env = {**os.environ, 'MPLBACKEND': 'module://matplotlib_inline.backend_inline'}
     if 'RSU_DATA' in env: env['RSU_DATA'] = os.path.abspath(env['RSU_DATA'])
+    # in the main thread nbclient would take signals for itself, and report a dead kernel when one comes
     with TemporaryDirectory() as d: # sockets in a folder of our own, and no open port, where the system has them
         client = NotebookClient(nb, timeout=600, extra_arguments=there)
         kernel = client.create_kernel_manager()
         kernel.kernel_spec_manager = ThisPython()
         if os.name == 'posix': kernel.transport,kernel.connection_file = 'ipc',f'{d}/kernel.json'
-        try: client.execute(env=env)
+        try: _in_thread(lambda: client.async_execute(env=env))
         except CellExecutionError as e:
             if e.ename == 'Refused': raise Refused(e.evalue) from None
             raise

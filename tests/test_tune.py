@@ -115,7 +115,7 @@ def test_stopped_by_hand_damaged_smaller_and_by_an_algorithm_of_ones_own(here, c
         time.sleep(.002)
     run.send_signal(signal.SIGINT)
     err = run.communicate(timeout=60)[1]
-    assert run.returncode == 130 and 'the same command goes on' in err and 'Traceback' not in err, err
+    assert run.returncode == 130 and 'the same command continues' in err and 'Traceback' not in err, err
     before = done(here/'out')
     anew = lambda: subprocess.run([*command, '--budget', '12'], cwd=here, capture_output=True, text=True,
                                   timeout=300, encoding='utf-8')
