@@ -1241,4 +1241,4 @@ d = { 'settings': { 'branch': 'main',
                            'rsu.value.check_writable': ('value.html#check_writable', 'rsu/value.py'),
                            'rsu.value.choose': ('value.html#choose', 'rsu/value.py'),
                            'rsu.value.expect_error': ('value.html#expect_error', 'rsu/value.py'),
-                           'rsu.value.known': ('value.html#known', 'rsu/value.py')}}}
+                           'rsu.value.register': ('value.html#register', 'rsu/value.py')}}}

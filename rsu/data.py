@@ -24,7 +24,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import default_device, no_random, show_image, subplots, to_device
-from rsu.value import Refused, known, _integer
+from rsu.value import Refused, register, _integer
 
 # %% ../nbs/01_data.ipynb #d1a7ac5e
 import csv, warnings
@@ -232,7 +232,7 @@ def _three(x, y, test_x, test_y, vocab, n, seed, bs, device):
     return loaders(Samples(x[train], y[train], vocab), Samples(x[valid], y[valid], vocab), Samples(test_x, test_y, vocab), bs, device)
 
 # %% ../nbs/01_data.ipynb #7aee2c78
-@known
+@register
 def digits(
     n:int=None,  # Size of a stratified part of the training set; all 1,295 where not given
     seed:int=0,  # Chooses the validation samples and the part
@@ -271,7 +271,7 @@ def _images(name, train, test, n, seed, root, bs, device, vocab=None):
 # %% ../nbs/01_data.ipynb #23e0e1a8
 _train,_test = dict(train=True),dict(train=False)
 
-@known
+@register
 def fashion_mnist(
     n:int=None,  # Size of a stratified part of the training set; all 54,000 where not given
     seed:int=0,  # Chooses the validation samples and the part
@@ -282,7 +282,7 @@ def fashion_mnist(
     "Fashion-MNIST (Xiao et al. 2017): 54,000 + 6,000 + 10,000 grey images of clothes, 28 x 28, 10 classes"
     return _images('FashionMNIST', _train, _test, n, seed, root, bs, device)
 
-@known
+@register
 def cifar10(
     n:int=None,  # Size of a stratified part of the training set; all 45,000 where not given
     seed:int=0,  # Chooses the validation samples and the part
@@ -294,7 +294,7 @@ def cifar10(
     return _images('CIFAR10', _train, _test, n, seed, root, bs, device)
 
 # %% ../nbs/01_data.ipynb #bb72bad0
-@known
+@register
 def cifar100(
     n:int=None,  # Size of a stratified part of the training set; all 45,000 where not given
     seed:int=0,  # Chooses the validation samples and the part
@@ -305,7 +305,7 @@ def cifar100(
     "CIFAR-100 (Krizhevsky 2009): 45,000 + 5,000 + 10,000 colour images, 32 x 32, 100 classes"
     return _images('CIFAR100', _train, _test, n, seed, root, bs, device)
 
-@known
+@register
 def svhn(
     n:int=None,  # Size of a stratified part of the training set; all 65,932 where not given
     seed:int=0,  # Chooses the validation samples and the part
@@ -317,7 +317,7 @@ def svhn(
     return _images('SVHN', dict(split='train'), dict(split='test'), n, seed, root, bs, device, vocab=range(10))
 
 # %% ../nbs/01_data.ipynb #32ade186
-@known
+@register
 def breast_cancer(
     n:int=None,  # Size of a stratified part of the training set; all 411 where not given
     seed:int=0,  # Chooses the validation samples and the part

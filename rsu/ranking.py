@@ -16,7 +16,7 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
 from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
-from rsu.value import Refused, choose, known
+from rsu.value import Refused, choose, register
 from rsu.data import ForgetSplit, as_fastai, as_they_are, positions, predict, predict_train, subset, targets
 from rsu.recipe import Meter, StepSeed, borrowed, n_classes, optimiser
 from rsu.recipe import _beside
@@ -127,7 +127,7 @@ class Ranker:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        known(cls) # a sequence that ranks again names its ranker in JSON
+        register(cls) # a sequence that ranks again names its ranker in JSON
 
     def score(self,
         learn,        # The trained learner; it is only read

@@ -28,7 +28,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import find_bs, no_random, to_detach, to_device
 from fastcore.basics import patch
 from fastcore.foundation import L
-from rsu.value import Refused, Value, choose, known
+from rsu.value import Refused, Value, choose, register
 from rsu.data import (Order, as_fastai, as_they_are, device_of, is_resident, positions, subset, subset_dls, targets,
                       with_train)
 from rsu.per_sample import check_outputs, evaluating, with_gradients
@@ -37,7 +37,7 @@ from rsu.per_sample import check_outputs, evaluating, with_gradients
 def _conv(c_in, c_out, *after, stride=1): return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), *after]
 
 # %% ../nbs/02_recipe.ipynb #bd21e120
-@known
+@register
 def small_cnn(
     c_in:int=1,  # Channels of the image
     c_out:int=10 # Classes
@@ -48,7 +48,7 @@ def small_cnn(
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, c_out))
 
 # %% ../nbs/02_recipe.ipynb #2751ec31
-@known
+@register
 def cifar_resnet18(
     c_in:int=3,  # Channels of the image
     c_out:int=10 # Classes
@@ -61,7 +61,7 @@ def cifar_resnet18(
     return net
 
 # %% ../nbs/02_recipe.ipynb #fee9cc19
-@known
+@register
 def mlp(
     c_in:int=30,  # Columns
     c_out:int=2,  # Classes

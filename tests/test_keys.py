@@ -1,0 +1,28 @@
+"The keys under which results are stored: they name no module, and stay what they were."
+import pytest
+from rsu.all import (SCRUB, Confidence, Labelled, NegGradPlus, Recipe, SFRon, SeqUnlearn, cifar_resnet18, digits,
+                     fashion_mnist, mlp, rankers, small_cnn)
+from rsu.report import Settings
+from rsu.value import _decode, _encode
+
+# Another key makes every stored bank, oracle and search a stranger's: change one only on purpose.
+values = {
+    'c7f0f19b9f80': Recipe(small_cnn, n_epoch=10, lr=3e-3),
+    'fb80366e568e': Recipe(mlp, n_epoch=2, lr=.01, bs=32, seed=7),
+    'b894aa1e3929': SCRUB(n_epoch=3, lr=1e-3),
+    '38e4088cc5c8': SeqUnlearn(NegGradPlus(), groups=4, order='ascending', rerank=Confidence),
+    '34cc18fb151e': SeqUnlearn(SFRon(), groups=Labelled(('a', 'b', 'b')), schedule='whole'),
+    'cfa2980acdab': Settings(data='digits', forget='random:60', algorithm='scrub'),
+}
+
+@pytest.mark.parametrize('key', values)
+def test_a_key_stays(key): assert values[key].key == key
+
+@pytest.mark.parametrize('key', values)
+def test_json_names_no_module(key):
+    text = values[key].to_json()
+    assert 'rsu.' not in text and type(values[key]).from_json(text) == values[key]
+
+@pytest.mark.parametrize('f', [digits, fashion_mnist, small_cnn, cifar_resnet18, mlp, *rankers().values()])
+def test_what_a_file_may_name(f):
+    assert _encode(f) == {'function': f.__name__} and _decode(_encode(f)) is f
