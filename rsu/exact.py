@@ -6,7 +6,7 @@
 __all__ = ['Retrain', 'Shards', 'SISA', 'Sharded']
 
 # %% ../nbs/11_exact.ipynb #a3ee19a6
-import inspect, warnings
+import copy, inspect, warnings
 from time import perf_counter
 from dataclasses import KW_ONLY
 import numpy as np, torch, torch.nn.functional as F
@@ -111,6 +111,14 @@ class Shards(nn.Module):
         "Take samples out of the shards, where the weights were read from a file that does not show who was forgotten"
         self.members = [[np.setdiff1d(o, at) for o in slices] for slices in self.members]
 
+    def for_export(self):
+        """The networks alone, which vote: what `learn.export` writes.
+        Without the samples of each shard, the seed that assigned them and the checkpoints, nobody can see who is missing."""
+        res = copy.copy(self)
+        res.recipe = res.seed = None
+        res.members,res.assigned,res.checkpoints = [],[],[]
+        return res
+
 # %% ../nbs/11_exact.ipynb #38d4ed1d
 def _slice_epochs(n_epoch, slices):
     "Epochs of each slice, so that a sample is seen `n_epoch` times on average; what is left of an epoch is carried on"
@@ -165,7 +173,12 @@ class SISA(Algorithm):
     def budget(self, split): raise Refused("SISA trains its shards again by itself, so it cannot be one stage after another: give it to unlearn alone.")
 
     def ready(self, learn, split):
-        if not isinstance(learn.model, Shards): raise Refused("SISA forgets only from what it has trained: make the learner by SISA(...).fit(dls, recipe), or retrain by Retrain().")
+        if not isinstance(learn.model, Shards):
+            raise Refused("SISA forgets only from what it has trained: "
+                          "make the learner by SISA(...).fit(dls, recipe), or retrain by Retrain().")
+        if not learn.model.members:
+            raise Refused("This learner was exported, and an export does not hold which samples are in which shard: "
+                          "give the learner that was exported.")
         mine = learn.model.how
         if self not in (SISA(), mine): raise Refused(f"This learner was trained by {mine!r}: give SISA() or that.")
         left = [np.setdiff1d(np.concatenate(o), split.forget) for o in learn.model.members]

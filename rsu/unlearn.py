@@ -913,7 +913,10 @@ _fastai_export = Learner.export
 
 @wraps(_fastai_export)
 def _export(learn, *args, **kwargs):
+    "Without records; of a model that holds more than it needs to predict, what its `for_export` returns"
     apart = {k: vars(learn).pop(k) for k in _noted if k in vars(learn)}
+    apart['model'] = learn.model
+    if hasattr(learn.model, 'for_export'): learn.model = learn.model.for_export()
     try: return _fastai_export(learn, *args, **kwargs)
     finally: vars(learn).update(apart)
 

@@ -15,10 +15,12 @@ from PIL import Image
 from torch import nn
 from rsu.data import ForgetSplit, Samples, loaders, positions, predict_train
 from rsu.evaluate import evaluate
+from rsu.exact import SISA
 from rsu.ledger import Ledger
 from rsu.recipe import Recipe, small_cnn
 from rsu.stream import unlearn_stream
 from rsu.unlearn import FineTune, unlearn
+from rsu.value import Refused
 
 # fastai makes tensors of pandas 3's arrays, which nobody may write to; it writes to none of them.
 pytestmark = pytest.mark.filterwarnings(
@@ -149,3 +151,23 @@ def test_an_export_holds_nothing_about_the_forgotten(tmp_path):
         back = load_learner(tmp_path/'export.pkl')
         same(back.get_preds(dl=back.dls.test_dl(dls.valid_ds)), o.get_preds(dl=o.dls.test_dl(dls.valid_ds)))
         assert back.dls.vocab == ['even', 'odd']
+
+def test_an_export_of_sisa_shows_nobody(tmp_path):
+    "Whoever is missing from the shards was erased, so an export holds neither the shards' samples nor the seed"
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(80, 6, generator=rng), torch.arange(80) % 2
+    dls = loaders(*(Samples(x[at], y[at], ['even', 'odd']) for at in (slice(50), slice(50, 65), slice(65, 80))),
+                  bs=8, device='cpu')
+    erased = [3, 17, 40]
+    new = SISA(2, 2).fit(dls, Recipe(net, n_epoch=2), seed=7).unlearn(ForgetSplit(dls, erased), SISA(), quiet=True)
+    model = new.model
+    new.export(tmp_path/'export.pkl')
+    assert new.model is model and not np.isin(erased, np.concatenate(sum(model.members, []))).any()
+    raw = (tmp_path/'export.pkl').read_bytes()
+    for at in (*sum(model.members, []), *sum(model.assigned, [])): assert at.tobytes() not in raw
+    back = load_learner(tmp_path/'export.pkl')
+    kept = {k: v for k, v in vars(back.model).items() if not k.startswith('_') and k not in ('training', 'how')}
+    assert kept == dict(recipe=None, seed=None, members=[], assigned=[], checkpoints=[])
+    same(back.get_preds(dl=back.dls.test_dl(dls.valid_ds)), new.get_preds(dl=new.dls.test_dl(dls.valid_ds)))
+    with pytest.raises(Refused, match='was exported.*which samples are in which shard'):
+        unlearn(Learner(dls, back.model, new.loss_func), ForgetSplit(new.dls, [1]), SISA(), quiet=True)
