@@ -17,10 +17,10 @@ from rsu.attack import margin
 from rsu.recipe import _loss_key
 from rsu.ranking import Ranker, Ranking
 from rsu.ascent import NegGradPlus
-from rsu.unlearn import Algorithm, _asked, digest, seen_by, unlearn
+from rsu.unlearn import Algorithm, _asked, digest, unlearn
 from rsu.sequence import SeqUnlearn
 from rsu.runs import unlearn_many
-from rsu.evaluate import _against, _looked, _measured, fit_oracles
+from rsu.evaluate import _looked, _measured, _of_record, fit_oracles
 
 # %% ../nbs/42_compare.ipynb #041abb51
 class UnlearnProbe(Ranker):
@@ -124,17 +124,20 @@ def evaluate_stages(
     oracles=3,        # Retrained models to compare with: how many, 2 or more, or the learners themselves
     path=None,        # A folder that keeps the oracles
     quiet:bool=False  # No progress bar
-) -> Comparison:      # A row for each stage (0 is before the first) and group: the measures that need answers and margins alone (`measure_table`)
+) -> pd.DataFrame:    # A row for each stage (0 is before the first) and group, with the measures that need answers and
+                      # margins alone (`measure_table`); `x_se` is the standard error of `x` over samples
     "What became of every group, stage after stage, against oracles"
     rec = new.unlearning
     if not rec.seen: raise Refused("This record does not hold what the model made of the samples after each stage: unlearn again.")
+    n = oracles if isinstance(oracles, int) else len(oracles)
+    if n < 2: raise Refused(f"oracles={n} cannot be compared with each other: ask for 2 or more.")
     if isinstance(oracles, int): oracles = fit_oracles(rec.parent, rec.split, oracles, path, quiet)
-    if len(oracles) < 2: raise Refused(f"oracles={len(oracles)} cannot be held against each other: ask for 2 or more.")
-    refs = [seen_by(o.model, rec.split) for o in oracles]
+    refs = [_looked(o.model, rec.split) for o in oracles]
     parts = {'all': np.arange(len(rec.split)), **{k: np.searchsorted(rec.split.forget, at) for k,at in rec.groups.items()}}
-    told = enumerate(zip(rec.seen, ['',*rec.stages.group]))
-    return Comparison([dict(stage=i, forgot=what, group=k, **_against(seen, refs, at))
-                       for i,(seen,what) in told for k,at in parts.items()])
+    rows = []
+    for i,(seen,what) in enumerate(zip(rec.seen, ['',*rec.stages.group])):
+        rows += _rows(_of_record(seen), refs, parts, stage=i, forgot=what)
+    return pd.DataFrame(rows)
 
 # %% ../nbs/42_compare.ipynb #088d9057
 def matched(

@@ -111,7 +111,14 @@ def _tell(learn, split):
 
 def _seen(o):
     "The same as `seen_by` tells it"
-    return dict(right=o.right['forget'], phi=o.phi['forget'], phi_test=o.phi['test'], **{k: o.right[k].mean() for k in ('retain','valid','test')})
+    others = {k: o.right[k] for k in ('retain','valid','test')}
+    return dict(right=o.right['forget'], phi=o.phi['forget'], phi_test=o.phi['test'],
+                **{k: v.mean() for k,v in others.items()}, **{f'right_{k}': v for k,v in others.items()})
+
+def _of_record(seen):
+    "What a record keeps of a stage, as a `_Told` without network and logits"
+    right = dict(forget=seen['right'], **{k: seen[f'right_{k}'] for k in ('retain','valid','test')})
+    return _Told(None, right, dict(forget=seen['phi'], test=seen['phi_test']), {}, {})
 
 # %% ../nbs/41_evaluate.ipynb #e852e775
 def _against(seen, oracles, at=None):

@@ -658,17 +658,19 @@ def _right(model, split):
 def seen_by(
     model,            # A network
     split:ForgetSplit # What must be forgotten, and the loaders
-) -> dict:            # right (n,) bool and phi (n,), its margins, on the samples to forget; phi_test (m,); accuracy on retain, valid and test
+) -> dict:            # Of the samples to forget: right (n,) bool, and phi (n,), their margins; phi_test (m,); of retain,
+                      # valid and test the accuracy and, as right_retain for example, which are classified correctly
     "What a model makes of the samples: all that a record keeps of a stage"
     logits,y = predict_train(model, split.dls)
     right,phi = (logits.argmax(1) == y).numpy(), margin(logits, y)
-    res = dict(right=right[split.forget], phi=phi[split.forget], retain=right[split.retain].mean())
+    res = dict(right=right[split.forget], phi=phi[split.forget], right_retain=right[split.retain])
     for k in ('valid','test'):
         logits,y = predict(model, getattr(split, k))
-        res[k] = (logits.argmax(1) == y).double().mean().item()
-    return dict(res, phi_test=margin(logits, y))
+        res[f'right_{k}'] = (logits.argmax(1) == y).numpy()
+    return dict(res, **{k: res[f'right_{k}'].mean() for k in _others}, phi_test=margin(logits, y))
 
 _others = ('retain','valid','test')
+_by_sample = ('right', *(f'right_{k}' for k in _others), 'phi', 'phi_test')
 
 def _by_group(seen, split, groups):
     "Accuracy on forget and on every group beside the others"
@@ -822,7 +824,7 @@ class _Kept:
         memory = {f'memory.{i}.{k}': v for i,o in (carry.state if carry else {}).items() for k,v in o.items() if torch.is_tensor(v)}
         turn = np.zeros(len(self.split), dtype=np.int32) # of each sample
         for i,s in enumerate([*done, *todo]): turn[np.searchsorted(self.split.forget, s.forget)] = i
-        seen = {k: torch.stack([torch.as_tensor(o[k]) for o in told]) for k in ('right','phi','phi_test')}
+        seen = {k: torch.stack([torch.as_tensor(o[k]) for o in told]) for k in _by_sample}
         seen['turn'] = torch.as_tensor(turn)
         facts = dict(rows=json.dumps(rows), others=json.dumps([{k: float(o[k]) for k in _others} for o in told]))
         if self.split.secret is not None: seen,facts = dict(sealed=_seal(self.split.secret, seen, facts)),{}
@@ -849,7 +851,9 @@ class _Kept:
         stages = self.how.regrouped(stages, self.split, [self.split.forget[turn == i] for i,s in enumerate(stages) if len(s.forget)])
         if carry := stages[0].carry:
             for k,v in part('memory.').items(): carry.state.setdefault(int(k.split('.')[0]), {})[k.split('.')[1]] = v
-        return stages[len(rows):], stages[:len(rows)], rows, [dict(o, right=r.numpy(), phi=p, phi_test=q) for o,r,p,q in zip(others, *(tensors[k] for k in ('right','phi','phi_test')))]
+        by_sample = {k: tensors[k] if k.startswith('phi') else tensors[k].numpy() for k in _by_sample}
+        told = [dict(o, **{k: v[i] for k,v in by_sample.items()}) for i,o in enumerate(others)]
+        return stages[len(rows):], stages[:len(rows)], rows, told
 
 # %% ../nbs/10_unlearn.ipynb #83918f5c
 def unlearn(
