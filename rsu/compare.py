@@ -90,6 +90,7 @@ def compare_orders(
     runs = list(_studied(orders, algorithms, seeds, groups, more))
     n = oracles if isinstance(oracles, int) else len(oracles)
     if n < 2: raise Refused(f"oracles={n} cannot be held against each other: ask for 2 or more.")
+    ranking.valid, ranking.test # refuse a split without such samples
     for *_,how in runs: _asked(learn, ranking, how) # refuses what cannot be done before any work
     divided = runs[0][-1].stages(ranking)
     parts = {'all': np.arange(len(ranking)), **{s.name: np.searchsorted(ranking.forget, s.forget) for s in divided if len(s.forget)}}
@@ -129,6 +130,7 @@ def evaluate_stages(
     "What became of every group, stage after stage, against oracles"
     rec = new.unlearning
     if not rec.seen: raise Refused("This record does not hold what the model made of the samples after each stage: unlearn again.")
+    rec.split.valid, rec.split.test # refuse a split without such samples
     n = oracles if isinstance(oracles, int) else len(oracles)
     if n < 2: raise Refused(f"oracles={n} cannot be compared with each other: ask for 2 or more.")
     if isinstance(oracles, int): oracles = fit_oracles(rec.parent, rec.split, oracles, path, quiet)

@@ -318,6 +318,7 @@ def _gathered(models, oracles, path, controls, quiet):
     if not models: raise Refused('There is no model: give what learn.unlearn(...) returned.')
     rec = _record([(k, o) for k,os in models.items() for o in os] + [(f'oracle {i}', o) for i,o in enumerate(refs or [])])
     if (n := oracles if refs is None else len(refs)) < 2: raise Refused(f"oracles={n} cannot be held against each other: ask for 2 or more.")
+    rec.split.valid, rec.split.test # refuse a split without such samples
     for c in controls: choose('control', c, _controls)
     for o in [o for os in models.values() for o in os] + (refs or []): check_outputs(o.model, rec.split.dls)
     if refs is None: refs = fit_oracles(rec.parent, rec.split, n, path, quiet)

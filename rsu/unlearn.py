@@ -31,7 +31,8 @@ from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
 from rsu.value import Refused, Value, check_writable, choose, _integer
 from rsu.data import (ForgetSplit, as_they_are, batches, drawn, lone, positions, predict, predict_train, read_shard,
-                      shuffled, subset, targets, weights_of, write_shard, _seal, _unseal)
+                      shuffled, subset, targets, weights_of, with_train, write_shard, _is_empty,
+                      _seal, _unseal)
 from rsu.attack import margin
 from rsu.recipe import Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser
 from rsu.per_sample import (averaged, check_outputs, class_weights, copied, divisor, evaluating, weighted_mean,
@@ -633,6 +634,8 @@ def _target(until, split, before):
 # %% ../nbs/10_unlearn.ipynb #a1d177c0
 def _twin(learn, dls):
     "A learner with a copy of the weights and with callbacks of its own: fastai's default ones, and those that set the precision"
+    if len(learn.dls.loaders) > 1 and all(map(_is_empty, dls.loaders[1:])):
+        dls = with_train(learn.dls, dls.train) # a split of training data alone: the learner's own validation stays
     new = copy.copy(learn)
     for cb in learn.cbs: new.__dict__.pop(cb.name, None)
     new.model,new.opt,new.dls,new.metrics = copied(learn.model), None, dls, copy.deepcopy(learn.metrics)
@@ -655,19 +658,27 @@ def _right(model, split):
     logits,y = predict_train(model, split.dls)
     return (logits.argmax(1) == y).numpy()
 
+def _right_and_margins(model, dl):
+    "Of each sample of a loader whether it is classified correctly (n,) bool, and its margin (n,)"
+    if not len(positions(dl)): return np.array([], dtype=bool), torch.tensor([])
+    logits,y = predict(model, dl)
+    return (logits.argmax(1) == y).numpy(), margin(logits, y)
+
 def seen_by(
     model,            # A network
     split:ForgetSplit # What must be forgotten, and the loaders
 ) -> dict:            # Of the samples to forget: right (n,) bool, and phi (n,), their margins; phi_test (m,); of retain,
-                      # valid and test the accuracy and, as right_retain for example, which are classified correctly
+                      # valid and test the accuracy and, as right_retain for example, which are classified correctly;
+                      # no valid and test samples have the accuracy NaN
     "What a model makes of the samples: all that a record keeps of a stage"
     logits,y = predict_train(model, split.dls)
     right,phi = (logits.argmax(1) == y).numpy(), margin(logits, y)
     res = dict(right=right[split.forget], phi=phi[split.forget], right_retain=right[split.retain])
-    for k in ('valid','test'):
-        logits,y = predict(model, getattr(split, k))
-        res[f'right_{k}'] = (logits.argmax(1) == y).numpy()
-    return dict(res, **{k: res[f'right_{k}'].mean() for k in _others}, phi_test=margin(logits, y))
+    for k,dl in zip(('valid','test'), split.dls.loaders[1:]):
+        res[f'right_{k}'],res['phi_test'] = _right_and_margins(model, dl)
+    return dict(res, **{k: _mean(res[f'right_{k}']) for k in _others})
+
+def _mean(right): return right.mean() if len(right) else np.nan
 
 _others = ('retain','valid','test')
 _by_sample = ('right', *(f'right_{k}' for k in _others), 'phi', 'phi_test')
@@ -882,6 +893,7 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     _goes_on(learn, split)
     _first_optimiser()
     todo,new = how.stages(split), _twin(learn, split.retain_dls)
+    if any(isinstance(o, str) and o == 'valid' for o in (until, *(s.until for s in todo))): split.valid # there must be some
     _joins([*new.cbs, *L(cbs)], split, how)
     _direct(learn, L(cbs), split, how)
     if quiet and (odd := [cb for cb in L(cbs) if isinstance(cb, ShowGraphCallback)]):

@@ -326,8 +326,7 @@ class Float(Plain):
     (lambda: three(y=y*2-1), 'go from -1 to 3: number the classes from 0'),
     (lambda: three(lambda a, b: a), 'A batch must be tensors'),
     (lambda: [[1, 2]], 'has a list where a loader is wanted'),
-    (lambda: (TensorDataset(x, y),)*3, 'has a TensorDataset where a loader'),
-    (lambda: three().train, 'no validation loader')])
+    (lambda: (TensorDataset(x, y),)*3, 'has a TensorDataset where a loader')])
 def test_data_that_are_not_one_class_a_sample(dls, says):
     with pytest.raises(Refused, match=f'(?s){says}'): ForgetSplit(dls(), [1])
 
