@@ -167,8 +167,8 @@ class IndexLoader(TfmdDL):
 
     def __iter__(self):
         self.randomize(); self.before_iter()
-        idx = torch.as_tensor(self.get_idxs(), device=self.dataset.tensors[0].device)
-        for i in idx.split(self.bs):
+        idx = torch.as_tensor(self.get_idxs(), dtype=torch.long, device=self.dataset.tensors[0].device)
+        for i in idx.split(self.bs) if len(idx) else ():
             yield self.after_batch(to_device(tuple(t.detach() for t in self.dataset[i]), self.device))
         self.after_iter()
 
@@ -916,6 +916,26 @@ def _loader_like(dl, test):
     dl = as_fastai(dl)
     return dl.new(test, **({} if is_resident(test) or not isinstance(dl, IndexLoader) else dict(cls=TfmdDL)))
 
+def _trains_alone(dls): return not any(len(positions(o)) for o in dls.loaders[1:])
+
+def _without_held_out(dls):
+    "`dls` with an empty validation and an empty test loader"
+    res,train = copy.copy(dls),as_fastai(dls.loaders[0])
+    res.loaders = [train, *(subset(train, []) for _ in range(2))]
+    return res
+
+def _is_empty(dl):
+    "Is it a validation or test loader of `_without_held_out`?"
+    return getattr(dl, 'n', None) == 0
+
+def _held_out(dls, name):
+    "The 'validation' or 'test' loader; `Refused` where it has no samples"
+    i = ['training','validation','test'].index(name)
+    if len(dls.loaders) > i and len(positions(dls.loaders[i])): return dls.loaders[i]
+    raise Refused(f"There are no {name} samples, which are needed here: "
+                  "give ForgetSplit loaders (train, valid, test), or test= samples that the model was not trained on, "
+                  "of which half are for validation.")
+
 def _with_test(dls, test, seed):
     """`dls` with three loaders, of which validation and test are read in order.
     The test loader is the third of `dls`, or `test`, or one divided from valid."""
@@ -943,13 +963,14 @@ def _with_test(dls, test, seed):
 class ForgetSplit:
     "An erasure request: which training samples must be forgotten, and the loaders that go with them"
     def __init__(self,
-        dls,             # `DataLoaders`, or loaders (train, valid, test); one with `test`. Training data are indexable
+        dls,             # `DataLoaders`, or loaders (train, valid, test); or one, of indexable training data
         forget,          # Positions or mask; 'random:60', 'random:0.05', 'class:3'; files; .csv of ids; values of `by`
         by=None,         # Column of the training set's frame (or an array (N,)) that says whose each sample is
         seed:int=0,      # Draws 'random:...', and divides valid where there is no test loader
         test=None        # A test loader or data set, where `dls` has none
     ):
-        dls = _with_test(_gathered(dls), test, seed)
+        dls = _gathered(dls)
+        dls = _without_held_out(dls) if test is None and _trains_alone(dls) else _with_test(dls, test, seed)
         self.dls,self.forget = dls,_checked(_ask(dls, forget, by, seed), len(dls.train_ds), positions(dls.train))
         self.y = targets(dls)
         _look_through(dls)
@@ -964,12 +985,12 @@ class ForgetSplit:
         return np.setdiff1d(positions(self.dls.train), self.forget)
     @property
     def valid(self):
-        "The validation loader: for tuning, scores and early stopping"
-        return self.dls.loaders[1]
+        "The validation loader: for tuning, scores and early stopping; `Refused` where the split has none"
+        return _held_out(self.dls, 'validation')
     @property
     def test(self):
-        "The test loader: for the final evaluation alone"
-        return self.dls.loaders[2]
+        "The test loader: for the final evaluation alone; `Refused` where the split has none"
+        return _held_out(self.dls, 'test')
     @property
     def retain_dls(self) -> DataLoaders:
         "Loaders whose training part is what stays"
@@ -1002,7 +1023,7 @@ class ForgetSplit:
     def held(self) -> str:
         "Twelve hexadecimal digits of the validation and test samples: results that hang on them are told apart by it"
         h = hashlib.sha256()
-        for dl in (self.valid, self.test):
+        for dl in self.dls.loaders[1:]:
             at = positions(dl)
             h.update(at.tobytes())
             _update(h, dl, at)
@@ -1010,7 +1031,7 @@ class ForgetSplit:
 
     def __len__(self): return len(self.forget)
     def __repr__(self):
-        n = [len(self.forget), len(self.retain), len(positions(self.valid)), len(positions(self.test))]
+        n = [len(self.forget), len(self.retain), *(len(positions(o)) for o in self.dls.loaders[1:])]
         return "{}: forget {}, retain {}, valid {}, test {} samples".format(type(self).__name__, *n)
 
 # %% ../nbs/01_data.ipynb #7c093b94

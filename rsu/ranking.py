@@ -17,7 +17,8 @@ from fastai.learner import Learner
 from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
 from rsu.value import Refused, choose, register
-from rsu.data import ForgetSplit, as_fastai, as_they_are, positions, predict, predict_train, subset, targets
+from rsu.data import (ForgetSplit, as_fastai, as_they_are, positions, predict, predict_train, subset, targets,
+                      _held_out)
 from rsu.recipe import Meter, StepSeed, borrowed, n_classes, optimiser
 from rsu.recipe import _beside
 from rsu.per_sample import (called, check_outputs, copied, evaluating, input_grads, refuse_batch_loss, sample_grads,
@@ -382,7 +383,7 @@ class _Patience(Callback):
 
 def _tuned(learn, n_epoch, lr, bs, patience, seed):
     "A copy of the model, trained on the validation samples"
-    valid = as_fastai(learn.dls.valid)
+    valid = as_fastai(_held_out(learn.dls, 'validation'))
     new = Learner(learn.dls, copied(learn.model), learn.loss_func, opt_func=optimiser('sgd', .9, 5e-4))
     with no_random(seed), borrowed(new, subset(valid, positions(valid), bs, seed), quiet=True):
         new.fit(n_epoch, lr, cbs=[StepSeed(seed), _Patience(patience)])
@@ -459,7 +460,7 @@ class RMIA(_Banked):
 
     def score(self, learn, at):
         bank,_ = self._columns(learn, at)
-        valid,phi_valid = as_fastai(learn.dls.valid), self.bank.phi_valid
+        valid,phi_valid = as_fastai(_held_out(learn.dls, 'validation')), self.bank.phi_valid
         if len(valid.dataset) != phi_valid.shape[1]: raise Refused(f"The bank speaks of {phi_valid.shape[1]} validation samples and the learner has {len(valid.dataset)}: fit the bank to this learner.")
         population = margin(*predict(learn.model, valid)), phi_valid[:,positions(valid)]
         p,p_refs,p_pop,p_pop_refs = (o.double().sigmoid() for o in (_phi(learn, at), bank.phi, *population))

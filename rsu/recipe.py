@@ -30,7 +30,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.value import Refused, Value, choose, register
 from rsu.data import (Order, as_fastai, as_they_are, device_of, is_resident, positions, subset, subset_dls, targets,
-                      with_train)
+                      with_train, _is_empty)
 from rsu.per_sample import check_outputs, evaluating, with_gradients
 
 # %% ../nbs/02_recipe.ipynb #39d817c4
@@ -243,10 +243,14 @@ def borrowed(
     if train is not None: settings['dls'] = with_train(learn.dls, train)
     if quiet: settings.update(logger=_silent, create_mbar=False)
     before,cbs = {k: getattr(learn, k) for k in settings}, learn.cbs.copy()
+    reading = [cb for cb in L(joining) if _reads_validation(cb)]
+    nothing = any(map(_is_empty, learn.dls.loaders[1:2]))
+    if nothing and reading:
+        raise Refused(f"{type(reading[0]).__name__} reads results of validation, and there are no validation samples: "
+                      "leave it out, or give the split a validation loader.")
     for k,v in settings.items(): setattr(learn, k, v)
-    if quiet:
-        learn.remove_cbs(ProgressCallback)
-        if not any(_reads_validation(cb) for cb in L(joining)): learn.add_cb(TrainOnly())
+    if quiet: learn.remove_cbs(ProgressCallback)
+    if nothing or quiet and not reading: learn.add_cb(TrainOnly())
     try:
         with with_gradients(), _lean(learn), _unfetched(learn) if quiet else nullcontext(): yield learn
     finally:
