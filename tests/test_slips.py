@@ -116,11 +116,22 @@ def test_settings(learn, split):
             def before_fit(self): began.append(1)
         with pytest.raises(Refused, match=says): learn.unlearn(risk, how, cbs=Watch(), quiet=True)
         assert not began
-    for bad in (lambda: UNSIR(repeats=0), lambda: UNSIR(penalty=-1.), lambda: UNSIR(noise_lr=0.), lambda: UNSIR(per_class=.5), lambda: SCRUB(T=0.), lambda: SCRUB(alpha=float('nan')), lambda: SCRUB(msteps=-1),
-                lambda: SFRon(clip=0.), lambda: SFRon(alpha=-1.), lambda: Influence(alpha=-1.), lambda: Fisher(alpha=float('inf')), lambda: SISA(shards=2.5), lambda: Retrain(bs_forget=4),
-                lambda: CFk(k=1.5), lambda: SeqUnlearn(SCRUB(), repair=Retrain()), lambda: SeqUnlearn(SCRUB(), repair=MSG()), lambda: SeqUnlearn(SCRUB(), rerank=LiRA), lambda: SeqUnlearn(SCRUB(), 2.5),
-                lambda: SFRon(every=2.5), lambda: AMUN(steps=2.5), lambda: NegGradPlus('a'), lambda: SCRUB(alpha=None), lambda: Quantiles('3'), lambda: ByChance(2.5), lambda: Thresholds(.5), lambda: EUk().budget(split)):
-        with pytest.raises(Refused): bad()
+    for bad, words in [(lambda: UNSIR(repeats=0), 'repeats=0'), (lambda: UNSIR(penalty=-1.), 'penalty=-1.0'),
+                       (lambda: UNSIR(noise_lr=0.), 'noise_lr=0.0'), (lambda: UNSIR(per_class=.5), 'per_class=0.5'),
+                       (lambda: SCRUB(T=0.), 'T=0.0'), (lambda: SCRUB(alpha=float('nan')), 'alpha=nan'),
+                       (lambda: SCRUB(msteps=-1), 'msteps=-1'), (lambda: SCRUB(alpha=None), 'of the wrong kind'),
+                       (lambda: SFRon(clip=0.), 'clip=0.0'), (lambda: SFRon(alpha=-1.), 'alpha=-1.0'),
+                       (lambda: SFRon(every=2.5), 'every=2.5'), (lambda: Influence(alpha=-1.), 'alpha=-1.0'),
+                       (lambda: Fisher(alpha=float('inf')), 'alpha=inf'), (lambda: SISA(shards=2.5), 'shards=2.5'),
+                       (lambda: Retrain(bs_forget=4), 'bs_forget would change nothing'), (lambda: CFk(k=1.5), 'k=1.5'),
+                       (lambda: AMUN(steps=2.5), 'steps=2.5'), (lambda: NegGradPlus('a'), 'of the wrong kind'),
+                       (lambda: SeqUnlearn(SCRUB(), repair=Retrain()), 'on retained samples alone'),
+                       (lambda: SeqUnlearn(SCRUB(), repair=MSG()), 'on retained samples alone'),
+                       (lambda: SeqUnlearn(SCRUB(), rerank=LiRA), 'needs more than the model'),
+                       (lambda: SeqUnlearn(SCRUB(), 2.5), 'groups=2.5'), (lambda: Quantiles('3'), "groups='3'"),
+                       (lambda: ByChance(2.5), 'groups=2.5'), (lambda: Thresholds(.5), 'of the wrong kind'),
+                       (lambda: EUk().budget(split), 'How long EUk trains')]:
+        with pytest.raises(Refused, match=words): bad()
     with pytest.raises(Refused, match='One retained sample'): learn.unlearn(ForgetSplit(learn.dls, range(1, 200)), Retrain(), quiet=True)
 
 def test_settings_may_be_numpys(learn, split):

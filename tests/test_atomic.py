@@ -1,0 +1,43 @@
+"A file that is written again is replaced as a whole: who reads it meanwhile reads the old one to its end."
+import json, os
+
+import pytest, torch
+from rsu import cli, ledger, reference, tune
+from rsu.data import write_shard
+
+def shard(file, n): write_shard(file, dict(a=torch.full((9,), float(n))))
+def note(file, n): reference._replace(file, dict(a=n))
+def settings(file, n): cli._write(file, dict(a=n))
+
+def copied(file, n):
+    source = file.parent.parent/'source'
+    source.write_text(f'{n}'*9, encoding='utf-8')
+    reference._copy(source, file)
+
+def key(file, n): os.replace(ledger._write_key(file, b'k'*32, n), file)
+
+def journal(file, n):
+    "The second time with a line that a killed process has left half written"
+    if n == 1: file.write_text('{"a": 1}\n{"a"', encoding='utf-8')
+    else: tune._mend(file.parent)
+
+@pytest.mark.parametrize('write', [shard, note, settings, copied, key, journal], ids=lambda o: o.__name__)
+def test_a_file_is_replaced_as_a_whole(write, tmp_path, capsys):
+    folder = tmp_path/'kept'
+    folder.mkdir()
+    file = folder/('search.jsonl' if write is journal else 'a.json')
+    write(file, 1)
+    before = file.read_bytes()
+    with open(file, 'rb') as reader:
+        write(file, 2)
+        assert reader.read() == before
+    assert file.read_bytes() != before
+    assert [o.name for o in folder.iterdir() if o.suffix != '.lock'] == [file.name]
+
+def test_a_ledger_is_replaced_as_a_whole(tmp_path):
+    book = ledger.Ledger(tmp_path/'a')
+    book._write(dict(entries=[]))
+    with open(book.file, 'rb') as reader:
+        before = book.file.read_bytes()
+        book._write(dict(entries=[], by='person'))
+        assert reader.read() == before and json.loads(book.file.read_text(encoding='utf-8'))['by'] == 'person'
