@@ -6,7 +6,7 @@
 __all__ = ['recipe_for', 'run', 'search', 'forget', 'parser', 'main']
 
 # %% ../nbs/60_cli.ipynb #901b04d0
-import argparse, inspect, json, os, shlex, sys, traceback, warnings
+import argparse, inspect, json, os, re, shlex, sys, traceback, warnings
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,9 @@ from rsu.evaluate import evaluate_runs, main_measures
 from rsu.intervals import summarise
 from rsu.tune import tune, _search_for
 from rsu.report import Settings, datasets, from_toml, load_data, named, named_algorithm, spelt_out, to_toml, versions, write_report
-from rsu.ledger import Ledger
-from rsu.stream import RetrainingDue, StillKnown, unlearn_stream
+from rsu.ledger import Ledger, _open_requests
+from rsu.stream import RetrainingDue, StillKnown, unlearn_stream, _answered_by
+from rsu.erasure import write_page
 
 # %% ../nbs/60_cli.ipynb #44209f51
 from rsu.data import _table
@@ -141,7 +142,7 @@ def _check(s):
     choose('ranker', s.ranker, _rankers)
     _sequence(s)
     if s.references < 2 or s.references % 2: raise Refused(f"references={s.references} cannot come in pairs of halves: give an even number, 2 or more.")
-    if s.oracles < 2: raise Refused(f"oracles={s.oracles} cannot be held against each other: ask for 2 or more.")
+    if s.oracles < 2: raise Refused(f"oracles={s.oracles} cannot be compared with each other: give 2 or more.")
     for k in ('n_epoch','train_epochs'):
         if getattr(s, k) is not None and getattr(s, k) < 1: raise Refused(f"{k}={getattr(s, k)} trains nothing: give 1 or more.")
     if not 0 <= s.seed < 2**32: raise Refused(f"seed={s.seed} is no seed: give a whole number from 0 to {2**32-1}.")
@@ -365,14 +366,19 @@ def _policy(s):
     if plain and isinstance(s.algorithm, str) and ',' not in s.algorithm: return _algorithm(s.algorithm).given(s.n_epoch, s.lr)
     return lambda split: _sequence(s.but(groups=min(s.groups, len(split))) if isinstance(s.groups, int) else s, split).given(s.n_epoch, s.lr)
 
-def _first(s, dls, by, folder):
-    "Refuse a request that cannot be, before a ledger is made for it"
+def _forgets_all(s):
+    "Refuse settings by which a request would leave some of its samples as they are"
+    if 'none' in np.ravel(_each(s.algorithm, str)):
+        raise Refused("The algorithm 'none' forgets nothing, and a request must forget all of its samples: name another.")
+
+def _first(s, dls, by, ledger):
+    "Refuse a request that cannot be answered, before a ledger is made; the numbers of the requests that answered it before"
     if _top(s.forget): raise Refused("top:... chooses samples for a study: a request names them, by a .csv of ids.")
     if by and ':' in s.forget and not Path(s.forget).exists(): raise Refused(f"'{s.forget}' names samples, and a ledger by {by} knows whose they are: give a .csv of values of {by}.")
-    if (Path(folder)/'ledger.json').exists(): return
-    ForgetSplit(dls, s.forget, by, s.seed)
-    for name in ('report.html','report.ipynb'):
-        if (Path(folder)/name).exists(): raise Refused(f"'{Path(folder)/name}' is there and is not this ledger's: move it, or name another folder.")
+    if not len(ledger): ForgetSplit(dls, s.forget, by, s.seed)
+    answered = _answered_by(ledger, dls, s.forget, s.seed)
+    for k in (*answered, len(ledger)+1): ledger.check_page(k)
+    return answered
 
 def _bank(folder, ledger):
     "The bank in the folder; None where it was purged, or a purge of it was begun"
@@ -393,12 +399,7 @@ def _of_purge(copy):
     path = os.path.relpath(copy.path)
     if copy.state == 'removed': return f"Purged: {path}"
     return (f"NOT PURGED, {copy.state}: {path}. It holds traces of forgotten samples and stays on the list: "
-            f"remove it, and confirm that by Ledger(...).removed({path!r}).")
-
-def _is_open(entries):
-    "Which requests are open: that of the last entry of some id"
-    last = {o: e for e in entries for o in e['ids']}
-    return sorted({e['request'] for e in last.values() if e.get('open')})
+            f"remove it, and confirm that by the same command with --removed {shlex.quote(path)}.")
 
 # %% ../nbs/60_cli.ipynb #e64f2be6
 def forget(
@@ -409,14 +410,16 @@ def forget(
     by=None,       # Column that says whose each sample is
     key=None,      # File of the ledger's key; beside the folder, '<folder>.key', where not given
     bank=None,     # Folder of a reference bank, by which the drift is judged
-    purge=False    # Remove what was made from forgotten samples, the old weights among them
-) -> Path:         # The report
-    "Answer an erasure request: unlearned weights, an entry in the ledger, and a report"
+    purge=False,   # Remove what was made from forgotten samples, the old weights among them
+    removed=()     # Files and folders on the ledger's list that were removed by hand
+) -> list:         # Of `Path`: the pages of the requests that answer this one
+    "Answer an erasure request: unlearned weights, an entry in the ledger, and a page"
+    _forgets_all(s)
     _check(s.but(oracles=max(2, s.oracles)))
     if s.oracles == 1: raise Refused("oracles=1 cannot be compared with another: give 2 or more, or none.")
     dls,policy,ledger = load_data(s), _policy(s), Ledger(out, by, key)
-    _first(s, dls, by, out)
-    begun = len(ledger)
+    answered,begun = _first(s, dls, by, ledger), len(ledger)
+    for o in removed: ledger.removed(o)
     if not Path(weights).exists() and not begun:
         raise Refused(f"There is no file '{weights}': give the model's weights as a .safetensors file.")
     if bank is None and 'bank' in _asks(s.ranker) and s.groups != 1: raise Refused(f"The ranker '{s.ranker}' asks for a reference bank: give its folder with --bank, or take confidence.")
@@ -428,10 +431,19 @@ def forget(
         for kind in (RetrainingDue, StillKnown, Diverged): warnings.simplefilter('always', kind)
         unlearn_stream(learn, [s.forget], policy, ledger, ranker, refs, s.oracles, made, seed=s.seed, quiet=True)
     for e in ledger.entries[begun:]: print(_answered(e))
-    for o in said: print(o.message)
-    if still := _is_open(ledger.entries): print(f"Open requests: {', '.join(map(str, still))}")
+    for o in said: print(_by_options(str(o.message), 'forget'))
+    if still := _open_requests(ledger.entries): print(f"Open requests: {', '.join(map(str, still))}")
     if purge: print('\n'.join(map(_of_purge, ledger.purge().itertuples())) or 'Nothing to purge.')
-    return write_report(out, 'erasure')
+    return [_page(ledger, k) for k in _shown(ledger.entries, begun, answered)]
+
+def _shown(entries, begun, answered):
+    "Requests whose pages say something new: those made, with those that they close; or else those that answered before"
+    made = range(begun+1, len(entries)+1)
+    return [*(k for k in answered if entries[k-1].get('open')), *made] if made else answered
+
+def _page(ledger, request):
+    ledger.claim_page(request)
+    return write_page(ledger.path, request)
 
 # %% ../nbs/60_cli.ipynb #602e3ca2
 class _Parser(argparse.ArgumentParser):
@@ -445,12 +457,32 @@ _examples = """examples:
   rsu forget --data my.data:loaders --model my.net:make --weights model.safetensors --forget erase.csv --out requests
   rsu tune --data digits --forget random:60 --algorithm scrub,neggradplus --budget 40 --seed 1000 --out runs/search"""
 
+# %% ../nbs/60_cli.ipynb #60a10003
+def _options():
+    "The options of each command, by the names of their settings"
+    jobs = parser()._subparsers._group_actions[0].choices
+    return {job: {o.dest: o.option_strings[-1] for o in p._actions} for job,p in jobs.items()}
+
+_call = r"\w+\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
+_setting = rf"{_call}|(?<!\w)'[^']*'|(?<![\w.'-])(?P<name>[a-z_]+)=(?P<value>'[^']*'|[-+\w.]*\w)?"
+
+def _by_options(message, command):
+    "A message as a user of the shell reads it: the settings of a command by their options, `--oracles 2` for oracles=2"
+    every = _options()
+    def option(found):
+        name,value = found['name'],(found['value'] or '').strip("'")
+        job = command if name in every[command] else next((k for k,o in every.items() if name in o), None)
+        if name is None or job is None: return found[0]
+        said = f"{every[job][name]} {shlex.quote(value)}" if value else every[job][name]
+        return said if job == command else f'{said} of rsu {job}'
+    return re.sub(_setting, option, message)
+
 # %% ../nbs/60_cli.ipynb #669d6a08
 def _forget_options(f, add):
     "What `rsu forget` asks for beside how to forget"
     f.set_defaults(groups=1, ranker='confidence', oracles=0)
     g = f.add_argument_group('what')
-    add(g, 'data', f"the training data: package.module:function that returns DataLoaders, or {', '.join(datasets)}", metavar='NAME', required=True)
+    add(g, 'data', f"the training data: package.module:function that returns DataLoaders, or loaders (train, valid, test), fastai's or PyTorch's; or {', '.join(datasets)}", metavar='NAME', required=True)
     add(g, 'n', "training samples of one of the package's data sets", type=int, metavar='N')
     add(g, 'forget', 'ids.csv: a column id of positions, or of values of the column --by; or class:3', metavar='WHAT', required=True)
     add(g, 'network', f"one of the package's networks, where --model is not given: {', '.join(_networks)}", metavar='NAME')
@@ -461,14 +493,17 @@ def _forget_options(f, add):
     g.add_argument('--weights', required=True, metavar='FILE', help="the model's weights, .safetensors")
     g = f.add_argument_group('the rest')
     g.add_argument('--ranker', metavar='NAME',
-                   help='ranks the samples where there are groups by risk [confidence]')
+                   help='how samples are ranked by risk, for --groups of 2 or more [confidence]')
     g.add_argument('--oracles', metavar='N', type=int,
                    help='retrained models to compare the result with, where the recipe is known; '
                         'also added to a request that was answered before [0]')
     add(g, 'seed', 'of everything', type=int, metavar='N')
     g.add_argument('--purge', action='store_true',
-                   help='remove what was made from forgotten samples before: the old weights and the bank')
-    g.add_argument('--out', required=True, metavar='FOLDER', help='folder of the ledger')
+                   help='remove what was made from the forgotten samples before: the old weights and the bank')
+    g.add_argument('--removed', action='append', default=[], metavar='PATH',
+                   help='confirm that you have removed a file or folder that --purge did not find; may be repeated')
+    g.add_argument('--out', required=True, metavar='FOLDER',
+                   help='folder of the ledger; the report of the first request is report-0001.html in it')
 
 # %% ../nbs/60_cli.ipynb #c3ac0f17
 _search_seed = 1000 # so that a search with no seed given is not of the request that a run with none given reports
@@ -480,7 +515,7 @@ def parser() -> argparse.ArgumentParser:
     p = _Parser(prog='rsu', description='Machine unlearning in forgettability sequence.')
     jobs = p.add_subparsers(dest='command', required=True, parser_class=_Parser)
     job = lambda name, help, more: jobs.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_examples, help=help, description=more)
-    r = job('run', 'train, rank, forget in sequence, evaluate and report', 'Train a model, rank the samples to forget by privacy risk, forget them group after group, hold the\nresult against models that never saw them, and write a report.')
+    r = job('run', 'train, rank, forget in sequence, evaluate and report', 'Train a model, rank the samples to forget by privacy risk, forget them group after group, compare\nthe result with models that never saw them, and write a report.')
     t = job('tune', 'search the settings of algorithms', 'Search the settings of algorithms on validation samples and on seeds that no report uses.')
     f = job('forget', 'answer an erasure request',
             'Forget samples of a model that is there already: unlearned weights, an entry in the ledger and a report\n'
@@ -490,7 +525,7 @@ def parser() -> argparse.ArgumentParser:
     def add(group, name, help, **kw): group.add_argument('--'+name.replace('_','-'), default=argparse.SUPPRESS, help=help + ('' if kw.get('required') or d.get(name) is None else f' [{d[name]}]'), **kw)
     for o in (r, t):
         g = o.add_argument_group('what')
-        add(g, 'data', f"{', '.join(datasets)}, or package.module:function that returns DataLoaders", metavar='NAME')
+        add(g, 'data', f"{', '.join(datasets)}, or package.module:function that returns DataLoaders, or loaders (train, valid, test), fastai's or PyTorch's", metavar='NAME')
         add(g, 'n', 'training samples, a stratified part; all where not given', type=int, metavar='N')
         add(g, 'forget', 'random:60, random:0.05, class:3, top:60 (the riskiest of the training set) or ids.csv (a column id of positions)', metavar='WHAT')
         g = o.add_argument_group('who is at risk')
@@ -501,22 +536,24 @@ def parser() -> argparse.ArgumentParser:
         add(g, 'train_epochs', "epochs of the model's own training", type=int, metavar='N')
         add(g, 'oracles', 'retrained models to compare with', type=int, metavar='N')
         g.add_argument('--seed', default=argparse.SUPPRESS, type=int, metavar='N', help=f"of everything [{d['seed'] if o is r else _search_seed}]")
-        g.add_argument('--out', required=True, metavar='FOLDER', help='folder of the job; the same command again takes up what is there')
+        g.add_argument('--out', required=True, metavar='FOLDER', help='folder of the job; the same command again continues from what is there')
     _forget_options(f, add)
+    usual = ', '.join(k for k in algorithms() if k not in ('retrain','sisa'))
     for o,d in ((r, d), (f, {**d, 'groups': 1})):
         g = o.add_argument_group('how to forget')
-        add(g, 'algorithm', f"one for all, or one a group with commas, most exposed first: none, {', '.join(k for k in algorithms() if k not in ('retrain','sisa'))}, or package.module:Class of your own", metavar='NAME')
+        more = ', or none to leave a group as it is' if o is r else '; for one group also retrain, or sisa for a model that it has trained'
+        add(g, 'algorithm', f"one for all groups, or one for each group, with commas between them, most exposed group first: {usual}, or package.module:Class of your own{more}", metavar='NAME')
         add(g, 'groups', 'a number of groups of equal size by risk (1 is one-shot); class, single, breaks:3 (where scores fall apart), at:2,0.5 (scores at which a group ends) or groups.csv (columns id and group)', type=_int_or_str, metavar='WHAT')
         add(g, 'order', "descending (most exposed first), ascending, interleaved, shuffled, or the groups' names with commas", metavar='ORDER')
-        add(g, 'pending', "groups whose turn has not come: 'held out', or trained on as 'retain'", metavar='NAME')
+        add(g, 'pending', "groups that are not yet forgotten are 'held out', or trained on as 'retain'", metavar='NAME')
         add(g, 'repair', 'algorithm of a last stage on retained samples alone: finetune', metavar='NAME')
-        add(g, 'schedule', "the learning rate goes its way in 'each stage', or once in the 'whole' sequence", metavar='NAME')
-        add(g, 'optimiser', "what it remembers from stage to stage: 'fresh' or 'kept'", metavar='NAME')
+        add(g, 'schedule', "the learning rate follows its schedule in 'each stage', or once over the 'whole' sequence", metavar='NAME')
+        add(g, 'optimiser', "its state at the start of a stage: 'fresh', or 'kept' from the stage before", metavar='NAME')
         add(g, 'until', "accuracy on its samples at which a stage ends, or 'valid'; one a group with commas, most exposed first", metavar='X')
-        add(g, 'rerank', 'ranker by which what is left is ranked again after each stage', metavar='NAME')
-        add(g, 'n_epoch', 'epochs of unlearning; where neither these nor --lr are given, the published ones, or those that come with the package where rsu run finds some for its data', type=int, metavar='N')
+        add(g, 'rerank', 'ranker by which the samples that are left are ranked again after each stage', metavar='NAME')
+        add(g, 'n_epoch', 'epochs of unlearning; without these and --lr, the published ones, or in rsu run those that the package has for these data', type=int, metavar='N')
         add(g, 'lr', 'learning rate of unlearning, likewise', type=float, metavar='X')
-    r.add_argument('--config', metavar='FILE', help='a TOML file of these settings, by their names here; an option that is given beside it wins')
+    r.add_argument('--config', metavar='FILE', help='a TOML file of these settings, by their names here; an option of the command line takes precedence')
     g = t.add_argument_group('what to search')
     add(g, 'algorithm', "one, several with commas, or 'all'; package.module:Class for one of your own", metavar='NAMES')
     g.add_argument('--budget', default=40, type=int, metavar='N', help='runs of each algorithm [40]')
@@ -534,11 +571,11 @@ def _unfinished(folder, begun, purge):
     "Is a request open that was worked on, or is a copy left that was to be purged?"
     entries,made = _entries(folder),_facts_of(folder)['made']
     left = any(o['purged'] is None and o['requests'] < len(entries) for o in made)
-    return any(e['request'] > begun for e in entries if e['request'] in _is_open(entries)) or purge and left
+    return any(e['request'] > begun for e in entries if e['request'] in _open_requests(entries)) or purge and left
 
 def _main(argv):
     "Do what the arguments say, and print the outcome"
-    argv = sys.argv[1:] if argv is None else argv
+    argv,job = sys.argv[1:] if argv is None else argv, 'run'
     try:
         args = vars(parser().parse_args(argv))
         out,job,said = args.pop('out'), args.pop('command'), shlex.join(['rsu', *argv])
@@ -546,18 +583,18 @@ def _main(argv):
             file = args.pop('config')
             page = run(Settings(**{**(from_toml(file) if file else {}), **args}), out, said)
         elif job == 'forget':
-            mine = {k: args.pop(k) for k in ('weights','model','by','key','bank','purge') if k in args}
+            mine = {k: args.pop(k) for k in ('weights','model','by','key','bank','purge','removed') if k in args}
             begun = _entries(out)
-            page = forget(Settings(**args), out, **mine)
+            pages = forget(Settings(**args), out, **mine)
         else:
             budget = args.pop('budget')
             search(Settings(**{'seed': _search_seed, **args}), out, budget, said)
     except Refused as e:
-        print(f'rsu: {e}', file=sys.stderr)
+        print(f'rsu: {_by_options(str(e), job)}', file=sys.stderr)
         sys.exit(2)
     if job == 'tune': return print(f"Settings: {Path(out)/'settings.json'}")
     if job == 'forget':
-        print(f'Report: {page}')
+        for page in pages: print(f'Report: {page}')
         if _unfinished(out, len(begun), mine.get('purge')): sys.exit(3)
         return
     with pd.option_context('display.width', 160, 'display.max_columns', 20): print(pd.read_parquet(Path(out)/'table.parquet')[main_measures].round(3))

@@ -98,11 +98,11 @@ def _open(self:Ledger):
     begun,files = self.file.exists(),[o for o in (self.key_file, _unfinished(self.key_file)) if o.exists()]
     if begun and not files:
         raise Refused(f"'{self.path}' holds a ledger and there is no key in '{self.key_file}': "
-                      "give the key that it was made with, key='...'.")
+                      "give the key that it was made with, key='FILE'.")
     if not begun and self.key_file.exists():
         raise Refused(f"'{self.key_file}' is the key of a ledger, and there is none in '{self.path}': "
                       "restore its ledger.json from a copy, "
-                      "or, to begin a new ledger, name a key file that does not exist yet, key='...'.")
+                      "or, to begin a new ledger, name a key file that does not exist yet, key='FILE'.")
     self.key,self.answered = _read_key(files[0]) if begun else (secrets.token_bytes(32), 0)
     if begun and files[0] != self.key_file and self._authentic(self._parsed()): os.replace(files[0], self.key_file)
 
@@ -129,7 +129,8 @@ _format = 2
 def _read(self:Ledger):
     "What the ledger holds; `Refused` unless it is authentic, complete and about the same kind of ids"
     if not self.file.exists():
-        return dict(format=_format, by=self._scheme, check=self._check(), entries=[], made=[], open=None, trash={})
+        return dict(format=_format, by=self._scheme, check=self._check(), entries=[], made=[], open=None, trash={},
+                    pages=[])
     res = self._parsed()
     if res.get('check') != self._check():
         raise Refused(f"'{self.key_file}' is not the key of this ledger: give the one that it was made with.")
@@ -141,6 +142,7 @@ def _read(self:Ledger):
                       "Restore the newest copy.")
     if res['entries'] and res['by'] != self._scheme:
         raise Refused(f"This ledger knows samples by {res['by']} and not by {self._scheme}: open it with the same by=.")
+    res.setdefault('pages', [])
     if res['by'] != self._scheme: res = {k: v for k,v in {**res, 'by': self._scheme}.items() if k != 'data'}
     return res
 
@@ -212,6 +214,14 @@ def _latest(self:Ledger):
     return {o: e for e in self.entries for o in e['ids']}
 
 @patch
+def requests_of(self:Ledger,
+    ids     # What names samples: positions, or values of the column
+) -> list: # Of int, sorted
+    "The numbers of the requests that answered for these ids, of each id the last one"
+    known = self._latest()
+    return sorted({known[o]['request'] for o in self.salted(ids) if o in known})
+
+@patch
 def knows(self:Ledger,
     ids          # What names samples: positions, or values of the column
 ) -> np.ndarray: # (n,) bool
@@ -242,6 +252,11 @@ def name(self:Ledger,
 ) -> str:
     "A name of twelve hexadecimal digits for these ids together, salted as they are"
     return hmac.new(self.key, ' '.join(_salted(self.key, ids)).encode(), hashlib.sha256).hexdigest()[:12]
+
+def _open_requests(entries):
+    "The numbers of the requests that are open: the last ones of some id, after which the model knew the samples as before"
+    last = {o: e for e in entries for o in e['ids']}
+    return sorted({e['request'] for e in last.values() if e.get('open')})
 
 # %% ../nbs/31_ledger.ipynb #b7fd82de
 @patch
@@ -340,12 +355,31 @@ def begin(self:Ledger,
     was = self._read()['open']
     if was != dict(work=work, model=model):
         self.sweep(unfinished=True)
-        for o in (work, model):
-            if (self.path/o).exists():
-                raise Refused(f"'{self.path/o}' is there and is not this ledger's: move it to another folder.")
+        self._require_free(work, model)
         with self._changing() as facts: facts['open'] = dict(work=work, model=model)
     self.working = True
     return self.path/work,self.path/model
+
+@patch
+def _require_free(self:Ledger, *names):
+    for o in names:
+        if (self.path/o).exists():
+            raise Refused(f"'{self.path/o}' is there and is not this ledger's: move it to another folder.")
+
+@patch
+def check_page(self:Ledger,
+    n # Number of a request
+):
+    "`Refused` where a file that this ledger did not write has the name of the page of a request"
+    if n not in self._read()['pages']: self._require_free(*(f'report-{n:04}{o}' for o in ('.html','.ipynb')))
+
+@patch
+def claim_page(self:Ledger,
+    n # Number of a request
+):
+    "Record that the page of a request is a file of the ledger's own; to be called before it is written"
+    self.check_page(n)
+    with self._changing() as facts: facts['pages'] = sorted({*facts['pages'], n})
 
 @patch
 def sweep(self:Ledger,
@@ -460,6 +494,8 @@ def removed(self:Ledger,
     "Record that a copy was removed by hand"
     path = Path(path).resolve()
     found = [i for i,o in enumerate(self._read()['made']) if o['path'] == str(path) and o['purged'] is None]
-    if not found: raise Refused(f"'{path}' is not a copy that this ledger has on its list: see ledger.made().")
-    if path.exists(): raise Refused(f"'{path}' is still there: remove it, or call ledger.purge().")
+    if not found:
+        listed = ', '.join(o['path'] for o in self._read()['made'] if o['purged'] is None) or 'nothing'
+        raise Refused(f"'{path}' is not a copy that this ledger has on its list: there is {listed}.")
+    if path.exists(): raise Refused(f"'{path}' is still there: remove or purge it first.")
     for i in found: self._mark(i, purged=f'{_now()}, by hand')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['datasets', 'Settings', 'named', 'named_algorithm', 'load_data', 'escape_markdown', 'code_span', 'code_block',
-           'load_run', 'versions', 'asked', 'carried_out', 'repeat', 'spelt_out', 'to_toml', 'from_toml', 'verdict',
-           'orders', 'figures', 'definitions', 'write_report']
+           'figure', 'load_run', 'versions', 'asked', 'carried_out', 'repeat', 'spelt_out', 'to_toml', 'from_toml',
+           'verdict', 'orders', 'figures', 'definitions', 'write_report']
 
 # %% ../nbs/51_report.ipynb #8c185440
 import asyncio, html, importlib, json, os, platform, re, sys, tomllib, tomli_w
@@ -18,9 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 import numpy as np, pandas as pd, torch
-from fastai.data.core import DataLoaders
 from rsu.value import Refused, Value, check_writable, choose, _decode, _kinds
-from rsu.data import ForgetSplit, breast_cancer, cifar10, cifar100, digits, fashion_mnist, svhn
+from rsu.data import ForgetSplit, breast_cancer, cifar10, cifar100, digits, fashion_mnist, svhn, _gathered
 from rsu.ranking import Ranking
 from rsu.sequence import SeqUnlearn
 from rsu.unlearn import Algorithm, Unlearning
@@ -31,7 +30,7 @@ import rsu.algorithms # so that the algorithms that a run names are known
 # %% ../nbs/51_report.ipynb #c01556d4
 class Settings(Value):
     "All that shapes a run of `rsu run`"
-    data:str='digits'          # A data set by name, or 'package.module:function' that returns DataLoaders
+    data:str='digits'          # A data set by name, or 'package.module:function' that returns loaders
     forget:str='random:60'     # What must be forgotten: random:60, class:3, top:60 or ids.csv
     ranker:str='lira'          # Who is at risk
     algorithm:str='scrub'      # How samples are forgotten: a name, one a group with commas ('none' leaves a group as it is), or algorithms with their settings
@@ -82,12 +81,11 @@ def named_algorithm(
 def load_data(
     s:Settings # Of the run: its data, size and seed count
 ):             # fastai `DataLoaders`
-    "The data of a run: a data set of the package, or a function of yours that is named `package.module:function`"
+    """The data of a run: a data set of the package, or what a function of yours returns, which is named
+    `package.module:function`: `DataLoaders`, or loaders (train, valid, test), as in `ForgetSplit`."""
     if ':' not in s.data: return choose('data set', s.data, datasets)(n=s.n, seed=s.seed)
     if s.n is not None: raise Refused(f"n={s.n} cannot be applied to your own data: let '{s.data}' return as many samples as you want.")
-    res = named(s.data)
-    if not isinstance(res, DataLoaders): raise Refused(f"'{s.data}' returned a {type(res).__name__}: it must return fastai DataLoaders.")
-    return res
+    return _gathered(named(s.data), f"What '{s.data}' returned")
 
 # %% ../nbs/51_report.ipynb #edaccc44
 def _inert(text): return re.sub(r'[^\w\s]|_', lambda mark: f'&#{ord(mark[0])};', str(text))
@@ -109,6 +107,13 @@ def code_block(
 ) -> str:
     "`text` as a block of code in Markdown"
     return f'<pre><code>{_inert(text)}</code></pre>'
+
+def figure(
+    value,         # A number; NaN where nothing was counted or can be computed
+    form:str='.3f' # How it is written
+) -> str:
+    "A number as pages show it, '-' for NaN"
+    return '-' if np.isnan(value) else format(value, form)
 
 # %% ../nbs/51_report.ipynb #a92c78fa
 @contextmanager
@@ -192,7 +197,8 @@ _ended = {'done': 'to the end of what was planned', 'target reached': 'until its
 def _stage(o):
     "A row of stages, as an item of a list"
     what = escape_markdown(f'group {o.group}, {o.n} samples') if o.n else 'a repair on retained samples'
-    return f"- {what}: {escape_markdown(o.steps)} gradient steps, {_ended[o.ended]}"
+    steps = '' if np.isnan(o.steps) else f'{escape_markdown(o.steps)} gradient steps, ' # a recipe of one's own counts none
+    return f"- {what}: {steps}{_ended[o.ended]}"
 
 def carried_out(
     run # What `load_run` returned
@@ -206,7 +212,7 @@ def carried_out(
     shares = '\n'.join(f"| {name} | {before[k]:.1%} | {st[k].iloc[-1]:.1%} | {oracles[k]:.1%} |"
                        for k,name in names.items())
     return (f"The model was changed by unlearning, not trained anew, in {len(st)} stage{'s' if len(st) > 1 else ''} "
-            f"and {row.seconds:.1f} s ({row.ratio:.0%} of a retraining):\n\n{stages}\n\n"
+            f"and {figure(row.seconds, '.1f')} s ({figure(row.ratio, '.0%')} of a retraining):\n\n{stages}\n\n"
             f"| share read as labelled | before | after | retrained without them |\n|---|---|---|---|\n{shares}")
 
 def repeat(
@@ -322,7 +328,7 @@ def figures(
         if pd.api.types.is_integer_dtype(table[c]): return str(table[c][k])
         both,seeds = half(c, k, '_ci'), half(c, k, '_ci_seeds')
         interval = f' ± {both:.3f}' if both >= 0 else f' ± {seeds:.3f} over seeds' if seeds >= 0 else ''
-        return f'{table[c][k]:.3f}{interval}'
+        return f'{figure(table[c][k])}{interval}'
     return pd.DataFrame({named(c): {'better': known.better.get(c, ''), **{k: one(c, k) for k in table.index}} for c in shown}).T
 
 def definitions() -> str: # HTML
@@ -390,21 +396,23 @@ def _executed(nb, path):
 def write_report(
     path,                  # Folder of a run, or of a ledger
     template:str='report', # 'report' of a run, or 'erasure'
-    trust:bool=False       # Import what the run names, as in `load_run`
+    name:str='report',     # Of the page, without a suffix
+    **given                # Arguments of `load_run` or `load_ledger` in the template, `trust=True` for example
 ) -> Path:                 # The page
-    "Execute the template in the folder, and keep `report.ipynb` and `report.html` there"
+    "Execute the template in the folder, and keep it there as a notebook and as HTML"
     import nbformat
     from nbconvert import HTMLExporter
     path = Path(path)
     check_writable(path)
     nb = nbformat.reads((files('rsu')/'templates'/f'{template}.ipynb').read_text(encoding='utf-8'), as_version=4)
-    if trust:
-        for cell in nb.cells: cell.source = cell.source.replace('trust=False', 'trust=True')
+    for k,v in given.items():
+        for cell in nb.cells: cell.source = re.sub(rf'\b{k}=\w+', f'{k}={v!r}', cell.source)
     _executed(nb, path)
-    nbformat.write(nb, path/'report.ipynb')
+    nbformat.write(nb, path/f'{name}.ipynb')
     # without base folders, templates are not looked for in the current folder either
     exporter = HTMLExporter(template_name='basic', extra_template_basedirs=[], exclude_input=True,
                             exclude_output_prompt=True)
     title,body = html.escape(nb.cells[0].source.split('\n')[0].strip('# ')), exporter.from_notebook_node(nb)[0]
-    (path/'report.html').write_text(_page.format(title=title, body=body), encoding='utf-8')
-    return path/'report.html'
+    page = path/f'{name}.html'
+    page.write_text(_page.format(title=title, body=body), encoding='utf-8')
+    return page

@@ -69,7 +69,7 @@ class Thresholds(Groups):
     at:tuple # Scores at which a group ends, highest first; a score there belongs to the group above
 
     def __post_init__(self):
-        if not len(self.at) or not all(np.isfinite(o) for o in self.at) or any(a <= b for a,b in zip(self.at, self.at[1:])): raise Refused(f"at={self.at} are no thresholds: give one number or more, highest first.")
+        if not len(self.at) or not all(np.isfinite(o) for o in self.at) or any(a <= b for a,b in zip(self.at, self.at[1:])): raise Refused(f"The thresholds {', '.join(map(str, self.at))} do not fall: give one number or more, highest first.")
 
     def divide(self, split):
         k = (_scores(split)[:,None] < np.asarray(self.at)).sum(1)
@@ -203,7 +203,7 @@ class SeqUnlearn(Value):
     def __post_init__(self):
         for o in self._given():
             if not isinstance(o, Algorithm): raise Refused(f"algorithm={o!r} is no algorithm: give an instance such as SCRUB().")
-        if not self._given(): raise Refused("No group has an algorithm, so nothing would be forgotten: give one, SCRUB() for example.")
+        if not self._given(): raise Refused("No group has an algorithm, so nothing would be forgotten: give one, SCRUB for example.")
         if not isinstance(self.groups, (int, Groups)): raise Refused(f"groups={self.groups!r} are no groups: give a number, or a value such as ByClass().")
         if isinstance(self.groups, int): Quantiles(self.groups)
         if isinstance(self.order, str): choose('order', self.order, _orders)

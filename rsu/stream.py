@@ -109,6 +109,13 @@ def _asked_for(ledger, dls, request, seed, todo=True):
     at = ForgetSplit(whole, request, ledger.by, seed).forget
     return at[~known[at] | unsettled[at]] if todo else at
 
+def _answered_by(ledger, dls, request, seed=0):
+    "The numbers of the requests by which a request was answered, or a part of it"
+    if ledger.by is not None: return ledger.requests_of(_requested(dls, request, ledger.by))
+    return ledger.requests_of(_asked_for(ledger, dls, request, seed, todo=False))
+
+def _listed(numbers): return f"Request{'s'*(len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
 def _checked(ledger, dls, requests, seed):
     "A list of requests, each of which can be answered; one by one where they are no list"
     if isinstance(requests, (str,Path,np.ndarray)): raise Refused("requests= is one request: give a list of them, [request].")
@@ -266,19 +273,21 @@ def _warn(n, facts):
         warnings.warn(f"Request {n} stays open: the model knows its samples as well as before "
                       f"(accuracy {facts['before']['forget']:.3f} before, "
                       f"{facts['after']['forget']:.3f} after). "
-                      "Repeat the request with more epochs, a higher rate or another algorithm; Retrain() (retrain on the "
-                      "command line) forgets by construction. oracles=2 (--oracles 2) shows whether models that never "
-                      "saw them know them as well.", StillKnown, stacklevel=4)
+                      "Repeat the request with more epochs, a higher rate or another algorithm; retraining forgets by "
+                      "construction. oracles=2 shows whether models that never saw them know them as well.",
+                      StillKnown, stacklevel=4)
     if facts.get('drift', {}).get('due'):
-        warnings.warn(f"Retraining is due after request {n}: {facts['drift']['due']}. Retrain on what stays, "
-                      "learn.unlearn_stream([...], Retrain()) for example.", RetrainingDue, stacklevel=4)
+        warnings.warn(f"Retraining is due after request {n}: {facts['drift']['due']}. "
+                      "Answer the next request by retraining, or begin a new ledger with a model of what stays.", RetrainingDue, stacklevel=4)
 
 # %% ../nbs/32_stream.ipynb #5ec0c004
 def _add_evidence(new, ledger, at, oracles, quiet):
     "Compare the learner with retrained models on samples that were forgotten before, and enter the result"
     ids = set(ledger.salted(pd.unique(ledger._named(new.dls)[at])))
     k = max((i for i,e in enumerate(ledger.entries) if ids == {*e['ids']}), default=None)
-    if k is None: return print("These samples are not those of one request: evidence is added to one request at a time.")
+    if k is None:
+        numbers = _listed(ledger.requests_of(pd.unique(ledger._named(new.dls)[at])))
+        return print(f"{numbers} answered for these samples, and for others: add evidence to one whole request at a time.")
     e,split = ledger.entries[k],_split(new, at, ledger)
     one = _twin(new, split.retain_dls)
     stages = pd.DataFrame([dict(steps=e['steps'], samples=0, seconds=e['seconds'], memory=float('nan'),
@@ -329,7 +338,7 @@ def unlearn_stream(
         requests,start = _checked(ledger, dls, requests, seed), _about(learn, dls, ledger)
         new = _as_it_stands(learn, dls, ledger)
         ledger.sweep()
-        for i,request in enumerate(requests):
+        for request in requests:
             at = _asked_for(ledger, dls, request, seed)
             if len(at):
                 new = _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed,
@@ -338,7 +347,9 @@ def unlearn_stream(
             _note(ledger, made, _since(learn, ledger, dls))
             before = _asked_for(ledger, dls, request, seed, todo=False)
             if oracles and len(before): _add_evidence(new, ledger, before, oracles, quiet)
-            else: print(f'Request {i+1} was answered before: nothing was changed.')
+            else:
+                numbers = _answered_by(ledger, dls, request, seed)
+                print(f"{_listed(numbers)} {'were' if len(numbers) > 1 else 'was'} answered before: nothing was changed.")
     new.ledger = ledger
     return new
 

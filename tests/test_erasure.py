@@ -8,6 +8,8 @@ from rsu.ascent import NegGradPlus
 from rsu.attack import margin
 from rsu.cli import main
 from rsu.data import ForgetSplit, fingerprint, predict_train, read_shard
+from rsu.exact import Retrain
+from rsu.ledger import Ledger
 from rsu.recipe import Recipe, derived, mlp
 from rsu.reference import ReferenceBank
 from rsu.unlearn import _Kept
@@ -57,8 +59,13 @@ def request(*names):
 
 @pytest.fixture
 def call(monkeypatch):
-    "`rsu` in this process, without the report; its exit code."
-    monkeypatch.setattr('rsu.cli.write_report', lambda out, template: Path(out)/f'{template}.html')
+    "`rsu` in this process, with pages that hold nothing but a count; its exit code."
+    written = []
+    def write_page(out, request):
+        page = Path(out)/f'report-{request:04}.html'
+        written.append(page.write_text(f'page {len(written)}', encoding='utf-8'))
+        return page
+    monkeypatch.setattr('rsu.cli.write_page', write_page)
     def run(*args):
         try: main([*map(str, args)])
         except SystemExit as e: return e.code
@@ -76,7 +83,8 @@ mine = {'model-card.md': 'card', 'model-zoo/net.safetensors': 'net',
         'model-9999.safetensors': 'mine', 'ledger-copy.json': '{}',
         'ledger.json.bak': '{}', 'model-0001.safetensors.old': 'old',
         'stages.safetensors': 'mine', 'oracles-0001/oracle.safetensors': 'mine',
-        'reference-1.txt': 'mine', 'ledger.12.part2': 'mine'}
+        'reference-1.txt': 'mine', 'ledger.12.part2': 'mine',
+        'report.html': 'mine', 'report-0004.html': 'mine', 'report-0001.htm': 'mine'}
 
 def test_files_of_similar_names_are_left_alone(here, call):
     for name, text in mine.items():
@@ -93,11 +101,11 @@ def test_files_of_similar_names_are_left_alone(here, call):
 def test_weights_in_the_ledgers_folder_stay_unless_purged(here, call):
     (here/'own').mkdir()
     (here/'ward.safetensors').rename(here/'own'/'model-final.safetensors')
-    weights = ['--weights', 'own/model-final.safetensors']
+    weights, pages = ['--weights', 'own/model-final.safetensors'], ['report-0001.html', 'report-0002.html']
     for who in ('patient-3', 'patient-4'): assert call(*ask, *weights, *request(who), '--out', 'own') == 0
-    assert names('own') == ['ledger.json', 'model-0002.safetensors', 'model-final.safetensors']
+    assert names('own') == ['ledger.json', 'model-0002.safetensors', 'model-final.safetensors', *pages]
     assert call(*ask, *weights, *request('patient-4'), '--purge', '--out', 'own') == 0
-    assert names('own') == ['ledger.json', 'model-0002.safetensors']
+    assert names('own') == ['ledger.json', 'model-0002.safetensors', *pages]
 
 def test_a_file_in_the_place_of_weights_to_come_is_not_overwritten(here, call, capsys):
     (here/'out').mkdir()
@@ -106,6 +114,52 @@ def test_a_file_in_the_place_of_weights_to_come_is_not_overwritten(here, call, c
     assert "is there and is not this ledger's" in capsys.readouterr().err
     assert names('out') == ['model-0001.safetensors']
     assert (here/'out'/'model-0001.safetensors').read_text(encoding='utf-8') == 'mine'
+
+def page(k, out='out'): return (Path(out)/f'report-{k:04}.html').read_text(encoding='utf-8')
+
+def test_each_request_has_a_page_that_stays(here, call, capsys):
+    for who in ('patient-3', 'patient-4'): assert call(*ask, *request(who), '--out', 'out') == 0
+    assert (page(1), page(2)) == ('page 0', 'page 1')
+    assert call(*ask, *request('patient-3'), '--out', 'out') == 0
+    assert capsys.readouterr().out.endswith('Report: out/report-0001.html\n') and (page(1), page(2)) == ('page 2', 'page 1')
+    assert call(*ask, *request('patient-4'), '--oracles', '2', '--out', 'out') == 0
+    assert (page(1), page(2)) == ('page 2', 'page 3') and 'evidence' in ledger_of('out')['entries'][1]
+    assert call(*ask, *request('patient-3', 'patient-5'), '--out', 'out') == 0 # the first page says nothing new
+    assert [page(k) for k in (1, 2, 3)] == ['page 2', 'page 3', 'page 4']
+    assert call(*ask, *request('patient-4', 'patient-5'), '--out', 'out') == 0 # both answer it
+    said = capsys.readouterr().out
+    assert 'Requests 2, 3 were answered before: nothing was changed.' in said
+    assert [page(k) for k in (1, 2, 3)] == ['page 2', 'page 5', 'page 6']
+
+def test_the_page_of_a_request_that_a_later_one_closes_is_written_anew(here, call):
+    twenty = [f'patient-{i}' for i in range(20)]
+    assert call(*descent, '--lr', '1e-6', *request(*twenty), '--out', 'out') == 3
+    assert call(*ask, *request(*twenty), '--out', 'out') == 0
+    assert (page(1), page(2)) == ('page 1', 'page 2')
+
+def test_a_file_in_the_place_of_a_page_is_refused_before_any_work(here, call, capsys, monkeypatch):
+    assert call(*ask, *request('patient-3'), '--out', 'out') == 0
+    with monkeypatch.context() as m:
+        m.setattr('rsu.cli.unlearn_stream', None) # which would fail if it were called
+        for name in ('report-0002.html', 'report-0002.ipynb'):
+            (here/'out'/name).write_text('mine', encoding='utf-8')
+            assert call(*ask, *request('patient-4'), '--out', 'out') == 2
+            assert f"out/{name}' is there and is not this ledger's" in capsys.readouterr().err
+            assert (here/'out'/name).read_text(encoding='utf-8') == 'mine'
+            (here/'out'/name).unlink()
+        (here/'new').mkdir()
+        (here/'new'/'report-0001.html').write_text('mine', encoding='utf-8')
+        assert call(*ask, *request('patient-4'), '--out', 'new') == 2 and names('new') == ['report-0001.html']
+    assert call(*ask, *request('patient-4'), '--out', 'out') == 0 and page(2) == 'page 1'
+
+def test_a_page_of_the_users_for_a_request_that_was_answered_from_python(here, call, capsys):
+    from ward_data import learner
+    learn = learner()
+    learn.model.load_state_dict(load_file('ward.safetensors'))
+    learn.unlearn_stream([['patient-3']], Retrain(), Ledger('out', by='person'), quiet=True)
+    (here/'out'/'report-0001.html').write_text('mine', encoding='utf-8')
+    assert call(*ask, *request('patient-3'), '--out', 'out') == 2
+    assert "is not this ledger's" in capsys.readouterr().err and page(1) == 'mine'
 
 def test_what_was_moved_is_not_reported_as_removed(here, call, capsys):
     assert call(*ask, *request('patient-3'), '--bank', 'bank', '--out', 'out') == 0
@@ -118,7 +172,13 @@ def test_what_was_moved_is_not_reported_as_removed(here, call, capsys):
     assert [o['purged'] for o in ledger_of('out')['made']] == [None, None]
     (here/'renamed.safetensors').rename(here/'ward.safetensors')
     assert call(*ask, *request('patient-3'), '--purge', '--out', 'out') == 3 # the bank is still missing
-    assert 'Purged: ward.safetensors' in capsys.readouterr().out and not (here/'ward.safetensors').exists()
+    said = capsys.readouterr().out
+    assert 'Purged: ward.safetensors' in said and not (here/'ward.safetensors').exists()
+    assert 'confirm that by the same command with --removed bank.' in said
+    assert call(*ask, *request('patient-3'), '--purge', '--removed', 'moved', '--out', 'out') == 2 # which is not on the list
+    assert f"has on its list: there is {here/'bank'}" in capsys.readouterr().err
+    assert call(*ask, *request('patient-3'), '--purge', '--removed', 'bank', '--out', 'out') == 0
+    assert ledger_of('out')['made'][1]['purged'].endswith('by hand')
 
 # Nothing is believed
 
@@ -273,7 +333,11 @@ def in_child(args, log, die_at=None):
                 count[0] += 1
             sys.addaudithook(operation)
             import rsu.cli, rsu.data
-            rsu.cli.write_report = lambda out, template: Path(out)/f'{template}.html'
+            def write_page(out, request):
+                page = Path(out)/f'report-{request:04}.html'
+                page.write_text('a page', encoding='utf-8')
+                return page
+            rsu.cli.write_page = write_page
             secrets.token_bytes = lambda n: b'k'*n # the same ids in every run
             save = rsu.data.save_file # written by a library that tells Python nothing
             rsu.data.save_file = lambda tensors, path, **kwargs: (

@@ -1,5 +1,5 @@
 "An erasure request from a shell: what it leaves, what it does not, killed and taken up again, and refused."
-import json, subprocess, sys, time
+import json, re, subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd, pytest, torch
@@ -58,7 +58,7 @@ def request(*names, file='erase.csv'):
 @pytest.fixture
 def call(monkeypatch):
     "`rsu` in this process, without the report; its exit code."
-    monkeypatch.setattr('rsu.cli.write_report', lambda out, template: Path(out)/f'{template}.html')
+    monkeypatch.setattr('rsu.cli.write_page', lambda out, request: Path(out)/f'report-{request:04}.html')
     def run(*args):
         try: main([*ask, *map(str, args)])
         except SystemExit as e: return e.code
@@ -73,14 +73,14 @@ def assert_same(a, b): assert a.keys() == b.keys() and all(torch.equal(a[k], b[k
 
 def test_from_a_shell(here):
     done = shell(*ask, *request('patient-3', 'patient-41'), '--bank', 'bank', '--out', 'out', cwd=here)
-    assert (done.returncode, done.stderr) == (0, '') and done.stdout.endswith('Report: out/report.html\n')
+    assert (done.returncode, done.stderr) == (0, '') and done.stdout.endswith('Report: out/report-0001.html\n')
     there = {p.name for p in (here/'out').iterdir() if p.suffix != '.lock'}
-    assert there == {'ledger.json', 'model-0001.safetensors', 'report.html', 'report.ipynb'}
+    assert there == {'ledger.json', 'model-0001.safetensors', 'report-0001.html', 'report-0001.ipynb'}
     one, = entries()
     assert (one['n'], len(one['ids'])) == (4, 2) and one['steps'] > 0 and 'drift' in one
     old = read_shard_plain('clinic.safetensors')
     assert weights().keys() == old.keys() and not all(torch.equal(weights()[k], old[k]) for k in old)
-    page = (here/'out'/'report.html').read_text(encoding='utf-8')
+    page = (here/'out'/'report-0001.html').read_text(encoding='utf-8')
     assert 'Erasure report' in page and 'not a legal certificate' in page and one['ids'][0] in page
 
 def read_shard_plain(path):
@@ -98,7 +98,7 @@ def test_nothing_that_is_written_names_a_person_or_holds_a_sample(here, call):
     needles = [o.encode() for o in names] + [ds.tensors[0][i].numpy().astype(k).tobytes() for i in at for k in ('f4', 'f8')]
     files = [p for p in here.rglob('*') if p.is_file() and '__pycache__' not in p.parts]
     assert [(p.name, o) for p in files for o in needles if o in p.read_bytes()] == []
-    assert not (here/'clinic.safetensors').exists() and {'ledger.json', 'report.html'} < {p.name for p in files}
+    assert not (here/'clinic.safetensors').exists() and {'ledger.json', 'report-0002.html'} < {p.name for p in files}
 
 def test_the_same_request_again_changes_nothing(here, call, capsys):
     assert call(*request('patient-5'), '--out', 'out') == 0
@@ -178,12 +178,15 @@ def halved(path): path.write_bytes(path.read_bytes()[:99])
 
 @pytest.mark.parametrize('change, says', [
     (['--weights', 'gone.safetensors'], 'gone.safetensors'), (['--model', 'clinic_data:table'], 'DataFrame'), (['--model', 'clinic_data:nothing'], 'clinic_data:nothing'), (['--model', 'rsu.recipe:mlp'], 'not those of this network'),
-    (['--by', 'patient'], "no column 'patient'"), (['--forget', 'top:5'], 'top:'), (['--oracles', '1'], 'oracles=1'), (['--algorithm', 'scrab'], "'scrub'"), (['--groups', '2', '--ranker', 'lira'], '--bank'),
-    (['--bank', 'nowhere'], 'nowhere'), (['--lr', '0'], 'lr=0')])
+    (['--by', 'patient'], "no column 'patient'"), (['--forget', 'top:5'], 'top:'), (['--oracles', '1'], '--oracles 1 cannot'), (['--algorithm', 'scrab'], "'scrub'"), (['--groups', '2', '--ranker', 'lira'], '--bank'),
+    (['--bank', 'nowhere'], 'nowhere'), (['--lr', '0'], '--lr 0.0 is no'),
+    (['--algorithm', 'none'], "'none' forgets nothing"), (['--algorithm', 'scrub,none', '--groups', '2'], "'none' forgets nothing"),
+    (['--removed', 'clinic.safetensors'], 'has on its list: there is nothing'), (['--until', '2'], '--until 2.0 is no target'),
+    (['--groups', 'at:1,2'], 'The thresholds 1.0, 2.0 do not fall'), (['--oracles', '2'], 'give it an attribute recipe')])
 def test_refused_in_one_sentence(change, says, here, call, capsys):
     assert call(*request('patient-5'), '--out', 'out', *change) == 2
     err = capsys.readouterr().err
-    assert err.count('\n') == 1 and err.startswith('rsu: ') and says in err
+    assert err.count('\n') == 1 and err.startswith('rsu: ') and says in err and not re.search(r'\w=', err)
     assert not (here/'out').exists() or not entries()
 
 def test_weights_cut_short_and_unknown_persons(here, call, capsys):
@@ -229,7 +232,42 @@ def test_values_of_a_column_are_not_taken_for_positions(here, call, capsys):
     pd.DataFrame({'person': ['patient-5']}).to_csv('erase.csv', index=False)
     without = [o for o in ask if o not in ('--by', 'person')]
     with pytest.raises(SystemExit): main([*without, '--forget', 'erase.csv', '--out', 'out'])
-    assert "give by='person' (--by person)" in capsys.readouterr().err and not (here/'out').exists()
+    assert 'give --by person if these are its values' in capsys.readouterr().err and not (here/'out').exists()
+
+def test_keys_are_named_by_their_option(here, call, capsys):
+    assert call(*request('patient-5'), '--out', 'out') == 0
+    (here/'out.key').rename(here/'other.key')
+    assert call(*request('patient-6'), '--out', 'out') == 2
+    assert 'give the key that it was made with, --key FILE.' in capsys.readouterr().err
+    assert call(*request('patient-6'), '--key', 'other.key', '--out', 'out') == 0
+
+torch_data = '''
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from clinic_data import loaders
+
+def parts(n=3):
+    sets = [TensorDataset(*o.tensors) for o in (loaders().train_ds, loaders().valid_ds, loaders().loaders[2].dataset)]
+    return tuple(DataLoader(o, batch_size=64, shuffle=not i) for i, o in enumerate(sets))[:n]
+
+def two(): return parts(2)
+def one(): return parts(1)
+def sets(): return parts()[0].dataset, 3
+'''
+
+def test_data_as_loaders_of_pytorch(here, call, capsys):
+    (here/'torch_data.py').write_text(torch_data, encoding='utf-8')
+    (here/'at.csv').write_text('id\n7\n8\n', encoding='utf-8')
+    plain = [o for o in ask if o not in ('--by', 'person', 'clinic_data:loaders', '--data')]
+    def answer(data, out):
+        try: main([*plain, '--data', f'torch_data:{data}', '--forget', 'at.csv', '--out', out])
+        except SystemExit as e: return e.code
+        return 0
+    assert answer('parts', 'three') in (0, 3) and entries('three')[0]['n'] == 2
+    assert answer('two', 'two') in (0, 3) and 'There is no test loader' in capsys.readouterr().out
+    assert answer('one', 'one') == 2 and 'There is no validation loader' in capsys.readouterr().err
+    assert answer('sets', 'sets') == 2
+    assert "What 'torch_data:sets' returned has a TensorDataset where a loader is wanted" in capsys.readouterr().err
 
 def loaders_of(ids):
     from rsu.data import Samples, loaders

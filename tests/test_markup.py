@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import nbformat, torch
 from rsu.data import Samples, loaders
 from rsu.ledger import Ledger
+from rsu.erasure import write_page
 from rsu.report import write_report
 
 tricks = ['<script>alert(1)</script>', '<img src=x onerror=alert(2)>', '[click](javascript:alert(3))',
@@ -78,4 +79,4 @@ def test_the_page_of_a_ledger(tmp_path):
     drift = dict(called=.5, called_most=.6, lost=.1, lost_most=.2, due=tricks[2])
     ledger.add(dls, [3, 4], how=dict(kind='Unknown', groups=tricks[3]), seed=0, before=shares, after=shares,
                steps=1, seconds=1., ended=tricks[4], digest='0'*64, rsu=tricks[0], torch=tricks[1], drift=drift)
-    checked(write_report(folder, 'erasure'), [*tricks[:3], tricks[4], old.name])
+    checked(write_page(folder), [*tricks[:3], tricks[4], old.name])
