@@ -142,7 +142,7 @@ def _check(s):
     choose('ranker', s.ranker, _rankers)
     _sequence(s)
     if s.references < 2 or s.references % 2: raise Refused(f"references={s.references} cannot come in pairs of halves: give an even number, 2 or more.")
-    if s.oracles < 2: raise Refused(f"oracles={s.oracles} cannot be compared with each other: give 2 or more.")
+    if s.oracles < 2: raise Refused(f"oracles={s.oracles} is too few to compare them with each other: give 2 or more.")
     for k in ('n_epoch','train_epochs'):
         if getattr(s, k) is not None and getattr(s, k) < 1: raise Refused(f"{k}={getattr(s, k)} trains nothing: give 1 or more.")
     if not 0 <= s.seed < 2**32: raise Refused(f"seed={s.seed} is no seed: give a whole number from 0 to {2**32-1}.")
@@ -464,17 +464,18 @@ def _options():
     return {job: {o.dest: o.option_strings[-1] for o in p._actions} for job,p in jobs.items()}
 
 _call = r"\w+\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
-_setting = rf"{_call}|(?<!\w)'[^']*'|(?<![\w.'-])(?P<name>[a-z_]+)=(?P<value>'[^']*'|[-+\w.]*\w)?"
+_setting = rf"{_call}|(?<!\w)'[^']*'|(?<![\w.'-])(?P<name>[a-z_]+)=(?P<value>'[^']*'|\w+\(\)|[-+\w.]*\w)?(?P<open>[([{{]?)"
 
 def _by_options(message, command):
     "A message as a user of the shell reads it: the settings of a command by their options, `--oracles 2` for oracles=2"
     every = _options()
     def option(found):
-        name,value = found['name'],(found['value'] or '').strip("'")
+        name,value = found['name'],(found['value'] or '').strip("'").removesuffix('()')
         job = command if name in every[command] else next((k for k,o in every.items() if name in o), None)
         if name is None or job is None: return found[0]
         said = f"{every[job][name]} {shlex.quote(value)}" if value else every[job][name]
-        return said if job == command else f'{said} of rsu {job}'
+        if job != command: said = f'{said} of rsu {job}'
+        return f"{said} {found['open']}" if found['open'] else said
     return re.sub(_setting, option, message)
 
 # %% ../nbs/60_cli.ipynb #669d6a08
