@@ -771,7 +771,7 @@ def _read_csv(path, dls, by):
     frame = _frame(dls.train_ds)
     if by is None and frame is not None and named[0] in frame.columns:
         raise Refused(f"'{path}' has a column '{named[0]}', as the training set has: give by='{named[0]}' "
-                      f"(--by {named[0]}) if these are its values; a column of positions needs another name.")
+                      "if these are its values; a column of positions needs another name.")
     text = df[named[0]]
     if (none := (text.str.strip() == '').sum()):
         raise Refused(f"'{path}' has {none} rows without an id: fill or remove them.")
@@ -900,13 +900,13 @@ def _checked(forget, N, pool):
 
 def _is_loader(o): return isinstance(o, (DataLoader,TorchLoader))
 
-def _gathered(dls):
+def _gathered(dls, what='dls='):
     "`DataLoaders` of what is given: these, one loader, or a tuple of two or three"
     if hasattr(dls, 'loaders'): return dls
     given = dls if isinstance(dls, (tuple,list)) else [dls]
     for o in given:
         if not _is_loader(o):
-            raise Refused(f"dls= has a {type(o).__name__} where a loader is wanted: "
+            raise Refused(f"{what} has a {type(o).__name__} where a loader is wanted: "
                           "give fastai's DataLoaders, or loaders (train, valid, test).")
     return DataLoaders(*map(as_fastai, given))
 
@@ -943,7 +943,7 @@ def _with_test(dls, test, seed):
     elif len(dls.loaders) > 2: test = dls.loaders[2]
     if len(dls.loaders) < 2 and test is None:
         raise Refused("There is no validation loader: "
-                      "give loaders (train, valid, test), or test= samples that the model was not trained on, of "
+                      "give loaders (train, valid, test), or a test set that the model was not trained on, of "
                       "which half are for validation.")
     valid,test = (None if o is None else _in_order(o) for o in (dls.loaders[1] if len(dls.loaders) > 1 else None, test))
     if valid is None or test is None:

@@ -37,7 +37,7 @@ class Retrain(Algorithm):
 
     def passes(self, epoch): return () # it has steps of its own
     def stages(self, split): return [Stage('all', split.forget, split.retain, self, [])]
-    def budget(self, split): raise Refused("Retrain starts from nothing, so it cannot be one stage after another: give it to unlearn alone.")
+    def budget(self, split): raise Refused("Retrain starts from nothing, so it cannot be one stage after another: use it alone.")
 
     def _recipe(self, learn):
         recipe,said = recipe_of(learn), {k: v for k,v in vars(self).items() if k in self._names() and v is not None}
@@ -170,19 +170,19 @@ class SISA(Algorithm):
 
     def passes(self, epoch): return () # it has steps of its own
     def stages(self, split): return [Stage('all', split.forget, split.retain, self, [])]
-    def budget(self, split): raise Refused("SISA trains its shards again by itself, so it cannot be one stage after another: give it to unlearn alone.")
+    def budget(self, split): raise Refused("SISA trains its shards again by itself, so it cannot be one stage after another: use it alone.")
 
     def ready(self, learn, split):
         if not isinstance(learn.model, Shards):
             raise Refused("SISA forgets only from what it has trained: "
-                          "make the learner by SISA(...).fit(dls, recipe), or retrain by Retrain().")
+                          "make the learner by SISA(...).fit(dls, recipe), or retrain (Retrain).")
         if not learn.model.members:
             raise Refused("This learner was exported, and an export does not hold which samples are in which shard: "
                           "give the learner that was exported.")
         mine = learn.model.how
         if self not in (SISA(), mine): raise Refused(f"This learner was trained by {mine!r}: give SISA() or that.")
         left = [np.setdiff1d(np.concatenate(o), split.forget) for o in learn.model.members]
-        if len(odd := np.setdiff1d(np.concatenate(left), split.retain)): raise Refused(f"SISA would train again on position {odd[0]}, which another algorithm has made this learner forget, and its checkpoints know it: retrain by Retrain().")
+        if len(odd := np.setdiff1d(np.concatenate(left), split.retain)): raise Refused(f"SISA would train again on position {odd[0]}, which another algorithm has made this learner forget, and its checkpoints know it: retrain (Retrain).")
         if min(map(len, left)) < 2: raise Refused(f"The request leaves fewer than two samples in shard {np.argmin(list(map(len, left)))+1} of {len(left)}, which could not vote: train again with fewer shards, by SISA(...).fit on what is retained.")
         return mine
 

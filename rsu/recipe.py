@@ -409,7 +409,10 @@ def recipe_of(
 ):                 # The recipe
     "How `learn` was made: what is given, or else what it carries as `learn.recipe`"
     recipe = recipe or learn.__dict__.get('recipe')
-    if recipe is None: raise Refused("This Learner does not say how it was made: train it by Recipe(...).fit(dls), or set learn.recipe to a Recipe or a function train(dls) -> Learner.")
+    if recipe is None:
+        raise Refused("It is not known how the model was trained, so no other can be trained like it: "
+                      "take the Learner from a Recipe, or give it an attribute recipe, "
+                      "which is a Recipe or a function train(dls) -> Learner.")
     return recipe
 
 # %% ../nbs/02_recipe.ipynb #fe3fb559

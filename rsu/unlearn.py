@@ -247,7 +247,7 @@ _bounds = [('n_epoch','epochs are a whole number, 0 or more', int, lambda v: v >
 
 def _sound(algorithm):
     "Refuse settings with which there is no fit"
-    if type(algorithm) is Algorithm: raise Refused("Algorithm is what algorithms are derived from, and forgets nothing itself: give one, SCRUB() for example.")
+    if type(algorithm) is Algorithm: raise Refused("Algorithm is what algorithms are derived from, and forgets nothing itself: give one, SCRUB for example.")
     unset = [f.name for f in fields(algorithm) if f.default is None]
     if algorithm.opt is not None or 'opt' not in unset: choose('optimiser', algorithm.opt, _opts)
     for k,what,kind,ok in _bounds:
