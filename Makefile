@@ -3,6 +3,7 @@
 #   make demo         rank, forget in sequence and evaluate on a small data set; prints where the report is
 #   make test         step check, notebooks, pytest (the site in a browser among it)
 #   make test-gpu     the notebooks, their `#| cuda` cells included
+#   make coverage     which lines of rsu do the API notebooks and pytest run? Slow
 #   make test-wheel   the wheel in an environment of its own, with the newest of everything
 #   make site         the documentation, into _docs
 #   make export       notebooks -> rsu/, README.md
@@ -12,7 +13,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test test-gpu test-wheel site export clean check readme
+.PHONY: demo test test-gpu coverage test-wheel site export clean check readme
 # The steps of `make test` print one after the other, and its last line is pytest's verdict.
 .NOTPARALLEL:
 
@@ -47,6 +48,15 @@ test: check
 test-gpu: $(ENV)
 	flags=$$($(GPU)); test -n "$$flags" || { echo 'No CUDA device here: nothing was tested.' >&2; exit 1; }
 	python .ci/notebooks.py 1 cuda
+
+# Child processes write their measurements beside those of the first, whatever folder they run in.
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
+coverage: $(ENV)
+	coverage erase
+	ls nbs/[0-9]*.ipynb | xargs -P $(JOBS) -n 1 nice coverage run .ci/cover.py
+	nice coverage run -m pytest -q -n $(JOBS) --dist loadfile
+	coverage combine -q
+	coverage report --sort=cover
 
 test-wheel: $(ENV)
 	.ci/wheel
