@@ -38,9 +38,11 @@ def _indirect(dls, loss):
     if y.dim() != 1 or y.dtype != torch.int64: return 'the labels are not int64, one a sample'
     if weights_of(dl) is not None: return 'the loader draws by weight'
     if dl.dataset.tensors[0].device.type != device_of(dls).type: return 'the samples do not fit on the device'
-    if any(len(getattr(dl, k).fs) for k in ('after_item','before_batch','after_batch')): return 'the loader transforms its batches'
+    transforms = [getattr(dl, k).fs for k in ('after_item','before_batch','after_batch')]
+    if any(map(len, transforms)): return 'the loader transforms its batches'
     if not _plain(loss): return 'the loss is not plain cross-entropy'
-    if any(not _module(cb).startswith('fastai.') for cb in defaults.callbacks): return 'every Learner has callbacks of yours'
+    if any(not _module(cb).startswith('fastai.') for cb in defaults.callbacks):
+        return 'every Learner has callbacks of yours'
     return ''
 
 def _module(cb): return (cb if isinstance(cb, type) else type(cb)).__module__
@@ -106,31 +108,40 @@ class _Linears(nn.Module):
         self.bias = nn.Parameter(torch.empty(k*o, **kw)) if bias else None
 
     def forward(self, x):
-        res = torch.einsum('bki,koi->bko', x.unflatten(1, (self.k,-1)), self.weight.unflatten(0, (self.k,-1))).flatten(1)
+        inputs,weights = x.unflatten(1, (self.k,-1)), self.weight.unflatten(0, (self.k,-1))
+        res = torch.einsum('bki,koi->bko', inputs, weights).flatten(1)
         return res if self.bias is None else res + self.bias
 
 def _widened(layer, k):
     "The layer that is `k` of `layer` side by side; None where there is no such layer"
     kind,device = type(layer),next((p.device for p in layer.parameters()), None)
     if kind is nn.Sequential:
-        shared = len([*layer.named_parameters(remove_duplicate=False)]) > len([*layer.parameters()]) # weights that two layers have in common are one set
+        # Weights that two layers have in common are one set.
+        shared = len([*layer.named_parameters(remove_duplicate=False)]) > len([*layer.parameters()])
         wide = [None] if shared or len(set(layer)) < len(layer) else [_widened(o, k) for o in layer]
         return None if None in wide else nn.Sequential(*wide)
-    if kind in _by_channel: return layer if kind is not nn.Flatten or (layer.start_dim,layer.end_dim) == (1,-1) else None
+    if kind in _by_channel:
+        return layer if kind is not nn.Flatten or (layer.start_dim,layer.end_dim) == (1,-1) else None
     if any(not p.requires_grad for p in layer.parameters()): return None # frozen
-    if kind is nn.Linear: return _Linears(k, layer.in_features, layer.out_features, layer.bias is not None, device=device)
-    if kind in (nn.BatchNorm1d, nn.BatchNorm2d): return kind(k*layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats, device=device)
+    if kind is nn.Linear:
+        return _Linears(k, layer.in_features, layer.out_features, layer.bias is not None, device=device)
+    if kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return kind(k*layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats,
+                    device=device)
     if kind is nn.Conv2d and layer.padding_mode == 'zeros':
-        return nn.Conv2d(k*layer.in_channels, k*layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation, k*layer.groups, layer.bias is not None, device=device)
+        return nn.Conv2d(k*layer.in_channels, k*layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
+                         layer.dilation, k*layer.groups, layer.bias is not None, device=device)
 
 # %% ../nbs/03_ensemble.ipynb #caf911a7
 def _joined(states): return {key: torch.cat([s[key] for s in states]) if v.dim() else v for key,v in states[0].items()}
 
-def _parted(state, k): return [{key: (v.chunk(k)[i] if v.dim() else v).clone() for key,v in state.items()} for i in range(k)]
+def _parted(state, k):
+    return [{key: (v.chunk(k)[i] if v.dim() else v).clone() for key,v in state.items()} for i in range(k)]
 
 # %% ../nbs/03_ensemble.ipynb #23626df9
 def _at_work(net, x):
-    "The parameters of a network that take part in what it says; an optimiser leaves the others alone, weight decay included"
+    """The parameters of a network that take part in what it says.
+    An optimiser leaves the others alone, weight decay included."""
     ps = [p for p in net.parameters() if p.requires_grad]
     with no_random(): grads = torch.autograd.grad(net(x).sum(), ps, allow_unused=True)
     return [p for p,g in zip(ps, grads) if g is not None]
@@ -154,12 +165,14 @@ class _Members:
     @property
     def wide(self): return len(self.nets) < self.k
     @property
-    def update_recorded(self): return self.cuda and 'mom' not in _schedules[self.recipe.schedule](1.) # momentum is a number, not a tensor
+    def update_recorded(self):
+        return self.cuda and 'mom' not in _schedules[self.recipe.schedule](1.) # momentum is a number, not a tensor
 
     def _optimiser(self):
         r = self.recipe
         fused = dict(fused=True, **({} if r.opt == 'sgd' else dict(capturable=True))) if self.cuda else {}
-        return optimiser(r.opt, r.mom, r.wd)(self.params, lr=torch.tensor(r.lr, device=self.x.device) if self.cuda else r.lr, **fused)
+        lr = torch.tensor(r.lr, device=self.x.device) if self.cuda else r.lr
+        return optimiser(r.opt, r.mom, r.wd)(self.params, lr=lr, **fused)
 
     def load(self, seeds):
         "Fresh weights, and an optimiser that remembers nothing"
@@ -182,14 +195,17 @@ class _Members:
         if self.wide:
             x = x.transpose(0,1).flatten(1,2)
             if x.dim() == 4: x = x.contiguous(memory_format=torch.channels_last)
-            (F.cross_entropy(self._forward(0, x).unflatten(1, (self.k,-1)).transpose(0,1).flatten(0,1), y.flatten())*self.k).backward()
+            logits = self._forward(0, x).unflatten(1, (self.k,-1)).transpose(0,1).flatten(0,1)
+            (F.cross_entropy(logits, y.flatten())*self.k).backward()
         else:
             for i in range(self.k):
                 with self._stream(i): F.cross_entropy(self._forward(i, x[i]), y[i]).backward()
             self._meet()
 
     def _forward(self, i, x):
-        with torch.autocast(self.x.device.type, self.precision, enabled=self.precision is not torch.float32, cache_enabled=False): return self.call[i](x).float()
+        lower = self.precision is not torch.float32
+        with torch.autocast(self.x.device.type, self.precision, enabled=lower, cache_enabled=False):
+            return self.call[i](x).float()
 
     def _stream(self, i):
         if not self.cuda: return nullcontext()
@@ -207,7 +223,8 @@ class _Members:
     def record(self, n):
         "Record the step for batches of `n`; what the weights were is lost"
         if not self.cuda or n in self.graphs: return
-        at = torch.zeros(self.k, n, dtype=torch.int64, device=self.x.device), torch.zeros(self.k, n, 3, dtype=torch.int64, device=self.x.device)
+        whole = dict(dtype=torch.int64, device=self.x.device)
+        at = torch.zeros(self.k, n, **whole), torch.zeros(self.k, n, 3, **whole)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -224,7 +241,9 @@ class _Members:
             return self._step(idx, draws)
         for g in self.opt.opt.param_groups:
             g['lr'].fill_(hypers['lr'])
-            if 'mom' in hypers: g.update(dict(momentum=hypers['mom']) if 'momentum' in g else dict(betas=(hypers['mom'], g['betas'][1])))
+            if 'mom' in hypers:
+                mom = hypers['mom']
+                g.update(dict(momentum=mom) if 'momentum' in g else dict(betas=(mom, g['betas'][1])))
         graph,at = self.graphs[idx.shape[1]]
         for to,what in zip(at, (idx, draws)): to.copy_(what, non_blocking=True)
         graph.replay()
@@ -240,7 +259,8 @@ class _Members:
             self.load(seeds)
             for t,(bs,hypers) in enumerate(zip(zip(*plans), _course(r, len(plans[0])//r.n_epoch))):
                 reseed(device, seeds[0], t)
-                draws = torch.stack([_draws(len(b), s, t) for b,s in zip(bs, seeds)]) if r.augment else torch.zeros(1, dtype=torch.int64)
+                draws = torch.zeros(1, dtype=torch.int64)
+                if r.augment: draws = torch.stack([_draws(len(b), s, t) for b,s in zip(bs, seeds)])
                 self.step(torch.stack(bs).to(device), draws.to(device), hypers)
         return self.states()
 
@@ -281,11 +301,13 @@ class Trainer:
         "Train a model for each pair of positions and seed; a generator"
         if not self.recorded: yield from ((i, self._one(at, s).eval()) for i,(at,s) in enumerate(zip(ats, seeds)))
         else:
-            for some in _chunks(ats, self.k): yield from zip(some, self._some([ats[i] for i in some], [seeds[i] for i in some]))
+            for some in _chunks(ats, self.k):
+                yield from zip(some, self._some([ats[i] for i in some], [seeds[i] for i in some]))
 
     def _one(self, at, seed):
         with _one_thread(device_of(self.dls)), with_gradients():
-            return make(self.recipe, self.dls, at, seed).model if obstacle(self.recipe, self.dls) else _alone(self.recipe, self.dls, at, seed)
+            if obstacle(self.recipe, self.dls): return make(self.recipe, self.dls, at, seed).model
+            return _alone(self.recipe, self.dls, at, seed)
 
     def _some(self, ats, seeds):
         self.members = self.members or _Members(self.recipe, self.dls, self.k, compile=self.compile)
