@@ -41,7 +41,10 @@ _norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm
 def _own_weights(model, algorithm):
     "Refuse layers whose weight is computed from other parameters: to draw it anew would change nothing"
     for k,m in model.named_modules():
-        if isinstance(m, _layers) and 'weight' not in m._parameters: raise Refused(f"{type(algorithm).__name__} changes the weights of layers, and that of '{k}' is computed from other parameters (by weight or spectral normalisation): take those away first (torch.nn.utils.parametrize.remove_parametrizations).")
+        if isinstance(m, _layers) and 'weight' not in m._parameters:
+            raise Refused(f"{type(algorithm).__name__} changes the weights of layers, and that of '{k}' is computed "
+                          "from other parameters (by weight or spectral normalisation): "
+                          "take those away first (torch.nn.utils.parametrize.remove_parametrizations).")
 
 def last_layers(
     model, # A network
@@ -66,8 +69,12 @@ class CFk(FineTune):
     def ready(self, learn, split):
         last = last_layers(learn.model, self.k, _two(learn.model, split.dls))
         n = sum(isinstance(m, _layers) for m in learn.model.modules())
-        if self.k > n: raise Refused(f"k={self.k} layers cannot learn where the network has {n} convolutions and linear layers: lower k.")
-        if not any(p.requires_grad for m in last for p in m.parameters()): raise Refused(f"The last layers (k={self.k}) are frozen, so nothing would learn: unfreeze them, or raise k.")
+        if self.k > n:
+            raise Refused(f"k={self.k} layers cannot learn where the network has {n} convolutions and linear layers: "
+                          "lower k.")
+        if not any(p.requires_grad for m in last for p in m.parameters()):
+            raise Refused(f"The last layers (k={self.k}) are frozen, so nothing would learn: "
+                          "unfreeze them, or raise k.")
         return super().ready(learn, split)
 
     def _last(self): return last_layers(self.model, self.k, _two(self.model, self.split.dls))
@@ -93,7 +100,8 @@ def _anew(m):
     if hasattr(m, 'reset_running_stats'): m.reset_running_stats()
 
 class EUk(CFk):
-    "The last k layers drawn anew and trained on retain as long as the original (Goel et al., arXiv 2201.06640, EU-k; one cosine for its warm restarts)"
+    """The last k layers drawn anew and trained on retain as long as the original (Goel et al., arXiv 2201.06640, EU-k).
+    The rate follows one cosine instead of the warm restarts of the paper."""
     needs,lower = ('retain data','a recipe'), _late
     reads = 'R, as often as the recipe says'
     space = dict(lr=(1e-3, 3e-1), k=(1, 3))
@@ -116,7 +124,9 @@ class EUk(CFk):
         res = super().ready(learn, split)
         if self.n_epoch is not None: return res
         recipe = recipe_of(learn)
-        if not isinstance(recipe, Recipe): raise Refused("EUk trains as long as the original was trained, and a recipe that is a function does not say how long: give n_epoch.")
+        if not isinstance(recipe, Recipe):
+            raise Refused("EUk trains as long as the original was trained, and a recipe that is a function does not "
+                          "say how long: give n_epoch.")
         return res.but(n_epoch=recipe.n_epoch)
 
     def before_fit(self):
@@ -144,7 +154,8 @@ def _smallest(
 
 # %% ../nbs/12_descent.ipynb #908edd6e
 class MSG(FineTune):
-    "Masked small gradients: weights of convolutions that matter least drawn anew, then descent on retain (Cadet et al., arXiv 2410.01276)"
+    """Weights of convolutions that matter least drawn anew, then descent on retain (Cadet et al., arXiv 2410.01276).
+    MSG is short for masked small gradients."""
     paper,needs,lower = 'Cadet et al., arXiv 2410.01276', ('retain data','convolutions'), _late
     reads = '1 x S and as many of R'
     space = dict(lr=(1e-4, 1e-1), n_epoch=(1, 15), share=(.05, .9))
@@ -157,11 +168,14 @@ class MSG(FineTune):
 
     def __post_init__(self):
         for k in ('share','damp'):
-            if not 0 <= getattr(self, k) <= 1: raise Refused(f"{k}={getattr(self, k)} is no share: give a number from 0 to 1.")
+            if not 0 <= getattr(self, k) <= 1:
+                raise Refused(f"{k}={getattr(self, k)} is no share: give a number from 0 to 1.")
 
     def ready(self, learn, split):
         _own_weights(learn.model, self)
-        if not _kernels(learn): raise Refused("MSG draws weights of convolutions anew, and no convolution learns in this network: take CFk or EUk instead.")
+        if not _kernels(learn):
+            raise Refused("MSG draws weights of convolutions anew, and no convolution learns in this network: "
+                          "take CFk or EUk instead.")
         return super().ready(learn, split)
 
     def rate(self, epoch):
@@ -175,7 +189,9 @@ class MSG(FineTune):
         keep,lose = self.gradient(some),self.gradient(S)
         for k,p in _kernels(self.learn).items():
             mask = _smallest(keep[k]-lose[k], self.share)
-            with torch.no_grad(), self.chance(len(self.damped)): p.copy_(torch.where(mask, nn.init.kaiming_normal_(torch.empty_like(p), mode='fan_out'), p))
+            with torch.no_grad(), self.chance(len(self.damped)):
+                new = nn.init.kaiming_normal_(torch.empty_like(p), mode='fan_out')
+                p.copy_(torch.where(mask, new, p))
             self.damped[p] = ~mask
 
     def before_step(self):
@@ -195,9 +211,13 @@ class ConvTranspose(FineTune):
     def ready(self, learn, split):
         _own_weights(learn.model, self)
         shapes = {tuple(p.shape[2:]) for p in _kernels(learn).values()}
-        if not shapes: raise Refused("ConvTranspose turns the kernels of convolutions, and no convolution learns in this network: take CFk or EUk instead.")
+        if not shapes:
+            raise Refused("ConvTranspose turns the kernels of convolutions, and no convolution learns in this "
+                          "network: take CFk or EUk instead.")
         for o in sorted(shapes):
-            if len(o) != 2 or o[0] != o[1]: raise Refused(f"ConvTranspose swaps the two spatial dimensions of a kernel, and this network has one of {' x '.join(map(str, o))}: take MSG instead.")
+            if len(o) != 2 or o[0] != o[1]:
+                raise Refused("ConvTranspose swaps the two spatial dimensions of a kernel, "
+                              f"and this network has one of {' x '.join(map(str, o))}: take MSG instead.")
         return super().ready(learn, split)
 
     def rate(self, epoch): return _cosine(epoch, self.n_epoch)
