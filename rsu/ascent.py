@@ -17,7 +17,8 @@ from rsu.unlearn import Algorithm, Term
 
 # %% ../nbs/13_ascent.ipynb #a29aca58
 class GradAscent(Algorithm):
-    "Ascent on forget alone, which nothing holds (Golatkar et al., CVPR 2020; Thudi et al., EuroS&P 2022; settings: RUM)"
+    """Ascent on forget alone, which nothing holds (Golatkar et al., CVPR 2020; Thudi et al., EuroS&P 2022).
+    The settings are RUM's."""
     paper,needs = 'Golatkar et al., CVPR 2020; settings: RUM', ()
     lower = 'lower lr, clip the gradients (cbs=GradientClip()), or stop in time (until=)'
     space = dict(lr=(1e-6, 1e-3), n_epoch=(1, 10))
@@ -38,7 +39,8 @@ class NegGradPlus(Algorithm):
     n_epoch:int=5
 
     def __post_init__(self):
-        if not 0 <= self.alpha <= 1: raise Refused(f"alpha={self.alpha} is no weight: give a number from 0 to 1; published are 0.95 to 0.9999.")
+        if not 0 <= self.alpha <= 1:
+            raise Refused(f"alpha={self.alpha} is no weight: give a number from 0 to 1; published are 0.95 to 0.9999.")
     def passes(self, epoch): return (('retain','forget'),)
     def terms(self, epoch): return (Term('retain', weight=self.alpha), Term('forget', weight=-(1-self.alpha)))
 
@@ -53,7 +55,9 @@ class RandomLabel(Algorithm):
 
     def __post_init__(self): choose('way to redraw', self.redraw, ['once','epoch'])
     def ready(self, learn, split):
-        if (c := n_classes(split.dls)) < 2: raise Refused(f"{type(self).__name__} draws other labels, and the data have one class only: choose another algorithm.")
+        if (c := n_classes(split.dls)) < 2:
+            raise Refused(f"{type(self).__name__} draws other labels, and the data have one class only: "
+                          "choose another algorithm.")
         if c > (k := check_outputs(learn.model, split.dls)):
             raise Refused(f"{type(self).__name__} draws labels among the {c} classes of the data, "
                           f"and the model has {k} logits: give the loaders a vocabulary of the model's classes.")
@@ -100,7 +104,9 @@ class SalUn(RandomLabel):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.share <= 1: raise Refused(f"share={self.share} is no share of the weights: give a number above 0 and up to 1; published are 0.1 to 0.9.")
+        if not 0 < self.share <= 1:
+            raise Refused(f"share={self.share} is no share of the weights: give a number above 0 and up to 1; "
+                          "published are 0.1 to 0.9.")
 
     def before_fit(self):
         super().before_fit()
@@ -120,13 +126,15 @@ class SalUn(RandomLabel):
 
 # %% ../nbs/13_ascent.ipynb #0bb9a1d3
 def _dwelt(losses):
-    "The mean of `losses` in which a sample weighs by one over the root of its own; below float32's precision all weigh the same"
+    """The mean of `losses` in which a sample weighs by one over the root of its own.
+    Below float32's precision all weigh the same."""
     w = losses.detach().clamp_min(torch.finfo(torch.float32).eps)**-.5
     return (w/w.sum() * losses).sum()
 
 # %% ../nbs/13_ascent.ipynb #0f9a4d5d
 class SFRon(Algorithm):
-    "Masked ascent on forget before every fifth step on retain (Huang et al., NeurIPS 2024; without its weight averaging, which as shipped averages nothing)"
+    """Masked ascent on forget before every fifth step on retain (Huang et al., NeurIPS 2024).
+    The weight averaging of its code, which averages nothing, is left out."""
     paper,lower = 'Huang et al., NeurIPS 2024', 'lower alpha or lr'
     reads = '1 x S and 1 x R for the mask; 300 rounds of one batch of S and five of R'
     space = dict(alpha=(1., 100.), lr=(1e-3, 1e-1), n_epoch=(1, 15))
@@ -139,8 +147,12 @@ class SFRon(Algorithm):
 
     def __post_init__(self):
         for k in ('iters','every'): _integer(k, getattr(self, k), 1)
-        if not 1 <= self.every <= self.iters: raise Refused(f"every={self.every} of iters={self.iters} iterations leaves no step on forget in an epoch: give a number from 1 to iters.")
-        if not (0 <= self.alpha < float('inf') and self.clip > 0): raise Refused(f"alpha={self.alpha}, clip={self.clip} make no ascent: alpha is 0 or more and clip above 0; published are 25 and 7.")
+        if not 1 <= self.every <= self.iters:
+            raise Refused(f"every={self.every} of iters={self.iters} iterations leaves no step on forget in an epoch: "
+                          "give a number from 1 to iters.")
+        if not (0 <= self.alpha < float('inf') and self.clip > 0):
+            raise Refused(f"alpha={self.alpha}, clip={self.clip} make no ascent: "
+                          "alpha is 0 or more and clip above 0; published are 25 and 7.")
 
     def ready(self, learn, split):
         res = super().ready(learn, split)
@@ -155,7 +167,8 @@ class SFRon(Algorithm):
         if total is None: total = self.iters + self.iters//self.every
         forget,retain = self.passes(epoch)
         rounds = max(1, total//(self.every+1))
-        return [(forget,1), (retain,self.every)]*(rounds-1) + [(forget,1), (retain, total - rounds - (rounds-1)*self.every)]
+        left = total - rounds - (rounds-1)*self.every
+        return [(forget,1), (retain,self.every)]*(rounds-1) + [(forget,1), (retain,left)]
 
     def before_fit(self):
         super().before_fit()
