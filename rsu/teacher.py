@@ -31,7 +31,8 @@ def _nearest(errors, target):
 
 # %% ../nbs/14_teacher.ipynb #86f51750
 class SCRUB(Algorithm):
-    "Disobey the teacher on forget, obey it on retain (Kurmanji et al., NeurIPS 2023, algorithm 1); `rewind` is its SCRUB+R"
+    """Disobey the teacher on forget, obey it on retain (Kurmanji et al., NeurIPS 2023, algorithm 1).
+    With `rewind` it is the paper's SCRUB+R."""
     paper,lower = 'Kurmanji et al., NeurIPS 2023', 'lower lr or msteps, or raise alpha or gamma'
     acts_if = 'rewind'
     space = dict(lr=(5e-5,5e-2), alpha=(1e-4,1.), gamma=(.1,1.), msteps=(1,5), n_epoch=(3,10))
@@ -48,13 +49,17 @@ class SCRUB(Algorithm):
     bs_forget:int|None=32
 
     def __post_init__(self):
-        if not (0 <= self.alpha < float('inf') and 0 <= self.gamma < float('inf') and 0 < self.T < float('inf')): raise Refused(f"alpha={self.alpha}, gamma={self.gamma}, T={self.T} cannot be: weights are 0 or more and a temperature is above 0; published are 0.001, 0.99 and 4.")
+        inf = float('inf')
+        if not (0 <= self.alpha < inf and 0 <= self.gamma < inf and 0 < self.T < inf):
+            raise Refused(f"alpha={self.alpha}, gamma={self.gamma}, T={self.T} cannot be: "
+                          "weights are 0 or more and a temperature is above 0; published are 0.001, 0.99 and 4.")
         _integer('msteps', self.msteps)
         for epoch in self.decay: _integer('decay', epoch)
 
     def passes(self, epoch): return (('forget',),('retain',)) if epoch < self.msteps else (('retain',),)
     def terms(self, epoch):
-        ascent = (Term('forget','teacher', -1., self.T),) if {'forget','mixed'} & {r for o in self.passes(epoch) for r in o} else ()
+        fed = {r for roles in self.passes(epoch) for r in roles}
+        ascent = (Term('forget','teacher', -1., self.T),) if {'forget','mixed'} & fed else ()
         return *ascent, Term('retain', weight=self.gamma), Term('retain','teacher', self.alpha, self.T)
     def rate(self, epoch): return .1**sum(epoch >= e for e in self.decay)
 
@@ -88,11 +93,15 @@ def ready(self:SCRUB, learn, split):
     if self.rewind:
         has = torch.cat([b[-1].flatten().cpu() for b in split.valid]).numpy()
         lacks = np.setdiff1d(split.y[split.forget], has)
-        if len(lacks): raise Refused(f"SCRUB(rewind=True) compares with validation samples of the classes to forget, and class {lacks[0]} has none: give validation data that have it, or leave rewind out.")
+        if len(lacks):
+            raise Refused("SCRUB(rewind=True) compares with validation samples of the classes to forget, and class "
+                          f"{lacks[0]} has none: give validation data that have it, or leave rewind out.")
     return Algorithm.ready(self, learn, split)
 
 # %% ../nbs/14_teacher.ipynb #e5bd3925
-def _cannot_reset(model): return [type(m).__name__ for m in model.modules() if list(m.parameters(recurse=False)) and not hasattr(m, 'reset_parameters')]
+def _cannot_reset(model):
+    own = [m for m in model.modules() if list(m.parameters(recurse=False))]
+    return [type(m).__name__ for m in own if not hasattr(m, 'reset_parameters')]
 
 def _untrained(learn, dls, seed):
     "A network like the learner's, its weights drawn anew"
@@ -106,7 +115,8 @@ def _untrained(learn, dls, seed):
 
 # %% ../nbs/14_teacher.ipynb #9a4008fb
 class BadTeacher(Algorithm):
-    "Learn from an untrained network on forget and from the given one on a part of retain (Chundawat et al., AAAI 2023); Adam without weight decay"
+    """Learn from an untrained network on forget, and from the given one on a part of retain.
+    Chundawat et al., AAAI 2023; Adam without weight decay."""
     paper,lower,mixes = 'Chundawat et al., AAAI 2023', 'lower lr, or raise share', 'S∪0.3 of R'
     space = dict(lr=(1e-5,1e-2), share=(.1,1.), n_epoch=(1,5))
     share:float=0.3 # Part of retain that is trained on, drawn once
@@ -117,7 +127,9 @@ class BadTeacher(Algorithm):
     wd:float=0.
 
     def __post_init__(self):
-        if not 0 < self.share <= 1: raise Refused(f"share={self.share} is no part of the retained samples: give a number above 0, and 1 at most; published is 0.3.")
+        if not 0 < self.share <= 1:
+            raise Refused(f"share={self.share} is no part of the retained samples: "
+                          "give a number above 0, and 1 at most; published is 0.3.")
     def passes(self, epoch): return (('mixed',),)
     def terms(self, epoch): return Term('forget','teacher'), Term('retain','teacher')
     def roles(self, split, forget, retain, seed):
@@ -125,7 +137,9 @@ class BadTeacher(Algorithm):
         return dict(forget=forget, mixed=np.union1d(forget, part))
     def ready(self, learn, split):
         fixed = [] if isinstance(learn.__dict__.get('recipe'), Recipe) else _cannot_reset(learn.model)
-        if fixed: raise Refused(f"BadTeacher needs the network with random weights, and {fixed[0]} has no reset_parameters() to draw its own: give it one, or train the learner by a Recipe.")
+        if fixed:
+            raise Refused(f"BadTeacher needs the network with random weights, and {fixed[0]} has no "
+                          "reset_parameters() to draw its own: give it one, or train the learner by a Recipe.")
         return super().ready(learn, split)
     def before_fit(self):
         super().before_fit()
