@@ -52,7 +52,9 @@ def continuous(
     "Which input of the loader's batches can be moved, and on which scale"
     *xb,_ = next(iter(subset(dl, positions(dl)[:2])))
     at = [i for i,x in enumerate(xb) if x.is_floating_point() and x.numel()]
-    if len(at) != 1: raise Refused(f"An adversary moves one continuous input and these data have {len(at)}: take an algorithm that moves none, RandomLabel() for example.")
+    if len(at) != 1:
+        raise Refused(f"An adversary moves one continuous input and these data have {len(at)}: "
+                      "take an algorithm that moves none, RandomLabel() for example.")
     zero = xb[at[0]][:1]*0
     one = zero+1
     if zero.dim() < 4: return Pixels(at[0], torch.zeros(()), torch.ones(()), False)
@@ -66,7 +68,10 @@ def _moves(split):
     px = continuous(split.dls.train)
     if px.bounded:
         p = torch.cat([px.read(b[:-1]).flatten() for b in as_they_are(split.dls.train, split.forget)])
-        if p.min() < -1e-3 or p.max() > 1+1e-3: raise Refused(f"The pixels lie from {p.min():.2f} to {p.max():.2f} and not in [0, 1], and no Normalize of the loader says why: give the loader raw pixels, and fastai's Normalize in after_batch.")
+        if p.min() < -1e-3 or p.max() > 1+1e-3:
+            raise Refused(f"The pixels lie from {p.min():.2f} to {p.max():.2f} and not in [0, 1], "
+                          "and no Normalize of the loader says why: "
+                          "give the loader raw pixels, and fastai's Normalize in after_batch.")
     return px
 
 # %% ../nbs/16_adversary.ipynb #380e4a1e
@@ -159,21 +164,23 @@ class BoundaryShrink(Algorithm):
         super().before_fit()
         px = continuous(self.split.dls.train)
         with evaluating(self.model):
-            near = [self.model(*fgsm(self.model, px, xb, y, self.eps)).argmax(1) for xb,y in self.stream(self.stage.forget)]
+            near = [self.model(*fgsm(self.model, px, xb, y, self.eps)).argmax(1)
+                    for xb,y in self.stream(self.stage.forget)]
         self.near = torch.cat(near).cpu().numpy()
 
     def labels(self, at): return self.near[np.searchsorted(self.stage.forget, at)]
 
 # %% ../nbs/16_adversary.ipynb #dd298d96
 class AMUN(Algorithm):
-    "Descent on retain, forget and adversarial neighbours of forget with the wrong labels that they have (Ebrahimpour-Boroojeny et al., ICML 2025)"
+    """Descent on retain, forget and adversarial neighbours of forget with the wrong labels that they have.
+    Ebrahimpour-Boroojeny et al., ICML 2025."""
     paper,needs = 'Ebrahimpour-Boroojeny et al., ICML 2025', ('retain data','continuous inputs')
     reads,mixes = 'up to 50 x S in each ball','R∪S∪their neighbours'
     lower = "lower lr, or train on retained samples too (retain=True)"
     space = dict(eps=(.01,.2), lr=(1e-3,.1))
     mode:str='amun'    # 'amun', or 'advonly': without the samples to forget themselves
     retain:bool=True   # Train on retained samples too?
-    eps:float=0.04     # First radius around a sample, Euclidean, in pixels of [0, 1]; in the columns' own units for tables
+    eps:float=0.04     # First radius around a sample, Euclidean, in pixels of [0, 1]; for tables in the columns' units
     steps:int=50       # Steps of a tenth of the radius
     doublings:int=10   # How often the radius is doubled at most
     _: KW_ONLY
@@ -194,15 +201,20 @@ class AMUN(Algorithm):
 
     def roles(self, split, forget, retain, seed):
         made = split.N + np.arange(len(forget))
-        return dict(mixed=np.concatenate([*([retain] if self.retain else []), *([forget] if self.mode == 'amun' else []), made]))
+        parts = [*([retain] if self.retain else []), *([forget] if self.mode == 'amun' else []), made]
+        return dict(mixed=np.concatenate(parts))
 
     def before_fit(self):
         super().before_fit()
         px,forget = continuous(self.split.dls.train),self.stage.forget
-        with evaluating(self.model): new = [across(self.model, px, xb, y, self.eps, self.steps, self.doublings) for xb,y in self.stream(forget)]
+        with evaluating(self.model):
+            new = [across(self.model, px, xb, y, self.eps, self.steps, self.doublings) for xb,y in self.stream(forget)]
         self.learn.dls.train.made = made = tuple(torch.cat(o) for o in zip(*new))
         stuck = forget[made[-1].flatten().cpu().numpy() == self.true[forget]]
-        if len(stuck): warnings.warn(f"{len(stuck)} of {len(forget)} samples keep their label within {self.eps*2**self.doublings:g} of themselves, position {stuck[0]} the first of them, and are not unlearnt by {self!r}: raise doublings.")
+        if len(stuck):
+            warnings.warn(f"{len(stuck)} of {len(forget)} samples keep their label "
+                          f"within {self.eps*2**self.doublings:g} of themselves, position {stuck[0]} the first of "
+                          f"them, and are not unlearnt by {self!r}: raise doublings.")
 
 # %% ../nbs/16_adversary.ipynb #4ba174a2
 def noise_loss(
@@ -210,7 +222,8 @@ def noise_loss(
     noise:torch.Tensor, # (n, ...)
     penalty:float=.1    # Weight of its size
 ) -> torch.Tensor:      # A scalar
-    "What UNSIR's noise minimises: the loss with its sign turned, and the squared length of a sample (mean over the batch)"
+    """What UNSIR's noise minimises: the loss with its sign turned, and the squared length of a sample.
+    Both are means over the batch."""
     return penalty*noise.square().flatten(1).sum(1).mean() - loss
 
 # %% ../nbs/16_adversary.ipynb #05173774
@@ -218,12 +231,17 @@ def _whole(split, forget, retain):
     "The classes of `forget`; `Refused` where samples of them are retained"
     res = np.unique(split.y[forget])
     kept = split.y[retain][np.isin(split.y[retain], res)]
-    if len(kept): raise Refused(f"UNSIR forgets whole classes, and {(kept == kept[0]).sum()} samples of class {kept[0]} would be retained: ask for 'class:{kept[0]}', or take an algorithm that forgets single samples, AMUN() for example.")
+    if len(kept):
+        n = (kept == kept[0]).sum()
+        raise Refused(f"UNSIR forgets whole classes, and {n} samples of class {kept[0]} would be retained: "
+                      f"ask for 'class:{kept[0]}', or take an algorithm that forgets single samples, "
+                      "AMUN() for example.")
     return res
 
 # %% ../nbs/16_adversary.ipynb #44c257f7
 class UNSIR(Algorithm):
-    "Impair a class by noise that maximises its loss, then repair on retain (Tarun et al., TNNLS 2023); Adam without weight decay"
+    """Impair a class by noise that maximises its loss, then repair on retain (Tarun et al., TNNLS 2023).
+    Adam without weight decay."""
     paper,needs = 'Tarun et al., TNNLS 2023', ('retain data','whole classes','continuous inputs')
     reads,mixes = '40 x its noise','R and 20 x its noise'
     lower = 'lower lr or repeats'
@@ -241,10 +259,15 @@ class UNSIR(Algorithm):
 
     def __post_init__(self):
         for k,low in dict(noise_steps=0, repeats=1, per_class=1).items(): _integer(k, getattr(self, k), low)
-        if not (0 <= self.penalty < float('inf') and 0 < self.noise_lr < float('inf')): raise Refused(f"penalty={self.penalty}, noise_lr={self.noise_lr} make no noise: a penalty is 0 or more and a rate above 0; both are published as 0.1.")
+        inf = float('inf')
+        if not (0 <= self.penalty < inf and 0 < self.noise_lr < inf):
+            raise Refused(f"penalty={self.penalty}, noise_lr={self.noise_lr} make no noise: "
+                          "a penalty is 0 or more and a rate above 0; both are published as 0.1.")
 
     def ready(self, learn, split):
-        if self.n_epoch < 2: raise Refused(f"n_epoch={self.n_epoch}: UNSIR harms in its first epoch and repairs in the others, so give 2 or more.")
+        if self.n_epoch < 2:
+            raise Refused(f"n_epoch={self.n_epoch}: "
+                          "UNSIR harms in its first epoch and repairs in the others, so give 2 or more.")
         _whole(split, split.forget, split.retain)
         continuous(split.dls.train)
         return super().ready(learn, split)
@@ -252,11 +275,13 @@ class UNSIR(Algorithm):
     def passes(self, epoch): return (('retain',),) if epoch else (('mixed',),)
     def terms(self, epoch): return (Term('retain'), Term('made'))
     def rate(self, epoch): return 1. if epoch < 1 else .5
-    def _pace(self, epoch): return epoch # its rates belong to its two phases, which every stage has, and are no schedule that stages could share
+    # Its rates belong to its two phases, which every stage has, and are no schedule that stages could share.
+    def _pace(self, epoch): return epoch
 
     def roles(self, split, forget, retain, seed):
         made = split.N + np.arange(self.bs*len(_whole(split, forget, retain)))
-        some = np.concatenate([shuffled(retain[split.y[retain] == c], seed, c)[:self.per_class] for c in np.unique(split.y[retain])])
+        labels = split.y[retain]
+        some = np.concatenate([shuffled(retain[labels == c], seed, c)[:self.per_class] for c in np.unique(labels)])
         return dict(retain=some, mixed=np.concatenate([some, np.tile(made, self.repeats)]))
 
     def noise(self,
@@ -292,7 +317,7 @@ class UNSIR(Algorithm):
         if self.epoch == 1: self.learn.opt.clear_state() # the repair has an Adam of its own
 
     def after_train(self):
-        if self.epoch: super().after_train() # the first epoch is meant to harm: what counts is whether the next mends it
+        if self.epoch: super().after_train() # the first epoch is meant to harm: what counts is whether the next repairs
 
     def _stop_at_target(self):
         if self.epoch: super()._stop_at_target()
