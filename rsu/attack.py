@@ -32,7 +32,8 @@ def margin(
 _tiny = 1e-6 # a floor under deviations: equal margins must not divide by zero
 
 def _moments(phi_refs, which, variance):
-    "Mean and standard deviation (N,) of the margins of the references `which` (K, N) marks; pooled where a sample has fewer than two"
+    """Mean and standard deviation (N,) of the margins of the references that `which` (K, N) marks.
+    The deviation is pooled where a sample has fewer than two."""
     choose('variance', variance, ['per_sample','global'])
     n = which.sum(0)
     mean = torch.where(which, phi_refs, 0.).sum(0) / n
@@ -56,7 +57,9 @@ def lira(
     phi,phi_refs,members = _margins(phi), _margins(phi_refs), torch.as_tensor(members).bool()
     mean,std = _moments(phi_refs, ~members, variance)
     if not online: return torch.special.log_ndtr((phi-mean)/std)
-    return Normal(*_moments(phi_refs, members, variance), validate_args=False).log_prob(phi) - Normal(mean, std, validate_args=False).log_prob(phi)
+    inside = Normal(*_moments(phi_refs, members, variance), validate_args=False)
+    outside = Normal(mean, std, validate_args=False)
+    return inside.log_prob(phi) - outside.log_prob(phi)
 
 # %% ../nbs/20_attack.ipynb #0c8a3007
 def privacy_risk(
@@ -64,7 +67,8 @@ def privacy_risk(
     members:torch.Tensor,      # Which reference was trained on which sample (K, N) bool
     variance:str='per_sample'  # 'per_sample', or 'global': pooled within samples
 ) -> torch.Tensor:             # (N,) float64; NaN where a sample has no reference of a kind
-    "The separation of in and out worlds, independent of any one target (moments of Carlini et al., S&P 2022, section V)"
+    """The separation of in and out worlds, independent of any one target.
+    The moments are those of Carlini et al., S&P 2022, section V."""
     phi_refs,members = _margins(phi_refs), torch.as_tensor(members).bool()
     (mean_in,std_in),(mean_out,std_out) = (_moments(phi_refs, m, variance) for m in (members, ~members))
     return (mean_in-mean_out) / (std_in**2+std_out**2).sqrt()
@@ -123,7 +127,8 @@ def memorization(
     correct:torch.Tensor, # Was each reference right (K, N) bool; or its probability of the true class, in [0, 1]
     members:torch.Tensor  # Which reference was trained on which sample (K, N) bool
 ) -> torch.Tensor:        # (N,) float64 in [-1, 1]; NaN where a sample has no reference of a kind
-    "Right answers of models with the sample minus those without it (Feldman, STOC 2020; estimated as by Feldman & Zhang, NeurIPS 2020)"
+    """Right answers of models with the sample minus those without it (Feldman, STOC 2020).
+    Estimated as by Feldman & Zhang, NeurIPS 2020."""
     correct,members = torch.as_tensor(correct).double(), torch.as_tensor(members).bool()
     return _mean_over(correct, members) - _mean_over(correct, ~members)
 
