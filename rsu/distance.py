@@ -24,7 +24,8 @@ class Forgetting(NamedTuple):
 _cap = 50. # of epsilon
 
 def _table(n, m, delta):
-    "Epsilon (n+1, m+1) of an attack that calls a of n positives and b of m negatives positive; minus infinity where it is dropped"
+    """Epsilon (n+1, m+1) of an attack that calls a of n positives and b of m negatives positive.
+    Minus infinity where it is dropped."""
     fnr,fpr = 1-np.arange(n+1)[:,None]/n, np.arange(m+1)/m
     with np.errstate(invalid='ignore', divide='ignore'):
         eps = np.fmax(np.log(1-delta-fpr)-np.log(fnr), np.log(1-delta-fnr)-np.log(fpr)).clip(0, _cap)
@@ -61,7 +62,8 @@ def _runs(counts):
 
 # %% ../nbs/44_distance.ipynb #6060b274
 def _epsilon(u, o, eps, flipped):
-    "Epsilon of one sample; `eps` holds those of pairs of counts where the unlearned are positive, `flipped` where the oracles are"
+    """Epsilon of one sample.
+    `eps` holds those of pairs of counts where the unlearned are positive, `flipped` where the oracles are."""
     u,o = np.sort(u), np.sort(o)
     wide_u,wide_o = np.ptp(u), np.ptp(o)
     if 100*min(wide_u, wide_o) < max(wide_u, wide_o): return _cap
@@ -76,7 +78,9 @@ def _populations(unlearned, oracle):
     "Two tables (M, N) as tensors; refuses those that cannot be compared"
     u,o = torch.as_tensor(unlearned), torch.as_tensor(oracle)
     if u.dim() != 2 or o.dim() != 2 or u.shape[1] != o.shape[1] or not (u.numel() and o.numel()):
-        raise Refused(f"Populations are compared sample by sample: give tables (models, samples) over the same samples, not {tuple(u.shape)} and {tuple(o.shape)}.")
+        raise Refused("Populations are compared sample by sample: "
+                      f"give tables (models, samples) over the same samples, not {tuple(u.shape)} and "
+                      f"{tuple(o.shape)}.")
     if not (u.isfinite().all() and o.isfinite().all()):
         raise Refused("A statistic is not finite: leave diverged models out; rsu.attack.margin bounds all others.")
     return u,o
@@ -92,16 +96,20 @@ def forgetting_quality(
     stat_oracle:torch.Tensor,    # The same in each retrained model (M', N); 3 models or more on both sides
     delta:float=1e-5             # Of (epsilon, delta)
 ) -> Forgetting:                 # With different numbers of models the smaller one says how far points are given
-    "How well unlearned models pass for retrained ones against the best of many attacks (Triantafillou et al. 2024, the NeurIPS 2023 challenge)"
+    """How well unlearned models pass for retrained ones against the best of many attacks.
+    Triantafillou et al. 2024, the NeurIPS 2023 challenge."""
     u,o = _populations(stat_unlearned, stat_oracle)
     if (fewer := min(len(u), len(o))) < 3:
-        raise Refused(f"{len(u)} unlearned and {len(o)} retrained models cannot show an epsilon: give 3 or more of both.")
+        raise Refused(f"{len(u)} unlearned and {len(o)} retrained models cannot show an epsilon: "
+                      "give 3 or more of both.")
     if not 0 <= delta < 1: raise Refused(f"delta={delta} is no probability: give one from 0 to below 1.")
     eps = _table(len(u), len(o), delta).ravel()
     flipped = eps[::-1].copy() # what is not called positive, when the other population is
-    epsilon = torch.tensor([_epsilon(a, b, eps, flipped) for part in _by_sample(u, o) for a,b in zip(*(p.numpy() for p in part))])
+    pairs = (pair for part in _by_sample(u, o) for pair in zip(*(p.numpy() for p in part)))
+    epsilon = torch.tensor([_epsilon(a, b, eps, flipped) for a,b in pairs])
     if (mute := epsilon.isneginf()).any():
-        raise Refused(f"No threshold says anything of sample {mute.nonzero()[0].item()} ({mute.sum()} in all), where models are too few or too alike: leave such samples out.")
+        raise Refused(f"No threshold says anything of sample {mute.nonzero()[0].item()} ({mute.sum()} in all), "
+                      "where models are too few or too alike: leave such samples out.")
     return Forgetting(_points(epsilon, fewer).mean().item(), epsilon)
 
 # %% ../nbs/44_distance.ipynb #88706972
@@ -113,14 +121,15 @@ def _points(epsilon, models):
 def forgetting_floor(
     m_unlearned:int,    # Unlearned models
     m_oracle:int,       # Retrained models
-    scale=1.,           # Standard deviation of the statistic over retrained models: a number, or one for each sample (N,), drawn from at random
+    scale=1.,           # Standard deviation of the statistic over retrained models: a number, or (N,) to draw from
     n:int=1000,         # Samples simulated
     delta:float=1e-5,   # Of (epsilon, delta)
     seed:int=0          # Of the draws
 ) -> Forgetting:        # What `forgetting_quality` says of two populations that do not differ
     "The score of perfect unlearning: both populations drawn from one normal distribution for each sample"
     rng,scale = np.random.default_rng(seed), np.asarray(scale, dtype=float).ravel()
-    if not (len(scale) and (scale > 0).all()): raise Refused("A spread must be above 0: leave out samples on which all retrained models say the same.")
+    if not (len(scale) and (scale > 0).all()):
+        raise Refused("A spread must be above 0: leave out samples on which all retrained models say the same.")
     scale = rng.choice(scale, n)
     return forgetting_quality(*(rng.normal(size=(m, n))*scale for m in (m_unlearned, m_oracle)), delta)
 
@@ -130,9 +139,12 @@ def forgetting_score(
     unlearned,          # Their mean accuracies in [0, 1] with the keys 'retain' and 'test'
     oracle              # Those of the retrained models
 ) -> float:
-    "The challenge's final score: forgetting quality times what is kept of retain and test accuracy (Triantafillou et al. 2024)"
-    (ra_u,ta_u),(ra_r,ta_r) = (_shares(name, told, ('retain','test')) for name,told in [('unlearned',unlearned),('oracle',oracle)])
-    if not ra_r*ta_r: raise Refused("An oracle that reads nothing rightly cannot be compared with: look at how it was trained.")
+    """The challenge's final score: forgetting quality times what is kept of retain and test accuracy.
+    Triantafillou et al. 2024."""
+    ra_u,ta_u = _shares('unlearned', unlearned, ('retain','test'))
+    ra_r,ta_r = _shares('oracle', oracle, ('retain','test'))
+    if not ra_r*ta_r:
+        raise Refused("An oracle that reads nothing rightly cannot be compared with: look at how it was trained.")
     return quality.score * ra_u/ra_r * ta_u/ta_r
 
 # %% ../nbs/44_distance.ipynb #6aa37865
@@ -181,7 +193,8 @@ def _answers(a, b):
     "Two tables of probabilities (n, C) as float64; refuses what is none"
     a,b = (torch.as_tensor(o).detach().cpu().double() for o in (a, b))
     if a.dim() != 2 or a.shape != b.shape or not len(a):
-        raise Refused(f"Answers to the same samples are compared: give two tables (samples, classes), not {tuple(a.shape)} and {tuple(b.shape)}.")
+        raise Refused("Answers to the same samples are compared: "
+                      f"give two tables (samples, classes), not {tuple(a.shape)} and {tuple(b.shape)}.")
     if not all((o >= 0).all() and ((o.sum(1)-1).abs() < .01).all() for o in (a, b)):
         raise Refused("Probabilities lie between 0 and 1 and sum to 1 for each sample: give logits.softmax(1).")
     return a,b
@@ -191,7 +204,8 @@ def js_divergence(
     probs_a:torch.Tensor, # Probabilities (n, C) of one model
     probs_b:torch.Tensor  # Those of another on the same samples
 ) -> torch.Tensor:        # Of each sample (n,) float64, in nats, between 0 and log 2
-    "Jensen-Shannon divergence of two models' answers, summed over classes (Lin 1991); the mean is the JS-Div of unlearning"
+    """Jensen-Shannon divergence of two models' answers, summed over classes (Lin 1991).
+    The mean is the JS-Div of unlearning."""
     p,q = _answers(probs_a, probs_b)
     m = (p+q)/2
     return torch.as_tensor(rel_entr(p.numpy(), m.numpy()) + rel_entr(q.numpy(), m.numpy())).sum(1)/2
@@ -210,7 +224,8 @@ def zrf(
     probs:torch.Tensor,       # Probabilities (n, C) of the unlearned model on the samples to forget
     probs_random:torch.Tensor # Those of an untrained network
 ) -> float:                   # Between 1 - log 2 and 1
-    "Zero retrain forgetting: 1 less the mean Jensen-Shannon divergence from an untrained network (Chundawat et al., AAAI 2023)"
+    """Zero retrain forgetting: 1 less the mean Jensen-Shannon divergence from an untrained network.
+    Chundawat et al., AAAI 2023."""
     return 1 - js_divergence(probs, probs_random).mean().item()
 
 # %% ../nbs/44_distance.ipynb #4a3bbb6f
@@ -221,7 +236,8 @@ def agreement(
     "The share of samples on which two models name the same class, right or wrong"
     a,b = torch.as_tensor(predicted_a), torch.as_tensor(predicted_b)
     if a.dim() != 1 or a.shape != b.shape or not len(a):
-        raise Refused(f"Predictions are one class for each sample: give logits.argmax(1) of both models, not {tuple(a.shape)} and {tuple(b.shape)}.")
+        raise Refused("Predictions are one class for each sample: "
+                      f"give logits.argmax(1) of both models, not {tuple(a.shape)} and {tuple(b.shape)}.")
     return (a.cpu() == b.cpu()).double().mean().item()
 
 # %% ../nbs/44_distance.ipynb #c5431248
@@ -232,7 +248,9 @@ def layer_distance(
     "Euclidean distance of two networks' weights, layer by layer"
     us,rs = _layers(model_u), _layers(model_r)
     shapes = lambda layers: {k: [p.shape for p in v] for k,v in layers.items()}
-    if shapes(us) != shapes(rs): raise Refused("The two networks have different layers: give an unlearned and a retrained one of one architecture.")
+    if shapes(us) != shapes(rs):
+        raise Refused("The two networks have different layers: "
+                      "give an unlearned and a retrained one of one architecture.")
     distance = pd.Series({k: _norm(a-b for a,b in zip(us[k], rs[k])) for k in us}).rename_axis('layer')
     return pd.DataFrame(dict(distance=distance, relative=distance / pd.Series({k: _norm(v) for k,v in rs.items()})))
 
