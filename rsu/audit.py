@@ -35,7 +35,9 @@ def lr_mia(
 def _losses(o):
     "Losses (n,) as numpy knows them; an infinite one is a probability of 0, and counts as the smallest there is"
     o = _finite(torch.as_tensor(o).double()).cpu().numpy()
-    if len(o) < 10 or np.isnan(o).any(): raise Refused(f"There are {len(o)} losses, {np.isnan(o).sum()} of them NaN: this attack holds a tenth out, so give 10 or more of each kind, all of them numbers.")
+    if len(o) < 10 or np.isnan(o).any():
+        raise Refused(f"There are {len(o)} losses, {np.isnan(o).sum()} of them NaN: "
+                      "this attack holds a tenth out, so give 10 or more of each kind, all of them numbers.")
     return o
 
 # %% ../nbs/45_audit.ipynb #65dfbef5
@@ -49,8 +51,11 @@ def indiscernibility(
 def _signals(logits, y):
     "Each signal (n, d) of samples"
     p,y = torch.as_tensor(logits).double().cpu().softmax(-1), torch.as_tensor(y).long().cpu()
-    if not len(p) or p.isnan().any(): raise Refused(f"There are {len(p)} samples with {int(p.isnan().any(-1).sum())} outputs that are NaN: the attack needs outputs of forget, retain and test samples.")
-    one = dict(correctness=(p.argmax(-1) == y).double(), confidence=p.gather(-1, y[:,None])[:,0], entropy=entropy(p), modified_entropy=modified_entropy(p, y))
+    if not len(p) or p.isnan().any():
+        raise Refused(f"There are {len(p)} samples with {int(p.isnan().any(-1).sum())} outputs that are NaN: "
+                      "the attack needs outputs of forget, retain and test samples.")
+    one = dict(correctness=(p.argmax(-1) == y).double(), confidence=p.gather(-1, y[:,None])[:,0],
+               entropy=entropy(p), modified_entropy=modified_entropy(p, y))
     return {**{k: v[:,None].numpy() for k,v in one.items()}, 'probabilities': p.numpy()}
 
 # %% ../nbs/45_audit.ipynb #c7717d55
@@ -83,25 +88,35 @@ def _others(o, j): return torch.cat([o[:j], o[j+1:]])
 def _share(x): return (x > 0).double() + (x == 0).double()/2 # of what is above 0, ties by half
 
 def _two_way(v):
-    "Standard error of the mean of `v` (M, n), whose rows share a model and whose columns share a sample (Cameron, Gelbach & Miller 2011)"
-    rows,cols,cells = [o.var(correction=1).item()/len(o) if len(o) > 1 else 0. for o in (v.mean(1), v.mean(0), v.flatten())]
+    """Standard error of the mean of `v` (M, n), whose rows share a model and whose columns share a sample.
+    Cameron, Gelbach & Miller 2011."""
+    parts = (v.mean(1), v.mean(0), v.flatten())
+    rows,cols,cells = [o.var(correction=1).item()/len(o) if len(o) > 1 else 0. for o in parts]
     return max(rows, cols, rows+cols-cells)**.5
 
 # %% ../nbs/45_audit.ipynb #719e70ff
 def u_lira(
     unlearned:torch.Tensor,    # Margins of models that were trained on each sample and then unlearned it (M, n)
     never:torch.Tensor,        # and of models that never saw it and unlearned others, by the same algorithm (M, n)
-    judged=None,               # Margins (J, n) of both kinds of other models, to be judged; these, each pair by the others, where not given
+    judged=None,               # Margins (J, n) of both kinds of other models, to be judged; by default each pair of
+                               # these models is judged by the others
     variance:str='per_sample', # 'per_sample', or 'global': pooled within samples
     fpr:float=.01              # Rate of false alarms at which hits are counted, over all models and samples
-) -> dict:                     # accuracy, auc (0.5 is chance), their standard errors accuracy_se, auc_se, and tpr (`fpr` is chance; NaN below 1/fpr margins)
-    "U-LiRA: how well unlearned samples are told from never seen ones by one who knows the algorithm (Hayes et al. 2024, algorithm 1)"
+) -> dict:                     # accuracy, auc (0.5 is chance), their standard errors accuracy_se, auc_se, and tpr
+                               # (`fpr` is chance; NaN below 1/fpr margins)
+    """U-LiRA: how well unlearned samples are distinguished from never seen ones by one who knows the algorithm.
+    Hayes et al. 2024, algorithm 1."""
     a,b = both = [torch.as_tensor(o).double() for o in (unlearned, never)]
-    if a.shape != b.shape or a.dim() != 2 or len(a) < 3: raise Refused(f"Margins {tuple(a.shape)} and {tuple(b.shape)} are no two worlds: give (M, n) of each, of 3 models or more.")
-    if judged is None: yes,no = map(torch.stack, zip(*(_ratios((a[j],b[j]), (_others(a, j),_others(b, j)), variance) for j in range(len(a)))))
+    if a.shape != b.shape or a.dim() != 2 or len(a) < 3:
+        raise Refused(f"Margins {tuple(a.shape)} and {tuple(b.shape)} are no two worlds: "
+                      "give (M, n) of each, of 3 models or more.")
+    if judged is None:
+        pairs = [_ratios((a[j],b[j]), (_others(a, j),_others(b, j)), variance) for j in range(len(a))]
+        yes,no = map(torch.stack, zip(*pairs))
     else: yes,no = _ratios([torch.as_tensor(o).double() for o in judged], both, variance)
     told = dict(accuracy=(_share(yes)+_share(-no))/2, auc=_share(yes-no))
-    return {**{k: v.mean().item() for k,v in told.items()}, **{f'{k}_se': _two_way(v) for k,v in told.items()}, 'tpr': tpr_at_fpr(yes.flatten(), no.flatten(), fpr)}
+    means,errors = {k: v.mean().item() for k,v in told.items()}, {f'{k}_se': _two_way(v) for k,v in told.items()}
+    return {**means, **errors, 'tpr': tpr_at_fpr(yes.flatten(), no.flatten(), fpr)}
 
 # %% ../nbs/45_audit.ipynb #848fcd2c
 def shadows(
@@ -112,9 +127,12 @@ def shadows(
 ) -> list:     # Pairs: a trained `Learner`, and a `ForgetSplit` of those samples in question that it has seen
     "Models trained on random halves of the data, in pairs that share no sample, and what each of them has to unlearn"
     at,pool = np.unique(at), positions(learn.dls.train)
-    if n < 6 or n % 2 or len(at) < 2: raise Refused(f"n={n} shadow models of {len(at)} samples are no two worlds: give an even number of models, 6 or more, and two samples or more.")
+    if n < 6 or n % 2 or len(at) < 2:
+        raise Refused(f"n={n} shadow models of {len(at)} samples are no two worlds: "
+                      "give an even number of models, 6 or more, and two samples or more.")
     rest = np.setdiff1d(pool, at)
-    sets = [np.sort(np.r_[at[a], rest[b]]) for a,b in zip(halves(n, len(at), seed), halves(n, len(rest), derived(seed)))]
+    both = zip(halves(n, len(at), seed), halves(n, len(rest), derived(seed)))
+    sets = [np.sort(np.r_[at[a], rest[b]]) for a,b in both]
     nets = dict(Trainer(recipe_of(learn), learn.dls)(sets, [derived(seed, k) for k in range(n)]))
     return [_shadow(learn, nets[k], some, np.intersect1d(at, some)) for k,some in enumerate(sets)]
 
@@ -139,34 +157,42 @@ def exposure(
     split,         # What had to be forgotten
     bank,          # A `ReferenceBank` of the training set, with validation margins
     fpr:float=.01  # Rate of false alarms at which hits are counted
-) -> pd.DataFrame: # A row a model, attack and set: auc (0.5 is chance), auc_se, tpr (NaN below 1/fpr others), and the numbers of members and others behind them
+) -> pd.DataFrame: # A row a model, attack and set: auc (0.5 is chance), auc_se, tpr (NaN below 1/fpr others), and the
+                   # numbers of members and others behind them
     "How well forgotten and retained samples are told from validation samples, by three attacks"
     models = models if isinstance(models, dict) else {'model': models}
     valid,refs = as_fastai(split.valid), bank.labelled(split.y).phi
-    if len(valid.dataset) != bank.phi_valid.shape[1]: raise Refused(f"The bank speaks of {bank.phi_valid.shape[1]} validation samples and the split has {len(valid.dataset)}: fit the bank to this learner.")
+    if len(valid.dataset) != bank.phi_valid.shape[1]:
+        raise Refused(f"The bank speaks of {bank.phi_valid.shape[1]} validation samples "
+                      f"and the split has {len(valid.dataset)}: fit the bank to this learner.")
     refs = torch.cat([refs, bank.phi_valid[:,positions(valid)]], 1)
     seen = torch.cat([bank.members, torch.as_tensor(halves(len(bank), refs.shape[1]-split.N, bank.seed))], 1)
-    return pd.DataFrame([dict(model=k, **row) for k,o in models.items() for row in _rungs(o.model, split, valid, refs, seen, fpr)])
+    return pd.DataFrame([dict(model=k, **row) for k,o in models.items()
+                         for row in _rungs(o.model, split, valid, refs, seen, fpr)])
 
 def _rungs(net, split, valid, refs, seen, fpr):
     "A row for each attack and set"
     phi,N = torch.cat([margin(*predict_train(net, split.dls)), margin(*predict(net, valid))]), split.N
     p,p_refs,others = phi.double().sigmoid(), refs.double().sigmoid(), np.arange(N, len(phi))
     risen = rmia(p, p_refs, seen, p[N:], p_refs[:,N:])
-    tails = lambda at: lira(phi[at], refs[:,at], seen[:,at], online=False, variance='global' if len(refs) < 64 else 'per_sample')
+    variance = 'global' if len(refs) < 64 else 'per_sample'
+    def tails(at): return lira(phi[at], refs[:,at], seen[:,at], online=False, variance=variance)
     attacks = dict(loss=lambda at: phi[at], rmia=lambda at: risen[at], lira=tails)
     for (attack,f),(name,at) in product(attacks.items(), dict(forget=split.forget, retain=split.retain).items()):
         yes,no = f(at),f(others)
-        yield dict(attack=attack, set=name, auc=auc(yes, no), auc_se=auc_se(yes, no), tpr=tpr_at_fpr(yes, no, fpr), members=len(yes), others=len(no))
+        yield dict(attack=attack, set=name, auc=auc(yes, no), auc_se=auc_se(yes, no), tpr=tpr_at_fpr(yes, no, fpr),
+                   members=len(yes), others=len(no))
 
 # %% ../nbs/45_audit.ipynb #85aaee30
 def exposed_by(
     bank # A `ReferenceBank` of the training set, with validation margins
 ):       # A function of a learner and the split for `evaluate(..., more=[...])`
-    "Columns lira_forget, lira_retain, rmia_forget, rmia_retain: areas of the reference-based attacks (0.5 is chance), each with its standard error"
+    """Columns lira_forget, lira_retain, rmia_forget, rmia_retain, each with its standard error.
+    They are areas of the reference-based attacks (0.5 is chance)."""
     def columns(learn, split):
         rows = exposure(learn, split, bank)
-        return {f'{r.attack}_{r.set}{end}': v for r in rows[rows.attack != 'loss'].itertuples() for end,v in (('', r.auc), ('_se', r.auc_se))}
+        return {f'{r.attack}_{r.set}{end}': v for r in rows[rows.attack != 'loss'].itertuples()
+                for end,v in (('', r.auc), ('_se', r.auc_se))}
     return columns
 
 # %% ../nbs/45_audit.ipynb #78f9e313
@@ -178,5 +204,6 @@ def judged_by(
         how = learn.unlearning.how if hasattr(learn, 'unlearning') else None
         models = [o if how is None else unlearn(o, s, how, seed=learn.unlearning.seed, quiet=True) for o,s in pairs]
         told = u_lira(*shadow_margins(models, [s for _,s in pairs]))
-        return dict(u_lira=told['auc'], u_lira_se=told['auc_se'], u_lira_accuracy=told['accuracy'], u_lira_accuracy_se=told['accuracy_se'])
+        return dict(u_lira=told['auc'], u_lira_se=told['auc_se'],
+                    u_lira_accuracy=told['accuracy'], u_lira_accuracy_se=told['accuracy_se'])
     return columns
