@@ -38,7 +38,8 @@ class _Watch(Callback):
 
     def look(self):
         logits,y = predict_train(self.model, self.split.dls, self.split.forget)
-        self.seen[self.steps] = (logits.argmax(1) == y).double().mean().item() if torch.isfinite(logits).all() else np.nan
+        right = (logits.argmax(1) == y).double().mean().item()
+        self.seen[self.steps] = right if torch.isfinite(logits).all() else np.nan
         if not self.seen[self.steps] < self.target-_tie: raise CancelFitException
 
     def before_fit(self): self.look()
@@ -51,7 +52,7 @@ class _Watch(Callback):
 # %% ../nbs/46_relearn.ipynb #ecdad9c1
 class Relearned(NamedTuple):
     "What `relearn_time` found"
-    steps:float     # Gradient steps until the target was reached; 0 where the model was there already, NaN where it was not reached
+    steps:float     # Gradient steps until the target was reached; 0 where it held already, NaN where it was not reached
     epochs:float    # The same in passes over the samples to forget
     target:float    # The accuracy aimed at, in [0, 1]
     curve:pd.Series # Accuracy on the samples to forget, by the number of steps, from 0 on
@@ -64,26 +65,31 @@ class Relearned(NamedTuple):
         accuracy:float # In [0, 1], the target at most
     ) -> float:        # NaN where it was not reached
         "Steps until the accuracy was this or higher"
-        if accuracy > self.target+_tie: raise Refused(f"Relearning ended at an accuracy of {self.target:.3f}, so that nothing is known of {accuracy:.3f}: call relearn_time with that target=.")
+        if accuracy > self.target+_tie:
+            raise Refused(f"Relearning ended at an accuracy of {self.target:.3f}, so that nothing is known of "
+                          f"{accuracy:.3f}: call relearn_time with that target=.")
         there = self.curve.index[self.curve >= accuracy-_tie]
         return float(there[0]) if len(there) else np.nan
 
     def __repr__(self):
-        if np.isnan(self.steps): return f"{self.target:.3f} not reached in {self.curve.index[-1]} steps, {self.curve.iloc[-1]:.3f} at the end"
+        if np.isnan(self.steps):
+            steps,end = self.curve.index[-1],self.curve.iloc[-1]
+            return f"{self.target:.3f} not reached in {steps} steps, {end:.3f} at the end"
         return f"{self.target:.3f} reached in {self.steps:.0f} steps, {self.epochs:.3g} epochs"
 
 # %% ../nbs/46_relearn.ipynb #8e39c238
 def relearn_time(
     learn:Learner,           # An unlearned (or any other) learner; it stays as it is
     split:ForgetSplit,       # The samples to relearn are those it forgets
-    target:float|None=None,  # Accuracy on them to be reached, in [0, 1]; that before `learn` forgot them where not given
+    target:float|None=None,  # Accuracy on them to be reached, in [0, 1]; that before they were forgotten by default
     lr:float=.01,            # Learning rate; small enough that a retrained model takes many steps
     bs:int=64,               # Batch size
     per:str='step',          # Look after each 'step', or after each 'epoch', which is cheaper for many samples
     max_epoch:int=100,       # Passes over the samples after which it counts as not reached
     seed:int=0               # Order of the batches and all other chance
 ) -> Relearned:
-    "How long a copy of `learn` has to be trained on the samples to forget alone until it knows them again (Golatkar et al., CVPR 2020; Chundawat et al. 2023)"
+    """How long a copy of `learn` has to be trained on the samples to forget alone until it knows them again.
+    Golatkar et al., CVPR 2020; Chundawat et al. 2023."""
     with no_random(seed): # loaders draw as soon as they are made
         target,how = _settled(learn, split, target, lr, bs, per, max_epoch)
         watch,(stage,) = _Watch(split, target, per),how.stages(split)
@@ -96,17 +102,22 @@ def relearn_time(
 # %% ../nbs/46_relearn.ipynb #9532acd4
 def _settled(learn, split, target, lr, bs, per, max_epoch):
     "The accuracy aimed at, and the fit that aims at it; `Refused` where either cannot be"
-    if not (lr > 0 and bs >= 1 and max_epoch >= 0): raise Refused(f"lr={lr}, bs={bs}, max_epoch={max_epoch} cannot train: rates are above 0, batches 1 or more, epochs 0 or more.")
+    if not (lr > 0 and bs >= 1 and max_epoch >= 0):
+        raise Refused(f"lr={lr}, bs={bs}, max_epoch={max_epoch} cannot train: "
+                      "rates are above 0, batches 1 or more, epochs 0 or more.")
     how = _asked(learn, split, _Relearn(n_epoch=max_epoch, lr=lr, bs=bs))
     choose('interval', per, ('step','epoch'))
     if target is None: target = _original(learn, split)
-    if not isinstance(target, Real) or not 0 <= target <= 1: raise Refused(f"target={target!r} is no accuracy: give a number from 0 to 1.")
+    if not isinstance(target, Real) or not 0 <= target <= 1:
+        raise Refused(f"target={target!r} is no accuracy: give a number from 0 to 1.")
     return float(target),how
 
 def _original(learn, split):
     "The accuracy on the samples to forget before they were forgotten, as the learner's record has it"
     rec = learn.__dict__.get('unlearning')
-    if rec is None or rec.split is None or rec.split.key != split.key: raise Refused("This Learner has no record of having forgotten these samples: give target=, the accuracy on them that the original model had.")
+    if rec is None or rec.split is None or rec.split.key != split.key:
+        raise Refused("This Learner has no record of having forgotten these samples: "
+                      "give target=, the accuracy on them that the original model had.")
     return float(rec.before['forget'])
 
 # %% ../nbs/46_relearn.ipynb #8dcdaf14
@@ -117,8 +128,11 @@ class Anamnesis(NamedTuple):
     each:np.ndarray # The index against each oracle (K,), NaN where not reached
 
     def __repr__(self):
-        if n := int(np.isnan(self.each).sum()): return f"no index: not relearned against {n} of {len(self.each)} oracles; allow more epochs or a higher lr"
-        return f"{self.index:.3g} by one oracle" if len(self.each) == 1 else f"{self.index:.3g} by {len(self.each)} oracles, times or over {self.spread:.2f}"
+        total = len(self.each)
+        if n := int(np.isnan(self.each).sum()):
+            return f"no index: not relearned against {n} of {total} oracles; allow more epochs or a higher lr"
+        if total == 1: return f"{self.index:.3g} by one oracle"
+        return f"{self.index:.3g} by {total} oracles, times or over {self.spread:.2f}"
 
 # %% ../nbs/46_relearn.ipynb #fe048cc2
 def anamnesis_index(
@@ -128,10 +142,16 @@ def anamnesis_index(
     eps:float=.01        # Epochs (passes over the samples to forget) added to both times
 ) -> Anamnesis:
     "Relearn time of an unlearned model over that of retrained ones (AIN: Chundawat et al., IEEE TIFS 2023)"
-    if not (oracles := list(oracles)): raise Refused("There is no oracle to compare with: give relearn_time of one retrained model or more.")
-    if not (0 <= alpha < 1 and eps > 0): raise Refused(f"alpha={alpha}, eps={eps} make no index: give alpha from 0 to below 1, and eps above 0.")
+    if not (oracles := list(oracles)):
+        raise Refused("There is no oracle to compare with: give relearn_time of one retrained model or more.")
+    if not (0 <= alpha < 1 and eps > 0):
+        raise Refused(f"alpha={alpha}, eps={eps} make no index: give alpha from 0 to below 1, and eps above 0.")
     told = {(round(o.target, 9), o.lr, o.bs, o.per) for o in (unlearned, *oracles)}
-    if len(told) > 1: raise Refused(f"The models were relearned in different ways, (target, lr, bs, per) = {', '.join(map(str, sorted(told)))}: call relearn_time with the same for all of them, and the accuracy of the original model as the target.")
+    if len(told) > 1:
+        ways = ', '.join(map(str, sorted(told)))
+        raise Refused(f"The models were relearned in different ways, (target, lr, bs, per) = {ways}: "
+                      "call relearn_time with the same for all of them, and the accuracy of the original model as the "
+                      "target.")
     u,*rs = (o.to((1-alpha)*unlearned.target)/o.per_epoch for o in (unlearned, *oracles))
     each = (u+eps) / (np.array(rs)+eps)
     logs = pd.Series(np.log(each))
@@ -143,9 +163,11 @@ def relearning(
     bs:int=64,    # Batch size
     seed:int=0    # Order of the batches
 ):                # A function of a learner and the split for `evaluate(..., more=[...])`
-    "Column relearn_steps: gradient steps until the samples to forget are known as well as before; NaN where that is not reached"
+    """Column relearn_steps: gradient steps until the samples to forget are known as well as before.
+    NaN where that is not reached."""
     def columns(learn, split):
         right = seen_by(learn.model, split)['right'].mean()
-        known = learn.unlearning.before['forget'] if hasattr(learn, 'unlearning') else right # what nothing was done to is there
+        # A model to which nothing was done knows them already.
+        known = learn.unlearning.before['forget'] if hasattr(learn, 'unlearning') else right
         return dict(relearn_steps=relearn_time(learn, split, float(known), lr, bs, seed=seed).steps)
     return columns
