@@ -32,7 +32,12 @@ def _defaults(how):
     return ', '.join(f'{k}={v:g}' if isinstance(v, float) else f'{k}={v}' for k in how._names() if k not in idle and (v := getattr(how, k)) is not None)
 
 # %% ../nbs/17_algorithms.ipynb #2092e6df
+def _described(cls):
+    "A row of `algorithm_table`"
+    return dict(what=cls.__doc__.splitlines()[0], paper=cls.paper, needs=', '.join(cls.needs), reads=_reads(cls()),
+                defaults=_defaults(cls()))
+
 def algorithm_table() -> pd.DataFrame: # A row an algorithm
     "Every algorithm: what it does, where it was published, what it needs and reads, and its published settings"
-    rows = {cls.__name__: dict(what=cls.__doc__, paper=cls.paper, needs=', '.join(cls.needs), reads=_reads(cls()), defaults=_defaults(cls())) for cls in algorithms().values()}
+    rows = {cls.__name__: _described(cls) for cls in algorithms().values()}
     return pd.DataFrame(rows).T.rename_axis('algorithm')
