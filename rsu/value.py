@@ -51,7 +51,8 @@ def _integer(
     low:int=0 # The least that it may be
 ) -> int:     # The number
     "`n`; `Refused` where it is no whole number or less than `low`"
-    if not isinstance(n, Integral) or n < low: raise Refused(f"{what}={n!r} cannot be: give a whole number, {low} or more.")
+    if not isinstance(n, Integral) or n < low:
+        raise Refused(f"{what}={n!r} cannot be: give a whole number, {low} or more.")
     return n
 
 # %% ../nbs/00_value.ipynb #c3b87626
@@ -103,26 +104,34 @@ def _decode(v):
     d = {k: _decode(o) for k,o in v.items() if k != 'kind'}
     if 'kind' not in v: return d
     kind = choose('kind of value', v['kind'], {k: o for k,o in _kinds.items() if k[0] != '_'})
-    if odd := sorted(d.keys() - kind._names()): raise Refused(f"{v['kind']} has no setting '{odd[0]}': it has {', '.join(kind._names()) or 'none'}.")
+    if odd := sorted(d.keys() - kind._names()):
+        raise Refused(f"{v['kind']} has no setting '{odd[0]}': it has {', '.join(kind._names()) or 'none'}.")
     return kind(**d)
 
 def _plain(f, v):
-    "`v` for the field `f`: NumPy's numbers made Python's, and whole ones floats where such are meant, so that what is equal is written alike; `Refused` where a truth value stands for a number or a word, or the other way round"
+    """`v` for the field `f`, so that equal values are written alike.
+    NumPy's numbers become Python's, and whole numbers become floats where the field is a float.
+    `Refused` where a truth value is given for a number or a word, or the other way round."""
     kinds = {*(get_args(f.type) or [f.type])}
     if isinstance(v, Real) and type(v) not in (bool,int,float): v = int(v) if isinstance(v, Integral) else float(v)
     if type(v).__name__ == 'bool_' or type(v).__module__ == 'numpy' and type(v).__name__ == 'bool': v = bool(v)
-    if isinstance(v, bool) and kinds <= {int, float, str, type(None)}: raise Refused(f"{f.name}={v!r} cannot be: give a {'word' if str in kinds else 'whole number' if int in kinds else 'number'}.")
+    if isinstance(v, bool) and kinds <= {int, float, str, type(None)}:
+        wanted = 'word' if str in kinds else 'whole number' if int in kinds else 'number'
+        raise Refused(f"{f.name}={v!r} cannot be: give a {wanted}.")
     if kinds == {bool} and not isinstance(v, bool): raise Refused(f"{f.name}={v!r} cannot be: give True or False.")
-    return float(v) + 0. if float in kinds and int not in kinds and isinstance(v, (int,float)) and not isinstance(v, bool) else v # 0. makes -0. one
+    is_number = isinstance(v, (int,float)) and not isinstance(v, bool)
+    return float(v) + 0. if float in kinds and int not in kinds and is_number else v # + 0. makes 0. of -0.
 
 def _show(v): return v.__name__ if callable(v) and hasattr(v, '__name__') else repr(v)
 
 def _of_its_kind(check):
-    "`check` of a value's settings, which refuses a setting that cannot even be compared, a word in the place of a number"
+    """`check` of a value's settings.
+    A setting that cannot even be compared, such as a word in the place of a number, is `Refused`."""
     @wraps(check)
     def checked(self):
         try: check(self)
-        except TypeError as e: raise Refused(f"{self!r} has a setting of the wrong kind ({e}): give a value like its default.") from None
+        except TypeError as e:
+            raise Refused(f"{self!r} has a setting of the wrong kind ({e}): give a value like its default.") from None
     return checked
 
 # %% ../nbs/00_value.ipynb #bb624712
@@ -137,7 +146,8 @@ class Value:
 
     def __setattr__(self, name, value):
         f = self._settings.get(name)
-        if f and name in self.__dict__: raise FrozenInstanceError(f"{type(self).__name__}.{name} is fixed; .but({name}=...) gives a changed copy")
+        if f and name in self.__dict__:
+            raise FrozenInstanceError(f"{type(self).__name__}.{name} is fixed; .but({name}=...) gives a changed copy")
         super().__setattr__(name, _plain(f, value) if f else value)
 
     @classmethod
