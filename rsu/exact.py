@@ -33,21 +33,31 @@ class Retrain(Algorithm):
     wd:float|None=None
 
     def __post_init__(self):
-        if self.bs_forget is not None: raise Refused("Retrain is not fed what must be forgotten, so bs_forget would change nothing: leave it out.")
+        if self.bs_forget is not None:
+            raise Refused("Retrain is not fed what must be forgotten, so bs_forget would change nothing: "
+                          "leave it out.")
 
     def passes(self, epoch): return () # it has steps of its own
     def stages(self, split): return [Stage('all', split.forget, split.retain, self, [])]
-    def budget(self, split): raise Refused("Retrain starts from nothing, so it cannot be one stage after another: use it alone.")
+    def budget(self, split):
+        raise Refused("Retrain starts from nothing, so it cannot be one stage after another: use it alone.")
 
     def _recipe(self, learn):
         recipe,said = recipe_of(learn), {k: v for k,v in vars(self).items() if k in self._names() and v is not None}
-        if said and not isinstance(recipe, Recipe): raise Refused(f"The recipe is a function, so Retrain cannot change {', '.join(said)}: change the function.")
+        if said and not isinstance(recipe, Recipe):
+            raise Refused(f"The recipe is a function, so Retrain cannot change {', '.join(said)}: change the function.")
         return recipe.but(**said) if said else recipe
 
     def ready(self, learn, split):
-        if len(split.retain) == 1: raise Refused("One retained sample is too few to train on (batch statistics of one do not exist): leave some more out of the forget set.")
-        if isinstance(self._recipe(learn), Recipe) and _loss_key(learn.loss_func) != _loss_key(getattr(split.dls.train_ds, 'loss_func', None)):
-            warnings.warn("The learner's loss function is not what its recipe trains with, and retraining goes by the recipe. Give it to the data set, learn.dls.train_ds.loss_func = ..., before the model is trained.", stacklevel=2)
+        if len(split.retain) == 1:
+            raise Refused("One retained sample is too few to train on (batch statistics of one do not exist): "
+                          "leave some more out of the forget set.")
+        theirs = _loss_key(getattr(split.dls.train_ds, 'loss_func', None))
+        if isinstance(self._recipe(learn), Recipe) and _loss_key(learn.loss_func) != theirs:
+            warnings.warn("The learner's loss function is not what its recipe trains with, "
+                          "and retraining goes by the recipe. "
+                          "Give it to the data set, learn.dls.train_ds.loss_func = ..., before the model is trained.",
+                          stacklevel=2)
         return super().ready(learn, split)
 
     def forget(self, learn, split, stage, seed, cbs=None, quiet=False, until=None):
@@ -85,18 +95,33 @@ class Shards(nn.Module):
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination.update({f'{prefix}members.{i}.{j}': torch.as_tensor(at) for i,slices in enumerate(self.members) for j,at in enumerate(slices)})
-        destination.update({f'{prefix}checkpoints.{i}.{j}.{k}': v for i,kept in enumerate(self.checkpoints) for j,o in enumerate(kept) for k,v in o.items()})
+        destination.update({f'{prefix}members.{i}.{j}': torch.as_tensor(at)
+                            for i,slices in enumerate(self.members) for j,at in enumerate(slices)})
+        destination.update({f'{prefix}checkpoints.{i}.{j}.{k}': v
+                            for i,kept in enumerate(self.checkpoints) for j,o in enumerate(kept) for k,v in o.items()})
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
-        mine = {k.removeprefix(prefix): state_dict.pop(k) for k in [*state_dict] if k.startswith((f'{prefix}members.', f'{prefix}checkpoints.'))}
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        own,theirs = ({f'{prefix}members.{i}.{j}' for i,o in enumerate(self.members) for j in range(len(o))}, {prefix+k for k in mine if k.startswith('members.')})
-        missing_keys += sorted(own-theirs); unexpected_keys += sorted(theirs-own)
-        if own != theirs: return # of other shards or slices
-        if mine: self.members = [[mine[f'members.{i}.{j}'].cpu().numpy().copy() for j in range(len(o))] for i,o in enumerate(self.members)]
-        if mine: self.assigned = [*self.members]
-        if mine: self.checkpoints = [[{k: mine[f'checkpoints.{i}.{j}.{k}'].cpu().clone() for k in net.state_dict()} for j in range(len(o)-1)] for i,(net,o) in enumerate(zip(self.nets, self.members))]
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                              error_msgs):
+        own = (f'{prefix}members.', f'{prefix}checkpoints.')
+        mine = {k.removeprefix(prefix): state_dict.pop(k) for k in [*state_dict] if k.startswith(own)}
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                                      error_msgs)
+        here = {f'{prefix}members.{i}.{j}' for i,o in enumerate(self.members) for j in range(len(o))}
+        there = {prefix+k for k in mine if k.startswith('members.')}
+        missing_keys += sorted(here-there)
+        unexpected_keys += sorted(there-here)
+        if here == there and mine: self._take(mine) # otherwise they are of other shards or slices
+
+    def _take(self, mine):
+        "Members and checkpoints from a state dict"
+        self.members = [[mine[f'members.{i}.{j}'].cpu().numpy().copy() for j in range(len(slices))]
+                        for i,slices in enumerate(self.members)]
+        self.assigned = [*self.members]
+        self.checkpoints = [[self._checkpoint(mine, i, j) for j in range(len(slices)-1)]
+                            for i,slices in enumerate(self.members)]
+
+    def _checkpoint(self, mine, i, j):
+        return {k: mine[f'checkpoints.{i}.{j}.{k}'].cpu().clone() for k in self.nets[i].state_dict()}
 
     def as_assigned(self):
         """The state dict of the networks with the samples that each shard was first assigned.
@@ -113,7 +138,7 @@ class Shards(nn.Module):
 
     def for_export(self):
         """The networks alone, which vote: what `learn.export` writes.
-        Without the samples of each shard, the seed that assigned them and the checkpoints, nobody can see who is missing."""
+        Without the samples of each shard, their seed and the checkpoints, nobody can see who is missing."""
         res = copy.copy(self)
         res.recipe = res.seed = None
         res.members,res.assigned,res.checkpoints = [],[],[]
@@ -148,7 +173,8 @@ def again(self:Shards,
 
 # %% ../nbs/11_exact.ipynb #03086b2d
 class SISA(Algorithm):
-    "Train networks on shards, slice by slice, and train again only what a deleted sample is in (Bourtoule et al., IEEE S&P 2021)"
+    """Train networks on shards, slice by slice; train again only what a deleted sample is in.
+    Bourtoule et al., IEEE S&P 2021."""
     paper,needs,space = 'Bourtoule et al., IEEE S&P 2021', ('its own training',), {}
     reads = 'what is left of the shards hit, from the slice hit on'
     shards:int=5      # Networks, each on a part of the samples
@@ -166,11 +192,15 @@ class SISA(Algorithm):
         choose('vote', self.vote, ['label','mean'])
         _integer('shards', self.shards, 1); _integer('slices', self.slices, 1)
         said = [k for k in ('n_epoch','lr','bs','bs_forget','opt','mom','wd') if getattr(self, k) is not None]
-        if said: raise Refused(f"SISA trains again as it has trained, so {said[0]} cannot be given here: say it in the recipe of SISA(...).fit(dls, recipe).")
+        if said:
+            raise Refused(f"SISA trains again as it has trained, so {said[0]} cannot be given here: "
+                          "say it in the recipe of SISA(...).fit(dls, recipe).")
 
     def passes(self, epoch): return () # it has steps of its own
     def stages(self, split): return [Stage('all', split.forget, split.retain, self, [])]
-    def budget(self, split): raise Refused("SISA trains its shards again by itself, so it cannot be one stage after another: use it alone.")
+    def budget(self, split):
+        raise Refused("SISA trains its shards again by itself, so it cannot be one stage after another: "
+                      "use it alone.")
 
     def ready(self, learn, split):
         if not isinstance(learn.model, Shards):
@@ -182,8 +212,13 @@ class SISA(Algorithm):
         mine = learn.model.how
         if self not in (SISA(), mine): raise Refused(f"This learner was trained by {mine!r}: give SISA() or that.")
         left = [np.setdiff1d(np.concatenate(o), split.forget) for o in learn.model.members]
-        if len(odd := np.setdiff1d(np.concatenate(left), split.retain)): raise Refused(f"SISA would train again on position {odd[0]}, which another algorithm has made this learner forget, and its checkpoints know it: retrain (Retrain).")
-        if min(map(len, left)) < 2: raise Refused(f"The request leaves fewer than two samples in shard {np.argmin(list(map(len, left)))+1} of {len(left)}, which could not vote: train again with fewer shards, by SISA(...).fit on what is retained.")
+        if len(odd := np.setdiff1d(np.concatenate(left), split.retain)):
+            raise Refused(f"SISA would train again on position {odd[0]}, which another algorithm has made this learner "
+                          "forget, and its checkpoints know it: retrain (Retrain).")
+        sizes = [*map(len, left)]
+        if min(sizes) < 2:
+            raise Refused(f"The request leaves fewer than two samples in shard {np.argmin(sizes)+1} of {len(left)}, "
+                          "which could not vote: train again with fewer shards, by SISA(...).fit on what is retained.")
         return mine
 
     def forget(self, learn, split, stage, seed, cbs=None, quiet=False, until=None):
@@ -198,7 +233,9 @@ class Sharded(Value):
     "How a learner of SISA is made from nothing, as a recipe: a function from loaders to a trained `Learner`"
     how:SISA      # Shards, slices and vote
     recipe:Recipe # Of each network
-    def __call__(self, dls): return self.how.fit(dls, self.recipe, seed=int(torch.randint(2**31, (1,)))) # `make` has seeded the generator
+    def __call__(self, dls):
+        seed = int(torch.randint(2**31, (1,))) # `make` has seeded the generator
+        return self.how.fit(dls, self.recipe, seed=seed)
 
 @patch
 def fit(self:SISA,
@@ -209,9 +246,13 @@ def fit(self:SISA,
     cbs=None         # Further fastai callbacks for the fits
 ) -> Learner:        # Its model is a `Shards`
     "Train a network on each shard, slice by slice: a `Learner` from which `SISA` can forget"
-    if not isinstance(recipe, Recipe): raise Refused("SISA trains slice after slice from the weights of the one before, which a recipe function cannot: give a Recipe.")
+    if not isinstance(recipe, Recipe):
+        raise Refused("SISA trains slice after slice from the weights of the one before, which a recipe function "
+                      "cannot: give a Recipe.")
     at = shuffled(positions(dls.train), seed)
-    if len(at) < 2*self.shards*self.slices: raise Refused(f"{len(at)} samples are too few for {self.shards} shards of {self.slices} slices: two a slice are needed, so give fewer.")
+    if len(at) < 2*self.shards*self.slices:
+        raise Refused(f"{len(at)} samples are too few for {self.shards} shards of {self.slices} slices: "
+                      "two a slice are needed, so give fewer.")
     members = [[np.sort(o) for o in np.array_split(shard, self.slices)] for shard in np.array_split(at, self.shards)]
     learn = recipe.learner(dls)
     learn.model,learn.recipe = Shards(self, _all_classes(recipe, dls), members, dls, seed), Sharded(self, recipe)

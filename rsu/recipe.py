@@ -84,7 +84,8 @@ _opts = dict(sgd=lambda mom, wd: dict(opt=partial(_fused, torch.optim.SGD), mome
 
 _schedules = dict(constant=lambda lr: {'lr': SchedNo(lr, lr)},
                   cosine=lambda lr: {'lr': SchedCos(lr, 0)},
-                  one_cycle=lambda lr: {'lr': combined_cos(.25, lr/25, lr, lr/1e5), 'mom': combined_cos(.25, .95, .85, .95)})
+                  one_cycle=lambda lr: {'lr': combined_cos(.25, lr/25, lr, lr/1e5),
+                                        'mom': combined_cos(.25, .95, .85, .95)})
 
 # %% ../nbs/02_recipe.ipynb #a49f0ffd
 def optimiser(
@@ -117,7 +118,8 @@ def reseed(
     getattr(module, 'manual_seed_all', module.manual_seed)(seed)
 
 class StepSeed(Callback):
-    "Seed PyTorch's generators before every training step, and before the first batch of an epoch is drawn, by `seed` and the step's number"
+    """Seed PyTorch's generators by `seed` and the step's number.
+    Before every training step, and before the first batch of an epoch is drawn."""
     order,run_valid = -50,False
     def __init__(self,
         seed:int # Non-negative
@@ -128,7 +130,8 @@ class StepSeed(Callback):
 
 # %% ../nbs/02_recipe.ipynb #324ceb85
 class Meter(Callback):
-    "Count optimiser steps that were taken, samples fed to the network, and seconds spent training (validation left out)"
+    """Count optimiser steps that were taken, samples fed to the network, and seconds spent training.
+    Validation is left out."""
     order = 90
     def __init__(self): self.steps,self.samples,self.seconds,self.began = 0,0,0.,None
     def _now(self):
@@ -138,18 +141,24 @@ class Meter(Callback):
     def after_step(self): self.steps += 1
     def after_cancel_step(self): self.steps -= 1 # `after_step` follows even so
     def after_pred(self): # and not after the batch, which an algorithm may end before this is called
-        if self.training: self.samples += sum(len(at) for at,_ in getattr(self.dl, 'now', {}).values()) or find_bs(self.yb) # of all roles side by side
+        if not self.training: return
+        roles = getattr(self.dl, 'now', {}).values() # side by side
+        self.samples += sum(len(at) for at,_ in roles) or find_bs(self.yb)
     def after_train(self):
         if self.began is not None: self.seconds,self.began = self.seconds + self._now() - self.began, None
-    after_cancel_epoch = after_cancel_fit = after_train # which is left out when an epoch or the fit is ended from within
+    # `after_train` is left out when an epoch or the fit is ended from within.
+    after_cancel_epoch = after_cancel_fit = after_train
 
 # %% ../nbs/02_recipe.ipynb #cb0362cd
 class PeakMemory:
-    "Megabytes (10^6 bytes) that the block takes at most on top of what was there before: `mb`, NaN where the system does not tell"
+    """Megabytes (10^6 bytes) that the block takes at most on top of what was there before: `mb`.
+    NaN where the system does not report it."""
     def __init__(self,
         device # Where the block works
     ): self.device,self.mb = torch.device(device),float('nan')
-    def _told(self, k): return (torch.cuda.memory_allocated, torch.cuda.max_memory_allocated)[k](self.device) if self.device.type == 'cuda' else _resident()[k]
+    def _told(self, k):
+        if self.device.type != 'cuda': return _resident()[k]
+        return (torch.cuda.memory_allocated, torch.cuda.max_memory_allocated)[k](self.device)
     def __enter__(self):
         if self.device.type == 'cuda': torch.cuda.reset_peak_memory_stats(self.device)
         else: _reset_mark()
@@ -176,7 +185,9 @@ def _draws(n, seed, step):
 
 def _moved(x, draws):
     "Pictures (n, C, H, W), each cut out of its padded self where `draws` (n, 3) says"
-    if x.dim() != 4: raise Refused(f"augment=True moves pictures, and a sample here has the shape {tuple(x.shape[1:])}: leave it out.")
+    if x.dim() != 4:
+        raise Refused(f"augment=True moves pictures, and a sample here has the shape {tuple(x.shape[1:])}: "
+                      "leave it out.")
     (n,_,h,w),dev = x.shape, x.device
     rows,cols = torch.arange(h, device=dev), torch.arange(w, device=dev)
     cols = torch.where(draws[:,2:] == 1, w-1-cols, cols) + draws[:,1:2]
@@ -185,12 +196,15 @@ def _moved(x, draws):
 
 # %% ../nbs/02_recipe.ipynb #01878cbf
 class Augment(Callback):
-    "Shift and mirror the pictures of every training batch, by `seed` and the step's number (He et al., CVPR 2016, section 4.2)"
+    """Shift and mirror the pictures of every training batch, by `seed` and the step's number.
+    He et al., CVPR 2016, section 4.2."""
     run_valid = False
     def __init__(self,
         seed:int # Non-negative
     ): self.seed = seed
-    def before_batch(self): self.learn.xb = (_moved(self.x, _draws(len(self.x), self.seed, self.train_iter).to(self.x.device)),)
+    def before_batch(self):
+        draws = _draws(len(self.x), self.seed, self.train_iter)
+        self.learn.xb = (_moved(self.x, draws.to(self.x.device)),)
 
 # %% ../nbs/02_recipe.ipynb #d133e574
 class _SmoothLoss(AvgSmoothLoss):
@@ -204,7 +218,8 @@ class _SmoothLoss(AvgSmoothLoss):
 def _unfetched(learn):
     "Inside the block fastai's `Recorder` does not bring the loss to the host at every batch, which would wait for it"
     before = [(cb, cb.smooth_loss) for cb in learn.cbs if isinstance(cb, Recorder)]
-    for cb,loss in before: vars(cb)['smooth_loss'] = _SmoothLoss(loss.beta) # fastai warns of a callback's attribute that the learner has, too
+    # By `vars`, for fastai warns of a callback's attribute that the learner has, too.
+    for cb,loss in before: vars(cb)['smooth_loss'] = _SmoothLoss(loss.beta)
     try: yield
     finally:
         for cb,loss in before:
@@ -212,8 +227,10 @@ def _unfetched(learn):
             if vars(cb).get('losses'): cb.losses = [*torch.stack(cb.losses).cpu()]
 
 def _has(cb, event_name):
-    "Is there anything to be done by a callback at this event? After a fit, fastai switches each on again; one with a `__call__` of its own sees to that itself"
-    return event_name == 'after_fit' or hasattr(type(cb), event_name) or event_name in vars(cb) or type(cb).__call__ is not Callback.__call__
+    """Is there anything to be done by a callback at this event?
+    After a fit, fastai switches each on again; one with a `__call__` of its own sees to that itself."""
+    acts = hasattr(type(cb), event_name) or event_name in vars(cb)
+    return event_name == 'after_fit' or acts or type(cb).__call__ is not Callback.__call__
 
 def _called(learn, event_name):
     "Call those callbacks of `learn` that have the event"
@@ -283,18 +300,24 @@ def _facts(o, seen=()):
     if isinstance(o, partial): return f"partial {its(o.func)} {its(o.args)} {its(o.keywords)}"
     if isinstance(o, (list,tuple)): return f"{[its(v) for v in o]}"
     if isinstance(o, dict): return f"{sorted((str(k), its(v)) for k,v in o.items())}"
-    if isinstance(o, (torch.Tensor,np.ndarray)): return hashlib.sha256(np.ascontiguousarray(torch.as_tensor(o).detach().cpu().numpy()).tobytes()).hexdigest()
+    if isinstance(o, (torch.Tensor,np.ndarray)):
+        values = np.ascontiguousarray(torch.as_tensor(o).detach().cpu().numpy())
+        return hashlib.sha256(values.tobytes()).hexdigest()
     if o is None or isinstance(o, (bool,int,float,str)): return repr(o)
-    if inspect.isfunction(o): return f"{o.__qualname__} {_source(o)} {its([c.cell_contents for c in o.__closure__ or ()])} {its(o.__defaults__)} {its(o.__kwdefaults__)}"
+    if inspect.isfunction(o):
+        closure = [c.cell_contents for c in o.__closure__ or ()]
+        return f"{o.__qualname__} {_source(o)} {its(closure)} {its(o.__defaults__)} {its(o.__kwdefaults__)}"
     if inspect.ismethod(o): return f"{its(o.__func__)} {its(o.__self__)}"
     if hasattr(o, '__qualname__'): return f"{o.__qualname__} {_source(o)}"
-    held = {k: v for k,v in getattr(o, '__dict__', {}).items() if isinstance(v, (int,float,str,list,tuple)) and k != 'training'}
+    held = {k: v for k,v in getattr(o, '__dict__', {}).items()
+            if isinstance(v, (int,float,str,list,tuple)) and k != 'training'}
     if isinstance(o, nn.Module): held.update(weights=dict(o.state_dict()), parts=dict(o.named_children()))
     return f"{its(type(o))} {its(held)}"
 
 def _made_by(recipe):
     "The function at the bottom of a recipe: that makes the network, or the whole training"
-    return recipe.network if isinstance(recipe, Recipe) else _made_by(recipe.recipe) if hasattr(recipe, 'recipe') else recipe
+    if isinstance(recipe, Recipe): return recipe.network
+    return _made_by(recipe.recipe) if hasattr(recipe, 'recipe') else recipe
 
 # %% ../nbs/02_recipe.ipynb #bcaba206
 class Recipe(Value):
@@ -312,9 +335,13 @@ class Recipe(Value):
     args:dict|None=None      # Further arguments of `network`
 
     def __post_init__(self):
-        if not callable(self.network): raise Refused(f"network={self.network!r} is not a function: give one that makes a network, small_cnn for example.")
+        if not callable(self.network):
+            raise Refused(f"network={self.network!r} is not a function: "
+                          "give one that makes a network, small_cnn for example.")
         choose('optimiser', self.opt, _opts); choose('schedule', self.schedule, _schedules)
-        if self.n_epoch < 1 or self.bs < 2 or not self.lr > 0: raise Refused(f"n_epoch={self.n_epoch}, bs={self.bs}, lr={self.lr} cannot train: epochs are 1 or more, batches 2 or more, rates above 0.")
+        if self.n_epoch < 1 or self.bs < 2 or not self.lr > 0:
+            raise Refused(f"n_epoch={self.n_epoch}, bs={self.bs}, lr={self.lr} cannot train: "
+                          "epochs are 1 or more, batches 2 or more, rates above 0.")
 
 # %% ../nbs/02_recipe.ipynb #0b0ef8fd
 def _takes(net, dls, name):
@@ -342,7 +369,9 @@ def build(self:Recipe,
     "A network for the data, its weights drawn by `seed` (the recipe's where not given)"
     given = dict(self.args or {})
     asks = inspect.signature(self.network).parameters
-    if 'c_in' in asks: given.setdefault('c_in', next(iter(as_they_are(dls.train, positions(dls.train)[:1])))[0].shape[1])
+    if 'c_in' in asks:
+        first = next(iter(as_they_are(dls.train, positions(dls.train)[:1])))[0]
+        given.setdefault('c_in', first.shape[1])
     if 'c_out' in asks: given.setdefault('c_out', n_classes(dls))
     with no_random(self.seed if seed is None else seed):
         net = self.network(**given)
@@ -377,7 +406,8 @@ def fit(self:Recipe,
     seed = self.seed if seed is None else seed
     with with_gradients(): learn,train = self.learner(dls, seed), subset(dls.train, positions(dls.train), self.bs, seed)
     if start is not None: learn.model.load_state_dict(start)
-    ours = [ParamScheduler(_schedules[self.schedule](self.lr)), StepSeed(seed), *([Augment(seed)] if self.augment else [])]
+    ours = [ParamScheduler(_schedules[self.schedule](self.lr)), StepSeed(seed)]
+    if self.augment: ours.append(Augment(seed))
     with no_random(seed), borrowed(learn, train, quiet, cbs): learn.fit(self.n_epoch, self.lr, cbs=[*ours, *L(cbs)])
     return learn
 
@@ -388,7 +418,8 @@ def n_classes(
     """The number of classes, from the data's vocabulary or its largest label.
     Tensors for validation and test count, which may hold more."""
     held = [o.dataset.tensors[-1] for o in getattr(dls, 'loaders', [])[1:] if is_resident(o.dataset)]
-    c = next((c for c in (getattr(o, 'c', None) for o in (dls.train, dls)) if isinstance(c, (int, np.integer)) and c), None) # a table may have a column c
+    told = (getattr(o, 'c', None) for o in (dls.train, dls))
+    c = next((c for c in told if isinstance(c, (int, np.integer)) and c), None) # a table may have a column c
     return max([int(c) if c else int(targets(dls).max())+1, *(int(y.max())+1 for y in held if len(y))])
 
 # %% ../nbs/02_recipe.ipynb #5b53952e
@@ -456,7 +487,8 @@ def make(
     part,cbs = subset_dls(dls, at, seed=seed), [*L(cbs), _Within(dls.train_ds, at)]
     part.train.get_idxs = noted = _Noted(part.train.get_idxs)
     with no_random(seed), with_gradients(), everywhere(cbs): learn = recipe(part)
-    if not isinstance(learn, Learner): raise Refused(f"The recipe function returned a {type(learn).__name__}: it must return the trained Learner.")
+    if not isinstance(learn, Learner):
+        raise Refused(f"The recipe function returned a {type(learn).__name__}: it must return the trained Learner.")
     if not noted.asked:
         raise Refused("The recipe function drew no sample from the loaders that it was given, "
                       "so its model has seen other samples, those to forget perhaps among them: "
