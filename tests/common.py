@@ -2,8 +2,9 @@
 import hashlib, os, shutil, subprocess, sys
 from pathlib import Path
 
-import pandas as pd, pytest
+import pandas as pd, pytest, torch
 from rsu.cli import main
+from rsu.data import Samples, loaders
 from rsu.reference import read_shard
 
 # The settings of every run here: seconds of training, and yet each part of the job has its turn.
@@ -42,6 +43,12 @@ def assert_same(a, b):
     for k in tables: pd.testing.assert_frame_equal(tables[k], tables_b[k], check_exact=True)
     assert weights.keys() == weights_b.keys()
     for k in weights: assert weights[k].numpy().tobytes() == weights_b[k].numpy().tobytes(), k
+
+def people(ids):
+    "Loaders whose training set has a column `who`, and the same as `person`: the given ids, again and again."
+    part = lambda n: (torch.randn(n, 4), torch.arange(n) % 2)
+    frame = pd.DataFrame({'who': (ids*30)[:30]}).assign(person=lambda o: o.who)
+    return loaders(Samples(*part(30), frame=frame), Samples(*part(10)), Samples(*part(10)))
 
 chromium = os.environ.get('CHROMIUM') or shutil.which('chromium')
 in_browser = pytest.mark.skipif(not chromium, reason='no Chromium here: install it, or name it in CHROMIUM')
