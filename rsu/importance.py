@@ -16,7 +16,8 @@ from torch import nn
 from torch.func import functional_call, jvp
 from rsu.value import Refused, _integer
 from rsu.recipe import n_classes, _loss_key
-from rsu.per_sample import averaged, copied, evaluating, refuse_batch_loss, sample_grads, sample_losses, unreduced
+from rsu.per_sample import (averaged, called, copied, evaluating, refuse_batch_loss, sample_grads, sample_losses,
+                            unreduced, _two)
 from rsu.unlearn import Algorithm, digest
 
 # %% ../nbs/15_importance.ipynb #0f07b209
@@ -142,9 +143,11 @@ class LFSSD(SSD):
         return logits.square().sum()
 
 # %% ../nbs/15_importance.ipynb #8e2bf718
-def _head(model, c):
-    "Name of the last layer: the last `nn.Linear` that gives one logit a class; None where there is none"
-    return next((k for k,m in reversed(list(model.named_modules())) if isinstance(m, nn.Linear) and m.out_features == c), None)
+def _head(model, c, xb):
+    """Name of the last layer: the `nn.Linear` with one logit a class that a pass calls last; None where there is none.
+    The order in which a module registers its layers need not be that of its `forward`."""
+    last = [m for m in called(model, xb) if isinstance(m, nn.Linear) and m.out_features == c][-1:]
+    return next((k for k,m in model.named_modules() for o in last if m is o), None)
 
 def _variance(F, alpha, last):
     "Variance of the noise on one parameter, of its shape"
@@ -165,7 +168,7 @@ class Fisher(_ClosedForm):
         if not 0 <= self.alpha < float('inf'): raise Refused(f"alpha={self.alpha} is no variance: give a number of 0 or more; published is 1e-6.")
 
     def ready(self, learn, split):
-        head = _head(learn.model, n_classes(split.dls))
+        head = _head(learn.model, n_classes(split.dls), _two(learn.model, split.dls))
         if head is None: raise Refused(f"Fisher needs a last layer, an nn.Linear with one output a class ({n_classes(split.dls)}), and the model has none: choose another algorithm.")
         if 'weight' not in learn.model.get_submodule(head)._parameters: raise Refused(f"Fisher treats the weights of the last layer, '{head}', apart, and they are computed from other parameters (by weight or spectral normalisation): take those away first (torch.nn.utils.parametrize.remove_parametrizations).")
         return super().ready(learn, split)
@@ -178,7 +181,8 @@ class Fisher(_ClosedForm):
 
     def change(self):
         S,R = self.stage.forget,self.stage.retain
-        F,head,rng = dict(self.once(lambda: importance(self.model, self.value, self._expected(R)))), _head(self.model, self.c), torch.Generator().manual_seed(self.seed)
+        F,rng = dict(self.once(lambda: importance(self.model, self.value, self._expected(R)))),torch.Generator().manual_seed(self.seed)
+        head = _head(self.model, self.c, _two(self.model, self.split.dls))
         gone = torch.as_tensor(np.setdiff1d(self.true[S], self.true[R])).long()
         for k,p in self.learning().items():
             last = k.rpartition('.')[0] == head

@@ -15,7 +15,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from fastai.torch_core import no_random, to_device
 from rsu.value import Refused
-from rsu.data import as_they_are, positions, targets
+from rsu.data import as_they_are, labels_of, positions
 
 # %% ../nbs/04_per_sample.ipynb #3efa0223
 def _takes_reduction(loss):
@@ -211,11 +211,12 @@ def check_outputs(
     model, # A network
     dls    # `DataLoaders`
 ) -> int:  # How many logits it gives
-    "`Refused` where the model does not give one logit for each class, in evaluation and in training mode"
+    """`Refused` where the model does not give one logit for each class, in evaluation and in training mode.
+    The classes are those of training, validation and test labels."""
     if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in [*model.parameters(), *model.buffers()]):
         raise Refused("A lazy layer of the model has no weights yet: "
                       "pass a batch through the model first, or train it.")
-    shapes,y = {},targets(dls)
+    shapes = {}
     for mode,out in _outputs(model, _two(model, dls)).items():
         if not torch.is_tensor(out):
             raise Refused(f"In {mode} mode the model gives a {type(out).__name__} and not a tensor of logits (N, C): "
@@ -231,9 +232,10 @@ def check_outputs(
     if shapes['training'] != shape:
         raise Refused(f"The model gives {shapes['training'][1:]} numbers for a sample in training mode "
                       f"and {shape[1:]} in evaluation mode: {_wrap}, in both modes.")
-    if len(y) and (y.min() < 0 or y.max() >= shape[1]):
-        raise Refused(f"The labels go from {y.min()} to {y.max()} and the model has {shape[1]} logits: "
-                      "number the classes from 0, and give each a logit.")
+    for part,y in labels_of(dls).items():
+        if len(y) and (y.min() < 0 or y.max() >= shape[1]):
+            raise Refused(f"The {part} labels go from {y.min()} to {y.max()} and the model has {shape[1]} logits: "
+                          "number the classes from 0, and give each a logit.")
     return shape[1]
 
 # %% ../nbs/04_per_sample.ipynb #c2b80124

@@ -125,6 +125,8 @@ def from_arrays(cls:ReferenceBank,
         for o,v in zip(bank.shards, torch.as_tensor(np.asarray(logits_valid)).float()): o['phi_valid'] = _half(margin(v, torch.as_tensor(np.asarray(y_valid))))
     return bank
 
+_anew = "remove this bank (ledger.purge() where a ledger knows it) and fit another"
+
 @patch
 def labelled(self:ReferenceBank,
     y # Labels (N,)
@@ -132,14 +134,31 @@ def labelled(self:ReferenceBank,
     "This bank with labels; its own where it has them, and then they must be the same"
     y = torch.as_tensor(np.asarray(y)).long()
     n = _length(next(self._read('members')))
-    if len(y) != n: raise Refused(f"The bank speaks of {n} training samples and the learner has {len(y)}: fit the bank to this learner.")
+    if len(y) != n:
+        raise Refused(f"The bank was fitted to {n} training samples and the learner has {len(y)}: "
+                      f"where rows were deleted or added, {_anew}.")
     if self.y is not None:
         other = int((self.y != y).sum())
-        if other: raise Refused(f"{other} of {n} labels of the bank differ from the learner's: it was made from other data, or in another order.")
+        if other:
+            raise Refused(f"{other} of {n} labels of the bank differ from the learner's: "
+                          f"it was made from other data, or in another order; {_anew}.")
         return self
     return ReferenceBank([{**o, **(_told(o['logits'], y) if 'logits' in o else {})} for o in self.shards], y)
 
 # %% ../nbs/21_reference.ipynb #f071ce71
+@patch
+def of(self:ReferenceBank,
+    dls # `DataLoaders` of a learner
+):      # A `ReferenceBank`
+    """This bank with the labels of a training set; `Refused` where its columns are not those of the samples.
+    A bank without a folder knows labels only."""
+    bank = self.labelled(targets(dls))
+    if self.path is None: return bank
+    fitted = read_shard(Path(self.path)/'labels.safetensors')[1].get('samples')
+    if fitted in (None, _samples_of(dls.train)): return bank
+    raise Refused("The bank was fitted to a training set with the same labels and other samples, "
+                  f"so its columns are not those of this one: {_anew}.")
+
 @patch
 def at(self:ReferenceBank,
     positions # Positions in the training set, (n,)
@@ -163,9 +182,12 @@ def _recipe_key(recipe):
     return f"{name}-{hashlib.sha256(_facts(_made_by(recipe)).encode()).hexdigest()[:8]}"
 
 def _population(dls):
-    "Eight hexadecimal digits of the data set of the validation loader, whichever of it the loader draws"
-    if len(dls.loaders) < 2: return 'none'
-    dl = as_fastai(dls.loaders[1])
+    "Eight hexadecimal digits of the data set of the validation loader"
+    return _samples_of(dls.loaders[1]) if len(dls.loaders) > 1 else 'none'
+
+def _samples_of(dl):
+    "Eight hexadecimal digits of a loader's data set, whichever of it the loader draws"
+    dl = as_fastai(dl)
     h = hashlib.sha256(str(len(dl.dataset)).encode())
     _update(h, dl, np.arange(len(dl.dataset)))
     return h.hexdigest()[:8]
@@ -337,7 +359,7 @@ def fit(cls:ReferenceBank,
     if missing: check_writable(path)
     bar = progress_bar(range(len(missing)), display=not quiet and bool(missing))
     y = torch.as_tensor(targets(dls))
-    if not (path/'labels.safetensors').exists(): write_shard(path/'labels.safetensors', dict(y=y.int()))
+    if not (path/'labels.safetensors').exists(): write_shard(path/'labels.safetensors', dict(y=y.int()), samples=_samples_of(dls.train))
     _fill(_Work(recipe, dls, seed, logits, compile), files, missing, executor, iter(bar))
     return cls(list(files), y, path, seed)
 

@@ -2,9 +2,12 @@
 import gc, multiprocessing, subprocess, sys, time, weakref
 from concurrent.futures import ProcessPoolExecutor
 
-import numpy as np, pytest, torch
-from rsu.data import digits
-from rsu.recipe import Recipe, small_cnn
+import numpy as np, pandas as pd, pytest, torch
+from rsu.data import ForgetSplit, Samples, digits, loaders
+from rsu.exact import Retrain
+from rsu.ledger import Ledger
+from rsu.ranking import LiRA
+from rsu.recipe import Recipe, mlp, small_cnn
 from rsu.reference import ReferenceBank, read_shard, write_shard
 from rsu.value import Refused
 import rsu.reference
@@ -89,8 +92,11 @@ def told(path, tensors, **facts):
     if path.name.startswith('reference'): print(path.name, flush=True)
 rsu.reference.write_shard = told
 rsu.reference._worth = float(sys.argv[2])
-from rsu.data import digits
-from rsu.recipe import Recipe, small_cnn
+from rsu.data import ForgetSplit, Samples, digits, loaders
+from rsu.exact import Retrain
+from rsu.ledger import Ledger
+from rsu.ranking import LiRA
+from rsu.recipe import Recipe, mlp, small_cnn
 print('ready', flush=True)
 rsu.reference.ReferenceBank.fit(Recipe(small_cnn, n_epoch=1, lr=5e-3).learner(digits(n=200)), 6, Path(sys.argv[1]), quiet=True)
 print('done', flush=True)
@@ -175,3 +181,34 @@ def test_recipes_that_are_functions_are_told_apart_by_their_source(tmp_path):
     learn = learner()
     ReferenceBank.fit(learn, 2, tmp_path, recipe=first, quiet=True)
     with pytest.raises(Refused, match='another recipe'): ReferenceBank.fit(learn, 2, tmp_path, recipe=second, quiet=True)
+
+def test_rows_that_were_deleted_are_never_matched_to_other_rows(tmp_path):
+    x, y = torch.randn(62, 4, generator=torch.Generator().manual_seed(0)), torch.arange(62) % 2
+    held = Samples(x[:20], y[:20])
+    who = np.array([f'patient-{i//2}' for i in range(62)])
+    def learner_on(at):
+        frame = pd.DataFrame({'person': who[at]})
+        return Recipe(mlp, n_epoch=1).learner(loaders(Samples(x[at], y[at], frame=frame), held, held))
+    first = learner_on(range(60))
+    bank = ReferenceBank.fit(first, 4, tmp_path/'bank', quiet=True)
+    new = first.unlearn_stream([['patient-0']], Retrain(), Ledger(tmp_path/'out', by='person'), quiet=True)
+    rank = lambda learn, bank: LiRA(bank).rank(learn, ForgetSplit(learn.dls, [3, 4]))
+    rank(new, bank) # the same rows, of which the learner draws fewer
+    fewer, shifted = learner_on(range(2, 60)), learner_on(range(2, 62)) # the latter with the same labels
+    for learn in (fewer, shifted): learn.model.load_state_dict(new.model.state_dict())
+    for learn, says in [(fewer, 'was fitted to 60 training samples and the learner has 58'),
+                        (shifted, 'the same labels and other samples, so its columns are not those of this one')]:
+        for kept in (bank, ReferenceBank.open(tmp_path/'bank')):
+            with pytest.raises(Refused, match=f'{says}.*remove this bank .*and fit another'): rank(learn, kept)
+        more = dict(ledger=Ledger(tmp_path/'out', by='person'), quiet=True)
+        with pytest.raises(Refused, match=says): learn.unlearn_stream([['patient-5']], Retrain(), bank=bank, **more)
+    assert len(more['ledger']) == 1
+    assert len(fewer.unlearn_stream([['patient-5']], Retrain(), **more).ledger) == 2 # weights and column need no rows
+    another = ReferenceBank.fit(fewer, 4, tmp_path/'another', quiet=True) # the remedy
+    assert len(rank(fewer, another).scores) == 2
+
+def test_a_ledger_by_position_refuses_data_of_which_rows_were_deleted(tmp_path):
+    dls, ledger = digits(n=60), Ledger(tmp_path/'out')
+    ledger.add(dls, [3])
+    with pytest.raises(Refused, match='is not the one that this ledger.*or name samples by a column that stays'):
+        ledger.forgotten(digits(n=58))

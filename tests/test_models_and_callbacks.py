@@ -271,3 +271,31 @@ def test_the_last_layer_is_the_one_that_is_called_last():
     plain = copy.copy(learn)
     plain.model = nn.Sequential(learn.model.body, nn.Tanh(), learn.model.head)
     np.testing.assert_array_equal(Entanglement().rank(learn, split).scores, Entanglement().rank(plain, split).scores)
+
+class Narrow(nn.Module):
+    "Registers its head before a body with as many outputs."
+    def __init__(self):
+        super().__init__()
+        self.head, self.body = nn.Linear(3, 3), nn.Linear(6, 3)
+    def forward(self, x): return self.head(self.body(x).tanh())
+
+def test_fisher_treats_the_layer_apart_that_is_called_last():
+    learn = trained(Narrow)
+    split = ForgetSplit(learn.dls, 'class:0')
+    new, old = unlearn(learn, split, Fisher(alpha=0), quiet=True).model, learn.model
+    changed = [k for (k, p), q in zip(new.named_parameters(), old.parameters()) if not torch.equal(p, q)]
+    assert changed == ['head.weight', 'head.bias'] # the row of the class that is gone
+    assert torch.equal(new.head.weight[1:], old.head.weight[1:])
+
+@pytest.mark.parametrize('part, at', [('validation', 1), ('test', 2)])
+def test_a_class_without_a_logit_is_refused_before_any_work(part, at):
+    learn = trained(Narrow)
+    wide = Samples(torch.randn(8, 6), torch.arange(8) % 4)
+    learn.dls = copy.copy(learn.dls)
+    wide = loaders(wide, wide, device='cpu').loaders[1]
+    learn.dls.loaders = [wide if i == at else o for i, o in enumerate(learn.dls.loaders)]
+    split, before = ForgetSplit(learn.dls, range(9)), [p.clone() for p in learn.model.parameters()]
+    for act in (lambda: unlearn(learn, split, Retrain(), quiet=True), lambda: GradNorm().rank(learn, split),
+                lambda: unlearn(learn, split, FineTune(n_epoch=1), quiet=True)):
+        with pytest.raises(Refused, match=f'The {part} labels go from 0 to 3 and the model has 3 logits'): act()
+    assert all(map(torch.equal, before, learn.model.parameters()))

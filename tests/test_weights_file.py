@@ -3,7 +3,7 @@ import subprocess
 
 import pytest, torch
 from safetensors.torch import load_file
-from rsu.cli import _weights
+from rsu.cli import _unwrapped, _weights
 from rsu.recipe import mlp
 from rsu.value import Refused
 
@@ -22,3 +22,30 @@ def test_other_files_have_no_command(tmp_path):
     (tmp_path/'a.safetensors').write_bytes(b'torn')
     with pytest.raises(Refused, match='cannot be read') as e: _weights(tmp_path/'a.safetensors', [])
     assert 'torch.load' not in str(e.value)
+
+wrappers = {'DataParallel': torch.nn.DataParallel, 'torch.compile': torch.compile,
+            'both': lambda net: torch.compile(torch.nn.DataParallel(net)),
+            'Lightning': lambda net: torch.nn.ModuleDict({'model': net})}
+
+keys = ['state_dict', 'model_state_dict', 'model', None] # a command takes seconds, so not each with each
+
+@pytest.mark.parametrize('wrap, inside', [*zip(wrappers.values(), keys)], ids=wrappers)
+def test_names_with_a_prefix_are_read(tmp_path, wrap, inside):
+    net, path = mlp(4, 2), tmp_path/"the 'last' $model.ckpt"
+    state = wrap(net).state_dict()
+    assert not state.keys() & net.state_dict().keys()
+    torch.save({inside: state, 'epoch': 3} if inside else state, path)
+    with pytest.raises(Refused, match='convert it once') as e: _weights(path, [])
+    subprocess.run(str(e.value).splitlines()[1], shell=True, check=True, capture_output=True)
+    own = mlp(4, 2)
+    own.load_state_dict(_unwrapped(_weights(path.with_suffix('.safetensors'), []), own.state_dict()))
+    assert all(map(torch.equal, own.parameters(), net.parameters()))
+
+def test_other_weights_beside_those_of_the_network_are_named():
+    own = mlp(4, 2).state_dict()
+    state = {**{f'model.{k}': v for k, v in own.items()}, 'metric.sum': torch.zeros(1)}
+    with pytest.raises(Refused, match="begin with 'model.' in the file.*'metric.sum' for example: save those alone"):
+        _unwrapped(state, own)
+    one = torch.nn.ModuleDict({'fc': torch.nn.Linear(2, 2)}).state_dict() # names with a common start of their own
+    assert _unwrapped({f'module.{k}': v for k, v in one.items()}, one).keys() == one.keys()
+    assert _unwrapped(own, one) is own # of another network: `load_state_dict` says so
