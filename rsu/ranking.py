@@ -418,7 +418,7 @@ class _Banked(Ranker):
 
     def _columns(self, learn, at, pooled=False):
         "The bank, and where the samples `at` are in it: their columns alone, or all of it where deviations are pooled over all"
-        bank = self.bank.labelled(targets(learn.dls))
+        bank = self.bank.of(learn.dls)
         return (bank, torch.as_tensor(np.array(at))) if pooled else (bank.at(at), torch.arange(len(at)))
 
 def _phi(learn, at): return margin(*predict_train(learn.model, learn.dls, at))
