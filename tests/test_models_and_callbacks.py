@@ -292,7 +292,7 @@ def test_a_class_without_a_logit_is_refused_before_any_work(part, at):
     learn = trained(Narrow)
     wide = Samples(torch.randn(8, 6), torch.arange(8) % 4)
     learn.dls = copy.copy(learn.dls)
-    wide = loaders(wide, wide, device='cpu').loaders[1]
+    wide = loaders(wide, wide, wide, device='cpu').loaders[at]
     learn.dls.loaders = [wide if i == at else o for i, o in enumerate(learn.dls.loaders)]
     split, before = ForgetSplit(learn.dls, range(9)), [p.clone() for p in learn.model.parameters()]
     for act in (lambda: unlearn(learn, split, Retrain(), quiet=True), lambda: GradNorm().rank(learn, split),
