@@ -334,9 +334,24 @@ def _learner(s, dls, model, state):
     if isinstance(made, nn.Module): made = Learner(dls, made.to(device_of(dls)), getattr(dls.train_ds, 'loss_func', None) or CrossEntropyLossFlat())
     if not isinstance(made, Learner): raise Refused(f"'{model}' returned a {type(made).__name__}: it must return the network, or a fastai Learner.")
     made.dls = dls
-    try: made.model.load_state_dict(state)
+    try: made.model.load_state_dict(_unwrapped(state, made.model.state_dict()))
     except RuntimeError as e: raise Refused(f"The weights are not those of this network ({' '.join(str(e).split())[:160]}): name the function that makes it with --model.") from None
     return made
+
+def _unwrapped(state, own):
+    """Weights under the names that the network has.
+    Wrappers put a prefix before all names: `module.` (DataParallel), `_orig_mod.` (torch.compile), `model.` (Lightning)."""
+    if state.keys() == own.keys(): return state
+    ends = {k[:-len(o)] for o in [*own][:1] for k in state if k.endswith(f'.{o}')}
+    for prefix in sorted(ends, key=len):
+        named = {k.removeprefix(prefix): v for k,v in state.items() if k.startswith(prefix)}
+        if named.keys() != own.keys(): continue
+        if len(named) == len(state): return named
+        other = next(k for k in state if not k.startswith(prefix))
+        raise Refused(f"The names of the network's weights begin with '{prefix}' in the file, "
+                      f"and it holds others beside them, '{other}' for example: "
+                      f"save those alone, without '{prefix}'.")
+    return state
 
 def _converted(path):
     "How a file of `torch.save` becomes a safetensors file, as a command; '' for other files"
@@ -345,8 +360,9 @@ def _converted(path):
     to = str(Path(path).with_suffix('.safetensors'))
     code = ("import torch; from safetensors.torch import save_file; "
             f"d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
-            f"save_file({{k: v.clone().contiguous() for k,v in d.get('model', d).items()}}, {to!r})")
-    return f'{shlex.quote(sys.executable)} -c "{code}"'
+            "d = next((d[k] for k in ('state_dict', 'model_state_dict', 'model') if k in d), d); "
+            f"save_file({{k: v.clone().contiguous() for k,v in d.items() if torch.is_tensor(v)}}, {to!r})")
+    return shlex.join([sys.executable, '-c', code])
 
 def _weights(path, ledger):
     "The weights in the file; where it was purged, those that the last request left"
@@ -411,7 +427,8 @@ def forget(
     key=None,      # File of the ledger's key; beside the folder, '<folder>.key', where not given
     bank=None,     # Folder of a reference bank, by which the drift is judged
     purge=False,   # Remove what was made from forgotten samples, the old weights among them
-    removed=()     # Files and folders on the ledger's list that were removed by hand
+    removed=(),    # Files and folders on the ledger's list that were removed by hand
+    also=()        # Further copies of the weights from before the first request, which are noted, too
 ) -> list:         # Of `Path`: the pages of the requests that answer this one
     "Answer an erasure request: unlearned weights, an entry in the ledger, and a page"
     _forgets_all(s)
@@ -419,6 +436,9 @@ def forget(
     if s.oracles == 1: raise Refused("oracles=1 cannot be compared with another: give 2 or more, or none.")
     dls,policy,ledger = load_data(s), _policy(s), Ledger(out, by, key)
     answered,begun = _first(s, dls, by, ledger), len(ledger)
+    for o in also:
+        if not (Path(o).exists() or ledger.state_of(o)):
+            raise Refused(f"There is no file '{o}': --also names further copies of the weights.")
     for o in removed: ledger.removed(o)
     if not Path(weights).exists() and not begun:
         raise Refused(f"There is no file '{weights}': give the model's weights as a .safetensors file.")
@@ -430,6 +450,8 @@ def forget(
     with warnings.catch_warnings(record=True) as said:
         for kind in (RetrainingDue, StillKnown, Diverged): warnings.simplefilter('always', kind)
         unlearn_stream(learn, [s.forget], policy, ledger, ranker, refs, s.oracles, made, seed=s.seed, quiet=True)
+    for o in also:
+        if Path(o).exists(): ledger.note(o, 'weights', requests=0)
     for e in ledger.entries[begun:]: print(_answered(e))
     for o in said: print(_by_options(str(o.message), 'forget'))
     if still := _open_requests(ledger.entries): print(f"Open requests: {', '.join(map(str, still))}")
@@ -501,6 +523,9 @@ def _forget_options(f, add):
     add(g, 'seed', 'of everything', type=int, metavar='N')
     g.add_argument('--purge', action='store_true',
                    help='remove what was made from the forgotten samples before: the old weights and the bank')
+    g.add_argument('--also', action='append', default=[], metavar='PATH',
+                   help='a further copy of the weights, such as the model.pt that they were converted from: '
+                        'noted, and removed by --purge; may be repeated')
     g.add_argument('--removed', action='append', default=[], metavar='PATH',
                    help='confirm that you have removed a file or folder that --purge did not find; may be repeated')
     g.add_argument('--out', required=True, metavar='FOLDER',
@@ -584,7 +609,7 @@ def _main(argv):
             file = args.pop('config')
             page = run(Settings(**{**(from_toml(file) if file else {}), **args}), out, said)
         elif job == 'forget':
-            mine = {k: args.pop(k) for k in ('weights','model','by','key','bank','purge','removed') if k in args}
+            mine = {k: args.pop(k) for k in ('weights','model','by','key','bank','purge','removed','also') if k in args}
             begun = _entries(out)
             pages = forget(Settings(**args), out, **mine)
         else:

@@ -6,10 +6,10 @@
 __all__ = ['Samples', 'is_resident', 'Order', 'shuffled', 'drawn', 'lone', 'IndexLoader', 'loaders', 'digits', 'fashion_mnist',
            'cifar10', 'cifar100', 'svhn', 'breast_cancer', 'plant', 'as_fastai', 'weights_of', 'device_of', 'positions',
            'subset', 'batches', 'as_they_are', 'with_train', 'subset_dls', 'predict', 'at_once', 'predict_train',
-           'targets', 'fingerprint', 'class_names', 'ForgetSplit', 'write_shard', 'read_shard']
+           'targets', 'labels_of', 'fingerprint', 'class_names', 'ForgetSplit', 'write_shard', 'read_shard']
 
 # %% ../nbs/01_data.ipynb #b9578f94
-import base64, copy, hashlib, hmac, json, os
+import base64, copy, difflib, hashlib, hmac, json, os, re
 from contextlib import nullcontext
 from functools import cache, cached_property
 from itertools import groupby, islice
@@ -502,7 +502,8 @@ def with_train(
     "`dls` with another training loader; its other loaders and its settings are shared"
     res = copy.copy(dls)
     res.loaders = [train, *dls.loaders[1:]]
-    if getattr(train, 'dataset', None) is not dls.train_ds: vars(res).pop('_targets', None)
+    if getattr(train, 'dataset', None) is not dls.train_ds:
+        for o in ('_targets','_read'): vars(res).pop(o, None)
     return res
 
 def subset_dls(
@@ -606,13 +607,27 @@ def targets(
         dls._targets = y
     return dls._targets
 
+def _held_labels(dls, dl, part):
+    "The label at every position of a loader for validation or test, (N,) int64; a data set is read once"
+    ds,read = dl.dataset, vars(dls).setdefault('_read', [(dls.train_ds, targets(dls))])
+    if isinstance(ds, Samples) and _exact(ds): return ds.tensors[-1].cpu().numpy()
+    if not any(o is ds for o,_ in read): read.append((ds, _read_labels(dl, part)))
+    return next(y for o,y in read if o is ds)
+
+def labels_of(
+    dls    # `DataLoaders`
+) -> dict: # Of 'training', 'validation' and 'test', as far as there are such loaders: (n,) int64 each
+    "The labels of the training set, and those that the loaders for validation and test draw"
+    held = zip(('validation','test'), map(as_fastai, dls.loaders[1:]))
+    return {'training': targets(dls), **{part: _held_labels(dls, dl, part)[positions(dl)] for part,dl in held}}
+
 def _look_through(dls):
     """Refuse validation and test data that training data would be refused for, and warn of samples that change.
     Each data set is looked through once."""
     seen,change = vars(dls).setdefault('_seen', []),[]
+    labels_of(dls)
     for part,dl in zip(('training','validation','test'), dls.loaders):
         if any(o is dl.dataset for o in seen): continue
-        if part != 'training' and not (isinstance(dl.dataset, Samples) and _exact(dl.dataset)): _read_labels(dl, part)
         if _changes(dl): change.append(part)
         seen.append(dl.dataset)
     if change:
@@ -723,19 +738,40 @@ def _number(s): return int(s) if s.strip().isdecimal() else float(s)
 
 def _requested(dls, request, by):
     "The ids that a request names, (n,) objects, as the column has them; `Refused` where one is missing"
-    if isinstance(request, (str,Path)): return _read_csv(request, dls, by)
+    if isinstance(request, (str,Path)):
+        if not Path(request).exists():
+            whose = by if isinstance(by, str) else 'by='
+            raise Refused(f"There is no file '{request}': give the path of a CSV file, or a list of values of {whose}, "
+                          f"as [{str(request)!r}].")
+        return _read_csv(request, dls, by)
     ids = _like(_ids(_flat(request, 'forget=')), _column(dls, by))
     if none := sum(o is None for o in ids):
         raise Refused(f"{none} of the requested ids {'is' if none == 1 else 'are'} missing: "
                       "a row without an id belongs to nobody; request it by its position.")
     return ids
 
+def _letters(o):
+    "An id without what is easily mistaken: blanks around it, upper case, zeros in front of a number"
+    text = str(o).strip().casefold()
+    return re.sub(r'(?<!\d)0+(?=\d)', '', text)
+
+def _nearest(o, known):
+    "Up to three known ids that `o` may be a misspelling of; those that differ in blanks, case and zeros only come first"
+    same = {k: _letters(k) for k in known if k is not None}
+    exact = [k for k,text in same.items() if text == _letters(o)]
+    if exact: return exact[:3]
+    near = difflib.get_close_matches(_letters(o), same.values(), n=3, cutoff=.8)
+    return [next(k for k,text in same.items() if text == found) for found in dict.fromkeys(near)]
+
 def _belonging(dls, request, by):
     "The positions of the samples that belong to whom a request names"
     values,asked = _column(dls, by), dict.fromkeys(_requested(dls, request, by))
     known = set(values)
     unknown = [o for o in asked if o not in known]
-    if unknown: raise Refused(f"No training sample belongs to {', '.join(map(repr, unknown[:3]))}: check the ids.")
+    if unknown:
+        near = dict.fromkeys(k for o in unknown[:3] for k in _nearest(o, known))
+        hint = f"the data have {', '.join(map(repr, near))}, and ids must match exactly" if near else "check the ids"
+        raise Refused(f"No training sample belongs to {', '.join(map(repr, unknown[:3]))}: {hint}.")
     return np.flatnonzero([o in asked for o in values])
 
 def _table(path, wanted="a column 'id'"):
@@ -866,6 +902,10 @@ def _ask(dls, forget, by, seed):
         kind,_,what = str(forget).partition(':')
         if kind == 'random' and what: return _random(what, pool, seed)
         if kind == 'class' and what: return np.intersect1d(_class(what, dls), pool)
+        if not str(forget).endswith('.csv') and by is not None:
+            raise Refused(f"forget='{forget}' is not understood: "
+                          f"give a list of values of {by if isinstance(by, str) else 'by='}, [{str(forget)!r}], "
+                          "or the path of a .csv of ids.")
         if not str(forget).endswith('.csv'):
             raise Refused(f"forget='{forget}' is not understood: give positions, a mask, 'random:60', 'random:0.05', 'class:3' or the path of a .csv of ids.")
         if by is None: forget = _read_csv(forget, dls, by)

@@ -14,8 +14,8 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from .value import Refused, check_writable, choose
-from .data import _column, fingerprint, subset_dls
-from .reference import is_of_bank, remove_bank, _replace
+from .data import _column, _flat, fingerprint, subset_dls
+from .reference import is_of_bank, move_bank, _replace
 
 # %% ../nbs/31_ledger.ipynb #d3ad88a4
 def _plain_id(o):
@@ -259,6 +259,17 @@ def _open_requests(entries):
     return sorted({e['request'] for e in last.values() if e.get('open')})
 
 # %% ../nbs/31_ledger.ipynb #b7fd82de
+def _whole_numbers(at, N):
+    "Positions in a training set of `N` samples, (n,); `Refused` where they are something else"
+    at = np.asarray(_flat(at, 'at='))
+    if at.dtype == bool and len(at) == N: return np.flatnonzero(at)
+    wrong = at if not np.issubdtype(at.dtype, np.integer) else at[(at < 0) | (at >= N)]
+    if len(wrong):
+        raise Refused(f"at= holds {wrong[0].item()!r}, which is no position: "
+                      f"give whole numbers from 0 to {N-1}; those of a person are "
+                      "np.flatnonzero(dls.train_ds.frame.person == 'Ada'), for example.")
+    return at.astype(np.int64)
+
 @patch
 def add(self:Ledger,
     dls,     # `DataLoaders`
@@ -266,6 +277,7 @@ def add(self:Ledger,
     **facts  # What else the entry holds: figures, words, no sample
 ):
     "Append an entry: a request that was answered"
+    at = _whole_numbers(at, len(dls.train_ds))
     ids = sorted(_salted(self.key, pd.unique(self._named(dls)[at])))
     with self._changing() as all:
         if self.by is None: all['data'] = fingerprint(subset_dls(dls, np.arange(len(dls.train_ds))))
@@ -412,9 +424,18 @@ def _drop_parts(self:Ledger, name):
 def _files(path, kind):
     "Each file of a copy, by its path below `path`, with its SHA-256; of a bank its own files"
     if path.is_file(): return {'.': _sha(path)}
+    if not path.exists(): return {}
     files = [o for o in sorted(path.rglob('*')) if o.is_file()]
     if kind == 'bank': files = [o for o in files if o.parent == path and is_of_bank(o.name)]
     return {o.relative_to(path).as_posix(): _sha(o) for o in files}
+
+def _aside(made):
+    "Where a purge moves a copy before it removes it: beside it, by the name that the ledger recorded; None before that"
+    return Path(made['path']).with_name(made['purging']) if made['purging'] else None
+
+def _is_aside(made):
+    "Has a purge moved a copy aside, of a bank perhaps only some files?"
+    return made['moved'] or made['purging'] is not None and _aside(made).exists()
 
 @patch
 def note(self:Ledger,
@@ -428,12 +449,12 @@ def note(self:Ledger,
     if not path.exists(): raise Refused(f"There is no file or folder '{path}': note what is there.")
     files = _files(path, kind)
     with self._changing() as facts:
-        same = [o for o in facts['made'] if o['path'] == str(path) and o['purged'] is None]
+        same = [o for o in facts['made'] if o['path'] == str(path) and o['purged'] is None and not _is_aside(o)]
         for o in same: o['files'] = files
         if requests is None: requests = len(facts['entries'])
         if not same:
             facts['made'].append(dict(kind=kind, path=str(path), files=files, requests=requests, noted=_now(),
-                                      purging=None, purged=None))
+                                      purging=None, moved=False, purged=None))
 
 @patch
 def state_of(self:Ledger,
@@ -451,13 +472,23 @@ def made(self:Ledger) -> pd.DataFrame:
     return df.assign(stale=df.purged.isna() & (df.requests < len(self)))
 
 # %% ../nbs/31_ledger.ipynb #41ebb807
-def _state(path, made):
-    "'removed', 'there', 'not found there' or 'changed since it was noted'"
-    if not path.exists(): return 'removed' if made['purging'] else 'not found there'
-    now,was = _files(path, made['kind']),made['files']
+def _state(made):
+    "'moved aside', 'there', 'not found there' or 'changed since it was noted'"
+    path,aside,was = Path(made['path']),_aside(made),made['files']
+    if made['moved'] and not path.parent.exists(): return 'not found there'
+    if made['moved'] or _is_aside(made) and made['kind'] != 'bank': return 'moved aside'
+    if not (path.exists() or _is_aside(made)): return 'not found there'
+    now = {**_files(path, made['kind']), **(_files(aside, made['kind']) if aside else {})}
     if made['kind'] == 'bank': now = {k: v for k,v in now.items() if k in was} # which may have grown
     if any(was.get(k) != v for k,v in now.items()): return 'changed since it was noted'
-    return 'there' if made['purging'] or now == was else 'not found there'
+    return 'there' if now == was else 'not found there'
+
+def _move(made):
+    "Move a copy aside, of a bank its own files; can be killed and called again"
+    path = Path(made['path'])
+    if not path.exists(): return
+    if made['kind'] == 'bank': move_bank(path, _aside(made))
+    else: os.replace(path, _aside(made))
 
 # %% ../nbs/31_ledger.ipynb #30171106
 @patch
@@ -471,21 +502,25 @@ def purge(
 
 @patch
 def _purged(self:Ledger, i):
-    "Remove the `i`th copy, recorded before and after"
+    "Move the `i`th copy aside and remove it; each step is recorded before the next, so that a kill leaves no doubt"
     made = self._read()['made'][i]
-    path = Path(made['path'])
-    state = _state(path, made)
+    state = _state(made)
     if state == 'there':
-        self._mark(i, purging=_now())
-        if made['kind'] == 'bank': remove_bank(path)
-        else: _remove(path)
+        if not made['purging']:
+            made = self._mark(i, purging=f"{Path(made['path']).name}.purging-{secrets.token_hex(8)}")
+        _move(made)
+    if state in ('there','moved aside'):
+        self._mark(i, moved=True)
+        _remove(_aside(made))
+        self._mark(i, purged=_now())
         state = 'removed'
-    if state == 'removed': self._mark(i, purged=_now())
     return dict(kind=made['kind'], path=made['path'], state=state)
 
 @patch
 def _mark(self:Ledger, i, **facts):
+    "Record facts about the `i`th copy; what is recorded of it now"
     with self._changing() as all: all['made'][i].update(facts)
+    return all['made'][i]
 
 @patch
 def removed(self:Ledger,
@@ -493,9 +528,12 @@ def removed(self:Ledger,
 ):
     "Record that a copy was removed by hand"
     path = Path(path).resolve()
-    found = [i for i,o in enumerate(self._read()['made']) if o['path'] == str(path) and o['purged'] is None]
+    made = self._read()['made']
+    found = [i for i,o in enumerate(made) if o['path'] == str(path) and o['purged'] is None]
     if not found:
-        listed = ', '.join(o['path'] for o in self._read()['made'] if o['purged'] is None) or 'nothing'
+        listed = ', '.join(o['path'] for o in made if o['purged'] is None) or 'nothing'
         raise Refused(f"'{path}' is not a copy that this ledger has on its list: there is {listed}.")
-    if path.exists(): raise Refused(f"'{path}' is still there: remove or purge it first.")
+    for o in (path, *(_aside(made[i]) for i in found)):
+        if o is not None and o.exists():
+            raise Refused(f"'{o}' is still there: remove or purge it first.")
     for i in found: self._mark(i, purged=f'{_now()}, by hand')

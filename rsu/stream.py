@@ -16,7 +16,7 @@ from fastai.learner import Learner
 from . import __version__
 from .value import Refused
 from .data import (ForgetSplit, _requested, _with_test, as_fastai, positions, predict, predict_train, read_shard,
-                      subset_dls, targets, write_shard)
+                      subset_dls, write_shard)
 from .recipe import derived, recipe_of
 from .attack import lira, margin
 from .reference import ReferenceBank
@@ -96,8 +96,19 @@ def _due(called, called_most, lost, lost_most):
     return '; '.join(res)
 
 # %% ../nbs/32_stream.ipynb #3216aded
+def _is_request(o, by):
+    "`Refused` where `o` is one id or position, and not a list of them, a mask or a name of samples"
+    named = isinstance(o, (str,Path)) and (Path(o).exists() or str(o).endswith('.csv') or by is None and ':' in str(o))
+    if named or np.ndim(o) or hasattr(o, '__iter__') and not isinstance(o, (str,Path)): return
+    what = 'positions' if by is None else f"values of {by if isinstance(by, str) else 'by='}"
+    one = o.item() if isinstance(o, np.generic) else o
+    raise Refused(f"requests= holds {one!r}, which is no request: "
+                  f"give a list of requests, each a list of {what} or the path of a CSV file, "
+                  f"as [[{one!r}]] for one sample or person.")
+
 def _asked_for(ledger, dls, request, seed, todo=True):
     "Positions of a request, (n,): those that are still to be forgotten, or all that are in the data"
+    _is_request(request, ledger.by)
     known,unsettled = ledger.forgotten(dls),ledger.still_known(dls)
     whole = subset_dls(dls, np.union1d(positions(dls.train), np.flatnonzero(known)))
     if ledger.by is not None:
@@ -334,7 +345,7 @@ def unlearn_stream(
     dls = _with_test(learn.dls, None, seed)
     made = [*made, *([(bank.path, 'bank')] if bank is not None and bank.path else [])]
     with ledger.held():
-        if bank is not None: bank.labelled(targets(dls)) # refuses another data set's
+        if bank is not None: bank.of(dls) # refuses another data set's
         requests,start = _checked(ledger, dls, requests, seed), _about(learn, dls, ledger)
         new = _as_it_stands(learn, dls, ledger)
         ledger.sweep()

@@ -180,6 +180,18 @@ def test_what_was_moved_is_not_reported_as_removed(here, call, capsys):
     assert call(*ask, *request('patient-3'), '--purge', '--removed', 'bank', '--out', 'out') == 0
     assert ledger_of('out')['made'][1]['purged'].endswith('by hand')
 
+def test_further_copies_of_the_weights(here, call, capsys):
+    shutil.copy(here/'ward.safetensors', here/'model.pt')
+    shutil.copy(here/'ward.safetensors', here/'later.pt')
+    assert call(*ask, *request('patient-3'), '--also', 'nowhere.pt', '--out', 'out') == 2
+    assert "There is no file 'nowhere.pt': --also names further copies" in capsys.readouterr().err
+    for _ in range(2): # the second time they are gone
+        assert call(*ask, *request('patient-3'), '--also', 'model.pt', '--purge', '--out', 'out') == 0
+        assert not (here/'model.pt').exists() and not (here/'ward.safetensors').exists()
+    assert (here/'later.pt').exists()
+    assert call(*ask, *request('patient-3'), '--also', 'later.pt', '--purge', '--out', 'out') == 0 # answered before
+    assert not (here/'later.pt').exists()
+
 # Nothing is believed
 
 def test_the_weights_of_before_are_not_taken_for_the_unlearned_ones(here, call, capsys):
