@@ -161,7 +161,7 @@ def exposure(
                    # numbers of members and others behind them
     "How well forgotten and retained samples are told from validation samples, by three attacks"
     models = models if isinstance(models, dict) else {'model': models}
-    valid,refs = as_fastai(split.valid), bank.labelled(split.y).phi
+    valid,refs = as_fastai(split.valid), bank.of(split.dls).phi
     if len(valid.dataset) != bank.phi_valid.shape[1]:
         raise Refused(f"The bank speaks of {bank.phi_valid.shape[1]} validation samples "
                       f"and the split has {len(valid.dataset)}: fit the bank to this learner.")
