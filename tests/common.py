@@ -44,6 +44,11 @@ def assert_same(a, b):
     assert weights.keys() == weights_b.keys()
     for k in weights: assert weights[k].numpy().tobytes() == weights_b[k].numpy().tobytes(), k
 
+def request(*names, file='erase.csv'):
+    "Options that request these ids, which are written to a file."
+    pd.DataFrame({'id': names}).to_csv(file, index=False)
+    return ['--forget', file]
+
 def people(ids):
     "Loaders whose training set has a column `who`, and the same as `person`: the given ids, again and again."
     part = lambda n: (torch.randn(n, 4), torch.arange(n) % 2)

@@ -3,6 +3,7 @@ import hashlib, json, os, random, secrets, shutil, sys
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
+from common import request
 from filelock import FileLock
 from rsu.ascent import NegGradPlus
 from rsu.attack import margin
@@ -52,10 +53,6 @@ def here(ward, here):
 base = 'forget --data ward_data:loaders --model ward_data:learner --by person'.split()
 ask = [*base, *'--weights ward.safetensors --algorithm retrain'.split()] # which closes a request, whatever its samples
 descent = [*base, *'--weights ward.safetensors --algorithm neggradplus --n-epoch 2 --lr .02'.split()]
-
-def request(*names):
-    pd.DataFrame({'id': names}).to_csv('erase.csv', index=False)
-    return ['--forget', 'erase.csv']
 
 @pytest.fixture
 def call(monkeypatch):

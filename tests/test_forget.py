@@ -3,7 +3,7 @@ import json, re, subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd, pytest, torch
-from common import rsu, shell
+from common import people, request, rsu, shell
 from rsu.cli import main
 from rsu.ledger import Ledger
 from rsu.recipe import Recipe, mlp
@@ -50,10 +50,6 @@ def here(clinic, here):
     sys.modules.pop('clinic_data', None)
 
 ask = 'forget --data clinic_data:loaders --model clinic_data:network --weights clinic.safetensors --by person --algorithm neggradplus --n-epoch 4 --lr .01'.split()
-
-def request(*names, file='erase.csv'):
-    pd.DataFrame({'id': names}).to_csv(file, index=False)
-    return ['--forget', file]
 
 @pytest.fixture
 def call(monkeypatch):
@@ -218,15 +214,15 @@ def test_whose_samples_are_asked_for_by_value(here, call, capsys):
     assert 'give a .csv of values of person' in capsys.readouterr().err and not (here/'out').exists()
 
 def test_ids_of_several_kinds(tmp_path):
-    dls = Recipe(mlp).learner(loaders_of([4, '4b', 'x'])).dls
+    dls = Recipe(mlp).learner(people([4, '4b', 'x'])).dls
     ledger = Ledger(tmp_path, by='who')
     ledger.add(dls, [0, 3])
     assert ledger.forgotten(dls).tolist() == [True, False, False]*10 and len(ledger.entries[0]['ids']) == 1
 
 def test_ids_that_read_alike_are_refused(tmp_path):
     with pytest.raises(Refused, match="'1017' and 1017 are two ids of the data that read alike"):
-        Ledger(tmp_path/'a', by='who').forgotten(loaders_of([1017, '1017', 'x']))
-    assert not Ledger(tmp_path/'b', by='who').forgotten(loaders_of([None, 'None', 'x'])).any() # nobody, and one of that name
+        Ledger(tmp_path/'a', by='who').forgotten(people([1017, '1017', 'x']))
+    assert not Ledger(tmp_path/'b', by='who').forgotten(people([None, 'None', 'x'])).any() # nobody, and one of that name
 
 def test_values_of_a_column_are_not_taken_for_positions(here, call, capsys):
     pd.DataFrame({'person': ['patient-5']}).to_csv('erase.csv', index=False)
@@ -268,8 +264,3 @@ def test_data_as_loaders_of_pytorch(here, call, capsys):
     assert answer('one', 'one') == 2 and 'There is no validation loader' in capsys.readouterr().err
     assert answer('sets', 'sets') == 2
     assert "What 'torch_data:sets' returned has a TensorDataset where a loader is wanted" in capsys.readouterr().err
-
-def loaders_of(ids):
-    from rsu.data import Samples, loaders
-    part = lambda n: (torch.randn(n, 4), torch.arange(n) % 2)
-    return loaders(Samples(*part(30), frame=pd.DataFrame({'who': ids*10})), Samples(*part(10)), Samples(*part(10)))
