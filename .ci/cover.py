@@ -1,4 +1,4 @@
-"""Run one API notebook under coverage: `coverage run .ci/cover.py nbs/40_metrics.ipynb`.
+"""Run one API notebook under coverage: `coverage run .ci/cover.py nbs/evaluation/00_metrics.ipynb`.
 
 A notebook defines what it exports itself and does not run the module. So the code of an exported cell is compiled under
 the name of its module and at the lines that it has there.
@@ -22,7 +22,7 @@ class ExportedLines(CachingCompiler):
     "Compiles exported cells as lines of their module"
     def __init__(self):
         super().__init__()
-        self.cells = {code: (str(module), before) for module in Path('rsu').absolute().glob('*.py')
+        self.cells = {code: (str(module), before) for module in Path('rsu').absolute().rglob('*.py')
                       for code, before in exported(module)}
         self.places = {}
 

@@ -18,7 +18,7 @@ def main(n_workers, flags):
     os.environ.setdefault('LOKY_MAX_CPU_COUNT', str(max(1, os.cpu_count()//n_workers))) # processes of a notebook's own would only wait for the other notebooks
     with ProcessPoolExecutor(n_workers, mp_context=forks, max_tasks_per_child=1) as pool:
         runs = [pool.submit(test_nb, f, config.tst_flags.split(), flags, basepath=config.config_path) for f in files]
-        done = {f.name: run.result() for f,run in zip(files, runs)}
+        done = {str(f.relative_to(config.nbs_path)): run.result() for f,run in zip(files, runs)}
     for name,(_,secs) in sorted(done.items(), key=lambda o: -o[1][1]): print(f"{name}: {secs:.0f} secs")
     if failed := [name for name,(passed,_) in done.items() if not passed]: sys.exit(f"Notebooks that failed: {', '.join(failed)}")
 

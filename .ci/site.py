@@ -38,10 +38,6 @@ def process():
     refresh_quarto_yml()
     # In this one process fastai is imported once, not once a notebook. Everything anew: a deleted notebook leaves no page.
     proc = proc_nbs(n_workers=0, force=True)
-    # smalldocs takes "/0*.ipynb" for that name in any folder, where Quarto means the top one: name the files.
-    names = lambda m: 'contents: ' + json.dumps(sorted(p.name for p in proc.glob(m[1])))
-    yml = proc/'_quarto.yml'
-    yml.write_text(re.sub(r'contents: "/(.+)"', names, yml.read_text(encoding='utf-8')), encoding='utf-8')
     return proc
 
 def page_names(proc):

@@ -3,9 +3,9 @@ import hashlib, os, shutil, subprocess, sys
 from pathlib import Path
 
 import pandas as pd, pytest, torch
-from rsu.cli import main
-from rsu.data import Samples, loaders
-from rsu.reference import read_shard
+from rsu.app.cli import main
+from rsu.core.data import Samples, loaders
+from rsu.core.store import read_shard
 
 # The settings of every run here: seconds of training, and yet each part of the job has its turn.
 small = '--data digits --n 300 --forget random:12 --groups 2 --references 4 --oracles 2 --train-epochs 2'.split()

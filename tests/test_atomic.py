@@ -3,7 +3,7 @@ import json, os
 
 import pytest, torch
 from rsu import cli, ledger, reference, tune
-from rsu.data import write_shard
+from rsu.core.store import write_shard
 
 def shard(file, n): write_shard(file, dict(a=torch.full((9,), float(n))))
 def note(file, n): reference._replace(file, dict(a=n))

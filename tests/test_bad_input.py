@@ -7,7 +7,7 @@ from common import call, rsu, shell, small, state
 # Data of a user's own, in a module beside the call. DOES stands for what it does with the tensors.
 module = '''
 import torch
-from rsu.data import Samples, loaders as make
+from rsu.core.data import Samples, loaders as make
 
 def loaders():
     g = torch.Generator().manual_seed(0)
@@ -29,7 +29,7 @@ own = [o for o in quick if o not in ('--n', '300')] # with data of one's own: al
 def here(here, monkeypatch):
     "An empty folder to work in; a run that should have been refused fails where its work begins."
     def fit(*args, **kwargs): raise AssertionError('this was not refused: the training began')
-    monkeypatch.setattr('rsu.recipe.Recipe.fit', fit)
+    monkeypatch.setattr('rsu.core.recipe.Recipe.fit', fit)
     return here
 
 def refused(capsys, *args, says=(), start=quick):

@@ -3,14 +3,17 @@ import gc, multiprocessing, subprocess, sys, time, weakref
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np, pandas as pd, pytest, torch
-from rsu.data import ForgetSplit, Samples, digits, loaders
-from rsu.exact import Retrain
-from rsu.ledger import Ledger
-from rsu.ranking import LiRA
-from rsu.recipe import Recipe, mlp, small_cnn
-from rsu.reference import ReferenceBank, read_shard, write_shard
-from rsu.value import Refused
-import rsu.reference
+from rsu.core.data import Samples, loaders
+from rsu.core.datasets import digits
+from rsu.core.split import ForgetSplit
+from rsu.algorithms.exact import Retrain
+from rsu.erasure.ledger import Ledger
+from rsu.ranking.rankers import LiRA
+from rsu.core.recipe import Recipe, mlp, small_cnn
+from rsu.core.store import read_shard, write_shard
+from rsu.ranking.bank import ReferenceBank
+from rsu.core.config import Refused
+import rsu.ranking.bank
 
 n = 6
 
@@ -29,7 +32,7 @@ def assert_same_bank(folder, bank):
 
 def test_the_cores_of_this_machine(bank, tmp_path, monkeypatch):
     import loky
-    monkeypatch.setattr(rsu.reference, '_worth', 0)
+    monkeypatch.setattr(rsu.ranking.bank, '_worth', 0)
     monkeypatch.setattr(loky, 'cpu_count', lambda: 2)
     ReferenceBank.fit(learner(), n, tmp_path, quiet=True)
     assert_same_bank(tmp_path, bank)
@@ -42,7 +45,7 @@ def test_a_network_that_another_process_cannot_import(tmp_path, monkeypatch):
     net.__qualname__ = 'net'
     learn = Recipe(net, n_epoch=1).learner(digits(n=200))
     for worth in (0, 1e9):
-        monkeypatch.setattr(rsu.reference, '_worth', worth)
+        monkeypatch.setattr(rsu.ranking.bank, '_worth', worth)
         ReferenceBank.fit(learn, 4, tmp_path/str(worth), quiet=True)
     assert shards(tmp_path/'0') == shards(tmp_path/str(1e9))
 
@@ -65,11 +68,11 @@ def test_submitit(bank, tmp_path):
 
 def test_a_job_that_fails_loses_nothing(bank, tmp_path, monkeypatch):
     # the third reference cannot be trained: what was done stays, the error is told, and the next call takes it up
-    work = rsu.reference._Work.__call__
+    work = rsu.ranking.bank._Work.__call__
     def failing(self, ks):
         if 2 in ks: raise RuntimeError('out of memory')
         return work(self, ks)
-    monkeypatch.setattr(rsu.reference._Work, '__call__', failing)
+    monkeypatch.setattr(rsu.ranking.bank._Work, '__call__', failing)
     with pytest.raises(RuntimeError, match='out of memory'): ReferenceBank.fit(learner(), n, tmp_path, quiet=True)
     assert len(list(tmp_path.glob('reference-*.safetensors'))) == 2
     monkeypatch.undo()
@@ -84,21 +87,23 @@ def test_the_number_of_threads_changes_no_bit(bank, tmp_path):
     assert all(shards(bank.path)[k] == v for k, v in shards(tmp_path).items())
 
 script = """
-import sys, rsu.reference
+import sys, rsu.ranking.bank
 from pathlib import Path
-write = rsu.reference.write_shard
+write = rsu.ranking.bank.write_shard
 def told(path, tensors, **facts):
     write(path, tensors, **facts)
     if path.name.startswith('reference'): print(path.name, flush=True)
-rsu.reference.write_shard = told
-rsu.reference._worth = float(sys.argv[2])
-from rsu.data import ForgetSplit, Samples, digits, loaders
-from rsu.exact import Retrain
-from rsu.ledger import Ledger
-from rsu.ranking import LiRA
-from rsu.recipe import Recipe, mlp, small_cnn
+rsu.ranking.bank.write_shard = told
+rsu.ranking.bank._worth = float(sys.argv[2])
+from rsu.core.data import Samples, loaders
+from rsu.core.datasets import digits
+from rsu.core.split import ForgetSplit
+from rsu.algorithms.exact import Retrain
+from rsu.erasure.ledger import Ledger
+from rsu.ranking.rankers import LiRA
+from rsu.core.recipe import Recipe, mlp, small_cnn
 print('ready', flush=True)
-rsu.reference.ReferenceBank.fit(Recipe(small_cnn, n_epoch=1, lr=5e-3).learner(digits(n=200)), 6, Path(sys.argv[1]), quiet=True)
+rsu.ranking.bank.ReferenceBank.fit(Recipe(small_cnn, n_epoch=1, lr=5e-3).learner(digits(n=200)), 6, Path(sys.argv[1]), quiet=True)
 print('done', flush=True)
 """
 
@@ -118,13 +123,13 @@ def test_two_processes_on_one_bank(bank, tmp_path):
 def test_a_second_process_takes_what_the_first_has_not_begun(worth, bank, tmp_path, monkeypatch):
     # as on two machines with a folder in common: whoever comes later does not wait until all is done
     import loky
-    monkeypatch.setattr(rsu.reference, '_worth', worth)
+    monkeypatch.setattr(rsu.ranking.bank, '_worth', worth)
     monkeypatch.setattr(loky, 'cpu_count', lambda: 2)
-    write, seen = rsu.reference.write_shard, []
+    write, seen = rsu.ranking.bank.write_shard, []
     def told(path, tensors, **facts):
         write(path, tensors, **facts)
         if path.name.startswith('reference'): seen.append(len(list(tmp_path.glob('*.lock'))))
-    monkeypatch.setattr(rsu.reference, 'write_shard', told)
+    monkeypatch.setattr(rsu.ranking.bank, 'write_shard', told)
     ReferenceBank.fit(learner(), n, tmp_path, quiet=True)
     assert len(seen) == n and max(seen) <= (1 if worth else 4) < n
     assert_same_bank(tmp_path, bank)
@@ -163,13 +168,13 @@ def test_one_shard_at_a_time(bank, monkeypatch):
         gc.collect()
         most[0] = max(most[0], len(alive))
         return tensors, facts
-    monkeypatch.setattr(rsu.reference, 'read_shard', counted)
+    monkeypatch.setattr(rsu.ranking.bank, 'read_shard', counted)
     part = bank.at(np.array([3, 1]))
     assert most[0] <= 2 and torch.equal(part.phi, bank.phi[:,[3,1]])
 
 def test_size_on_disk(tmp_path):
     # 64 references of 60,000 samples: margins, correctness and membership in 9 MB
-    from rsu.reference import _bits, _told
+    from rsu.ranking.bank import _bits, _told
     y = torch.zeros(60_000, dtype=torch.int64)
     for k in range(64): write_shard(tmp_path/f'{k}.safetensors', dict(members=_bits(y == 1), **_told(torch.zeros(60_000, 2), y)), seed=0, reference=k, device='cpu')
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) < 9e6

@@ -3,9 +3,9 @@ import json, os, re, sys
 
 import nbformat, numpy as np, pandas as pd, pytest, torch
 from common import assert_same, in_browser, open_browser, rsu, shell, small, state
-from rsu.data import digits
-from rsu.recipe import small_cnn
-from rsu.reference import read_shard
+from rsu.core.datasets import digits
+from rsu.core.recipe import small_cnn
+from rsu.core.store import read_shard
 
 documented = {'run.json', 'ranking.parquet', 'stages.parquet', 'runs.parquet', 'table.parquet', 'model.safetensors', 'unlearned.safetensors', 'run.toml',
               'bank', 'oracles', 'report.ipynb', 'report.html'}
@@ -23,7 +23,7 @@ def test_prints_the_table_and_names_the_report(whole):
     assert not any(f'{i}/5 ' not in whole.done.stdout for i in range(1, 6))
 
 def test_the_controls_are_told_by_the_same_samples(whole):
-    from rsu.intervals import differences
+    from rsu.evaluation.intervals import differences
     apart = differences(pd.read_parquet(whole.out/'runs.parquet'), 'unlearned', 'distance')
     assert set(apart.over[apart.model != 'retrain']) <= {'samples', ''} and (apart.over == 'samples').any() # '' where a control came to the same model
     page = re.sub('<[^>]+>', '', (whole.out/'report.html').read_text(encoding='utf-8'))
@@ -62,7 +62,7 @@ def test_help(command, tmp_path):
     done = shell('run', '--help', cwd=tmp_path, command=command, env={**os.environ, 'COLUMNS': '120'})
     assert done.returncode == 0 and done.stderr == ''
     assert done.stdout.startswith('usage: rsu run ')
-    from rsu.report import Settings
+    from rsu.app.report import Settings
     for name in [*Settings._names(), 'out']: assert f"--{name.replace('_', '-')} " in done.stdout
     assert max(map(len, done.stdout.split('\n'))) <= 120
 

@@ -14,14 +14,16 @@ from fastai.vision.all import ImageBlock, ImageDataLoaders, PILImageBW, resnet18
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from common import timeless
-from rsu.data import ForgetSplit, digits, fashion_mnist, predict_train
-from rsu.evaluate import evaluate
-from rsu.ranking import Confidence
-from rsu.recipe import Recipe, small_cnn
-from rsu.sequence import SeqUnlearn
-from rsu.ascent import NegGradPlus
-from rsu.teacher import SCRUB
-from rsu.unlearn import unlearn
+from rsu.core.datasets import digits, fashion_mnist
+from rsu.core.outputs import predict_train
+from rsu.core.split import ForgetSplit
+from rsu.evaluation.evaluate import evaluate
+from rsu.ranking.rankers import Confidence
+from rsu.core.recipe import Recipe, small_cnn
+from rsu.sequence.sequence import SeqUnlearn
+from rsu.algorithms.ascent import NegGradPlus
+from rsu.algorithms.teacher import SCRUB
+from rsu.algorithms.unlearn import unlearn
 
 # fastai makes tensors of pandas 3's arrays, which nobody may write to; it writes to none of them.
 pytestmark = pytest.mark.filterwarnings('ignore:The given NumPy array is not writable')

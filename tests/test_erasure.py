@@ -5,21 +5,24 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from common import request
 from filelock import FileLock
-from rsu.ascent import NegGradPlus
-from rsu.attack import margin
-from rsu.cli import main
-from rsu.data import ForgetSplit, fingerprint, predict_train, read_shard
-from rsu.exact import Retrain
-from rsu.ledger import Ledger
-from rsu.recipe import Recipe, derived, mlp
-from rsu.reference import ReferenceBank
-from rsu.unlearn import _Kept
+from rsu.algorithms.ascent import NegGradPlus
+from rsu.core.outputs import margin
+from rsu.app.cli import main
+from rsu.core.store import read_shard
+from rsu.core.indexing import fingerprint
+from rsu.core.outputs import predict_train
+from rsu.core.split import ForgetSplit
+from rsu.algorithms.exact import Retrain
+from rsu.erasure.ledger import Ledger
+from rsu.core.recipe import Recipe, derived, mlp
+from rsu.ranking.bank import ReferenceBank
+from rsu.algorithms.unlearn import _Kept
 from safetensors.torch import load_file, save_file
 
 module = '''
 import pandas as pd, torch
-from rsu.data import Samples, loaders as make
-from rsu.recipe import Recipe, derived, mlp
+from rsu.core.data import Samples, loaders as make
+from rsu.core.recipe import Recipe, derived, mlp
 
 def loaders():
     g = torch.Generator().manual_seed(0)
@@ -62,7 +65,7 @@ def call(monkeypatch):
         page = Path(out)/f'report-{request:04}.html'
         written.append(page.write_text(f'page {len(written)}', encoding='utf-8'))
         return page
-    monkeypatch.setattr('rsu.cli.write_page', write_page)
+    monkeypatch.setattr('rsu.app.cli.write_page', write_page)
     def run(*args):
         try: main([*map(str, args)])
         except SystemExit as e: return e.code
@@ -137,7 +140,7 @@ def test_the_page_of_a_request_that_a_later_one_closes_is_written_anew(here, cal
 def test_a_file_in_the_place_of_a_page_is_refused_before_any_work(here, call, capsys, monkeypatch):
     assert call(*ask, *request('patient-3'), '--out', 'out') == 0
     with monkeypatch.context() as m:
-        m.setattr('rsu.cli.unlearn_stream', None) # which would fail if it were called
+        m.setattr('rsu.app.cli.unlearn_stream', None) # which would fail if it were called
         for name in ('report-0002.html', 'report-0002.ipynb'):
             (here/'out'/name).write_text('mine', encoding='utf-8')
             assert call(*ask, *request('patient-4'), '--out', 'out') == 2
@@ -341,15 +344,15 @@ def in_child(args, log, die_at=None):
                 if count[0] == die_at: os._exit(9)
                 count[0] += 1
             sys.addaudithook(operation)
-            import rsu.cli, rsu.data
+            import rsu.app.cli, rsu.core.data
             def write_page(out, request):
                 page = Path(out)/f'report-{request:04}.html'
                 page.write_text('a page', encoding='utf-8')
                 return page
-            rsu.cli.write_page = write_page
+            rsu.app.cli.write_page = write_page
             secrets.token_bytes = lambda n: b'k'*n # the same ids in every run
-            save = rsu.data.save_file # written by a library that tells Python nothing
-            rsu.data.save_file = lambda tensors, path, **kwargs: (
+            save = rsu.core.data.save_file # written by a library that tells Python nothing
+            rsu.core.data.save_file = lambda tensors, path, **kwargs: (
                 sys.audit('open', str(path), 'w', os.O_WRONLY), save(tensors, path, **kwargs))
             sys.stdout = sys.stderr = open(log, 'a', encoding='utf-8', buffering=1)
             try: main(args); code = 0

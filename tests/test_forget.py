@@ -4,17 +4,18 @@ from pathlib import Path
 
 import pandas as pd, pytest, torch
 from common import people, request, rsu, shell
-from rsu.cli import main
-from rsu.ledger import Ledger
-from rsu.recipe import Recipe, mlp
-from rsu.reference import ReferenceBank, read_shard
-from rsu.value import Refused
+from rsu.app.cli import main
+from rsu.erasure.ledger import Ledger
+from rsu.core.recipe import Recipe, mlp
+from rsu.core.store import read_shard
+from rsu.ranking.bank import ReferenceBank
+from rsu.core.config import Refused
 from safetensors.torch import save_file
 
 module = '''
 import pandas as pd, torch
-from rsu.data import Samples, loaders as make
-from rsu.recipe import mlp
+from rsu.core.data import Samples, loaders as make
+from rsu.core.recipe import mlp
 
 def loaders():
     g = torch.Generator().manual_seed(0)
@@ -54,7 +55,7 @@ ask = 'forget --data clinic_data:loaders --model clinic_data:network --weights c
 @pytest.fixture
 def call(monkeypatch):
     "`rsu` in this process, without the report; its exit code."
-    monkeypatch.setattr('rsu.cli.write_page', lambda out, request: Path(out)/f'report-{request:04}.html')
+    monkeypatch.setattr('rsu.app.cli.write_page', lambda out, request: Path(out)/f'report-{request:04}.html')
     def run(*args):
         try: main([*ask, *map(str, args)])
         except SystemExit as e: return e.code
@@ -173,7 +174,7 @@ def test_no_process_trains_on_what_another_forgot(here):
 def halved(path): path.write_bytes(path.read_bytes()[:99])
 
 @pytest.mark.parametrize('change, says', [
-    (['--weights', 'gone.safetensors'], 'gone.safetensors'), (['--model', 'clinic_data:table'], 'DataFrame'), (['--model', 'clinic_data:nothing'], 'clinic_data:nothing'), (['--model', 'rsu.recipe:mlp'], 'not those of this network'),
+    (['--weights', 'gone.safetensors'], 'gone.safetensors'), (['--model', 'clinic_data:table'], 'DataFrame'), (['--model', 'clinic_data:nothing'], 'clinic_data:nothing'), (['--model', 'rsu.core.recipe:mlp'], 'not those of this network'),
     (['--by', 'patient'], "no column 'patient'"), (['--forget', 'top:5'], 'top:'), (['--oracles', '1'], '--oracles 1 cannot'), (['--algorithm', 'scrab'], "'scrub'"), (['--groups', '2', '--ranker', 'lira'], '--bank'),
     (['--bank', 'nowhere'], 'nowhere'), (['--lr', '0'], '--lr 0.0 is no'),
     (['--algorithm', 'none'], "'none' forgets nothing"), (['--algorithm', 'scrub,none', '--groups', '2'], "'none' forgets nothing"),

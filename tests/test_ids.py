@@ -1,10 +1,10 @@
 "Requests by id: what is not the id of anybody, what is one id and not a list, and what is no position."
 import pandas as pd, pytest
 from common import people
-from rsu.data import ForgetSplit
-from rsu.ledger import Ledger
-from rsu.recipe import Recipe, mlp
-from rsu.value import Refused
+from rsu.core.split import ForgetSplit
+from rsu.erasure.ledger import Ledger
+from rsu.core.recipe import Recipe, mlp
+from rsu.core.config import Refused
 
 names = ['patient-17', 'patient-3', 'Zoë', '0042']
 

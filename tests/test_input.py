@@ -7,9 +7,13 @@ import numpy as np, pandas as pd, pytest, torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 from fastai.data.core import DataLoaders, TfmdDL
 from rsu.all import *
-from rsu.data import class_names, fingerprint, is_resident, predict_train, targets
-from rsu.cli import Settings, _first, _labelled
-from rsu.sequence import Groups
+from rsu.core.data import is_resident
+from rsu.core.indexing import fingerprint, targets
+from rsu.core.outputs import predict_train
+from rsu.core.split import class_names
+from rsu.app.report import Settings
+from rsu.app.cli import _first, _labelled
+from rsu.sequence.sequence import Groups
 
 def blobs(n=120, classes=(0, 1, 2), d=6):
     "Points around a centre for each class."
@@ -227,7 +231,7 @@ def test_a_sample_that_collate_fn_leaves_out(make, part, workers):
     with pytest.raises(Refused, match='^The sample at position 3 is not in its batch'): ForgetSplit(dls, 'class:1')
 
 def test_it_is_refused_in_training_too():
-    from rsu.data import batches
+    from rsu.core.indexing import batches
     with pytest.raises(Refused, match='position 3'):
         list(batches(DataLoader(Unreadable(x, y), 16, collate_fn=kept), [np.array([1, 3]), np.array([2])]))
 

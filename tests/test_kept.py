@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 from fastai.losses import CrossEntropyLossFlat
 from rsu.all import *
-from rsu.data import Samples
-from rsu.recipe import _loss_key
-from rsu.value import Refused
+from rsu.core.data import Samples
+from rsu.core.recipe import _loss_key
+from rsu.core.config import Refused
 
 @pytest.fixture(scope='module')
 def learn(): return Recipe(small_cnn, n_epoch=1, lr=5e-3).fit(digits(n=200), quiet=True)
@@ -59,7 +59,7 @@ def closing(lr):
 
 @pytest.mark.parametrize('make', [lambda lr: partial(trained, lr=lr), closing], ids=['partial', 'closure'])
 def test_oracles_and_banks_of_functions_that_hold_something(make, learn, split, tmp_path):
-    from rsu.evaluate import fit_oracles
+    from rsu.evaluation.evaluate import fit_oracles
     def oracle(lr, path):
         one = copy.copy(learn)
         one.recipe = make(lr)
@@ -93,7 +93,7 @@ def test_a_run_that_is_done_answers_for_its_test_samples(here, no_report, capsys
     (here/'mine.py').write_text('''
 import os
 from rsu.all import *
-from rsu.data import Samples
+from rsu.core.data import Samples
 def get():
     dls = digits(n=200)
     k, (x, y) = int(os.environ['PART']), dls.loaders[2].dataset.tensors

@@ -2,8 +2,8 @@
 import pytest
 from rsu.all import (SCRUB, Confidence, Labelled, NegGradPlus, Recipe, SFRon, SeqUnlearn, cifar_resnet18, digits,
                      fashion_mnist, mlp, rankers, small_cnn)
-from rsu.report import Settings
-from rsu.value import _decode, _encode
+from rsu.app.report import Settings
+from rsu.core.config import _decode, _encode
 
 # Another key makes every stored bank, oracle and search a stranger's: change one only on purpose.
 values = {

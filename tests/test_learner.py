@@ -13,14 +13,17 @@ from fastai.tabular.all import Categorify, Normalize, TabularDataLoaders, tabula
 from fastai.vision.all import ImageDataLoaders, PILImageBW
 from PIL import Image
 from torch import nn
-from rsu.data import ForgetSplit, Samples, loaders, positions, predict_train
-from rsu.evaluate import evaluate
-from rsu.exact import SISA
-from rsu.ledger import Ledger
-from rsu.recipe import Recipe, small_cnn
-from rsu.stream import unlearn_stream
-from rsu.unlearn import FineTune, unlearn
-from rsu.value import Refused
+from rsu.core.data import Samples, loaders
+from rsu.core.indexing import positions
+from rsu.core.outputs import predict_train
+from rsu.core.split import ForgetSplit
+from rsu.evaluation.evaluate import evaluate
+from rsu.algorithms.exact import SISA
+from rsu.erasure.ledger import Ledger
+from rsu.core.recipe import Recipe, small_cnn
+from rsu.erasure.stream import unlearn_stream
+from rsu.algorithms.unlearn import FineTune, unlearn
+from rsu.core.config import Refused
 
 # fastai makes tensors of pandas 3's arrays, which nobody may write to; it writes to none of them.
 pytestmark = pytest.mark.filterwarnings(

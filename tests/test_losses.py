@@ -7,13 +7,14 @@ import numpy as np, pytest, torch, torch.nn.functional as F
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from torch import nn
-from rsu.adversary import AMUN
-from rsu.ascent import NegGradPlus, RandomLabel, SalUn, SFRon
-from rsu.data import ForgetSplit, Samples, loaders
-from rsu.importance import SSD, Fisher, Influence
-from rsu.ranking import Curvature, GradNorm
-from rsu.unlearn import FineTune, unlearn
-from rsu.value import Refused
+from rsu.algorithms.adversarial import AMUN
+from rsu.algorithms.ascent import NegGradPlus, RandomLabel, SalUn, SFRon
+from rsu.core.data import Samples, loaders
+from rsu.core.split import ForgetSplit
+from rsu.algorithms.importance import SSD, Fisher, Influence
+from rsu.ranking.rankers import Curvature, GradNorm
+from rsu.algorithms.unlearn import FineTune, unlearn
+from rsu.core.config import Refused
 
 weight = torch.tensor([1., 1., 50.])
 

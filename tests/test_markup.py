@@ -3,10 +3,10 @@ import json
 from html.parser import HTMLParser
 
 import nbformat, torch
-from rsu.data import Samples, loaders
-from rsu.ledger import Ledger
-from rsu.erasure import write_page
-from rsu.report import write_report
+from rsu.core.data import Samples, loaders
+from rsu.erasure.ledger import Ledger
+from rsu.erasure.report import write_page
+from rsu.app.report import write_report
 
 tricks = ['<script>alert(1)</script>', '<img src=x onerror=alert(2)>', '[click](javascript:alert(3))',
           '</td></table><b onclick=alert(4)>', '| a | `b` |', '$\\frac$ **c**']
@@ -14,7 +14,7 @@ tricks = ['<script>alert(1)</script>', '<img src=x onerror=alert(2)>', '[click](
 module = '''
 import torch
 from rsu.all import *
-from rsu.data import Samples, loaders as make
+from rsu.core.data import Samples, loaders as make
 vocab = NAMES
 def loaders():
     g = torch.Generator().manual_seed(0)

@@ -11,21 +11,23 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from torch import nn
-from rsu.adversary import AMUN
-from rsu.ascent import NegGradPlus, RandomLabel, SalUn, SFRon
-from rsu.data import ForgetSplit, Samples, loaders, predict_train
-from rsu.descent import CFk, EUk, L1Sparse
-from rsu.evaluate import evaluate
-from rsu.exact import Retrain
-from rsu.importance import SSD, Fisher, Influence
-from rsu.ranking import Confidence, Curvature, Entanglement, GradNorm, HoldoutRetrain
-from rsu.recipe import Recipe, make
-from rsu.reference import ReferenceBank
-from rsu.runs import Job, unlearn_many
-from rsu.sequence import SeqUnlearn
-from rsu.teacher import SCRUB, BadTeacher
-from rsu.unlearn import FineTune, unlearn
-from rsu.value import Refused
+from rsu.algorithms.adversarial import AMUN
+from rsu.algorithms.ascent import NegGradPlus, RandomLabel, SalUn, SFRon
+from rsu.core.data import Samples, loaders
+from rsu.core.outputs import predict_train
+from rsu.core.split import ForgetSplit
+from rsu.algorithms.descent import CFk, EUk, L1Sparse
+from rsu.evaluation.evaluate import evaluate
+from rsu.algorithms.exact import Retrain
+from rsu.algorithms.importance import SSD, Fisher, Influence
+from rsu.ranking.rankers import Confidence, Curvature, Entanglement, GradNorm, HoldoutRetrain
+from rsu.core.recipe import Recipe, make
+from rsu.ranking.bank import ReferenceBank
+from rsu.algorithms.many import Job, unlearn_many
+from rsu.sequence.sequence import SeqUnlearn
+from rsu.algorithms.teacher import SCRUB, BadTeacher
+from rsu.algorithms.unlearn import FineTune, unlearn
+from rsu.core.config import Refused
 
 # fastai's own, when it reads a model back
 pytestmark = pytest.mark.filterwarnings('ignore:[^_]*numpy.core is deprecated')

@@ -78,7 +78,7 @@ needing = dict(
 @pytest.mark.parametrize('what', needing)
 def test_what_needs_them_says_so_before_any_work(what, monkeypatch):
     bank(), trained()
-    for place in ('rsu.evaluate.fit_oracles', 'rsu.compare.fit_oracles', 'rsu.tune.fit_oracles'):
+    for place in ('rsu.evaluation.evaluate.fit_oracles', 'rsu.evaluation.compare.fit_oracles', 'rsu.evaluation.tune.fit_oracles'):
         monkeypatch.setattr(place, never)
     if what in ('until', 'later', 'rewind'): monkeypatch.setattr(SCRUB, 'forget', never)
     says = 'There are no (validation|test) samples, which are needed here: .*loaders .train, valid'

@@ -8,7 +8,9 @@ import rsu
 from fastcore.docments import docments
 
 root = Path(__file__).parent.parent
-modules = sorted(o.name for o in pkgutil.iter_modules(rsu.__path__) if o.name not in ('_modidx', '__main__'))
+found = {o.name.removeprefix('rsu.'): o.ispkg for o in pkgutil.walk_packages(rsu.__path__, 'rsu.')}
+packages = sorted(k for k, whole in found.items() if whole)
+modules = sorted(k for k, whole in found.items() if not whole and k not in ('_modidx', '__main__'))
 
 def public(module): return {k: getattr(importlib.import_module(f'rsu.{module}'), k) for k in importlib.import_module(f'rsu.{module}').__all__}
 
@@ -35,10 +37,14 @@ def test_imports_in_silence():
 
 def test_drawing_is_not_imported_by_what_does_not_draw():
     # matplotlib is there already: fastai imports it. Seaborn is ours
-    others = [o for o in modules if o not in ('plot', 'all')]
+    others = [o for o in modules if o not in ('app.plot', 'all')]
     code = f"import sys; {'; '.join(f'import rsu.{o}' for o in others)}; print([o for o in ('seaborn', 'nbconvert', 'nbclient', 'IPython.display') if o in sys.modules])"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, encoding='utf-8')
     assert done.stdout == '[]\n', done.stderr
+
+@pytest.mark.parametrize('package', packages)
+def test_every_package_has_a_docstring(package):
+    assert importlib.import_module(f'rsu.{package}').__doc__
 
 @pytest.mark.parametrize('module', modules)
 def test_every_name_has_a_docstring(module):
@@ -80,18 +86,18 @@ def test_no_name_is_offered_twice():
 # In a process that has made no optimiser of PyTorch's, as where a model comes that was trained elsewhere.
 late = """
 import sys, time, warnings
-import rsu.recipe, rsu.runs, rsu.unlearn
+import rsu.core.recipe, rsu.algorithms.many, rsu.algorithms.unlearn
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from rsu.all import *
-from rsu.value import Refused
+from rsu.core.config import Refused
 warnings.simplefilter('ignore')
 learn = Learner(digits(n=100), small_cnn(1, 10), CrossEntropyLossFlat())
 split, loaded = ForgetSplit(learn.dls, 'class:3'), []
 def clock():
     loaded.append(set(sys.modules))
     return time.perf_counter()
-rsu.recipe.perf_counter = rsu.runs.perf_counter = rsu.unlearn.perf_counter = clock
+rsu.core.recipe.perf_counter = rsu.algorithms.many.perf_counter = rsu.algorithms.unlearn.perf_counter = clock
 def tell(name): print(name, len(loaded) > 1, sorted(loaded[-1]-loaded[0]))
 """
 each = late + """
@@ -103,7 +109,7 @@ for name, how in algorithms().items():
     tell(name)
 """
 together = late + """
-list(rsu.runs._abreast(learn, [Job(split, FineTune(n_epoch=1), 0)], [FineTune(n_epoch=1)], 1))
+list(rsu.algorithms.many._abreast(learn, [Job(split, FineTune(n_epoch=1), 0)], [FineTune(n_epoch=1)], 1))
 tell('side by side')
 """
 

@@ -9,17 +9,20 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from scipy import stats
-from rsu.attack import lira
-from rsu.data import ForgetSplit, Order, Samples, loaders, lone, positions, shuffled, subset
-from rsu.ranking import Confidence, Random, Ranking
-from rsu.recipe import Recipe, cifar_resnet18, derived, mlp, small_cnn
-from rsu.reference import halves
-from rsu.report import Settings
-from rsu.sequence import ByChance, ByClass, Groups, Labelled, NaturalBreaks, OneShot, Quantiles, SeqUnlearn, Singly, Thresholds, share
-from rsu.ascent import NegGradPlus, RandomLabel
-from rsu.teacher import DELETE, BadTeacher, SCRUB
-from rsu.unlearn import Feed, FineTune, Term, unlearn, _chunks
-from rsu.value import Refused, Value
+from rsu.ranking.membership import lira
+from rsu.core.data import Order, Samples, loaders, lone, shuffled
+from rsu.core.indexing import positions, subset
+from rsu.core.split import ForgetSplit
+from rsu.ranking.rankers import Confidence, Random, Ranking
+from rsu.core.recipe import Recipe, cifar_resnet18, derived, mlp, small_cnn
+from rsu.ranking.bank import halves
+from rsu.app.report import Settings
+from rsu.sequence.sequence import ByChance, ByClass, Groups, Labelled, NaturalBreaks, OneShot, Quantiles, SeqUnlearn, Singly, Thresholds, share
+from rsu.algorithms.ascent import NegGradPlus, RandomLabel
+from rsu.algorithms.teacher import DELETE, BadTeacher, SCRUB
+from rsu.algorithms.feed import Feed, _chunks
+from rsu.algorithms.unlearn import FineTune, Term, unlearn
+from rsu.core.config import Refused, Value
 
 # The same inputs in every run, so that a test that fails fails again. No deadline: the first example pays for imports.
 settings.register_profile('rsu', max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])

@@ -2,8 +2,8 @@
 import shutil
 
 import pytest
-import rsu.ledger
-from rsu.ledger import Ledger
+import rsu.erasure.ledger
+from rsu.erasure.ledger import Ledger
 from common import people
 
 def copy_of(kind, folder):
@@ -26,7 +26,7 @@ def killed_at(step, ledger, monkeypatch):
             return f(*args, **kwargs)
         return run
     with monkeypatch.context() as m:
-        for name in ('_move', '_remove'): m.setattr(rsu.ledger, name, dying(vars(rsu.ledger)[name]))
+        for name in ('_move', '_remove'): m.setattr(rsu.erasure.ledger, name, dying(vars(rsu.erasure.ledger)[name]))
         m.setattr(Ledger, '_mark', dying(Ledger._mark))
         try: ledger.purge()
         except KeyboardInterrupt: pass
@@ -77,7 +77,7 @@ def test_nor_is_what_is_in_a_folder_that_is_moved(step, noted, monkeypatch):
 def test_a_bank_of_which_some_files_were_moved(noted, monkeypatch):
     ledger, path = noted
     killed_at(2, ledger, monkeypatch)
-    aside = rsu.ledger._aside(ledger._read()['made'][0])
+    aside = rsu.erasure.ledger._aside(ledger._read()['made'][0])
     aside.mkdir()
     (path/'labels.safetensors').rename(aside/'labels.safetensors')
     path.rename(path.with_name('away'))
@@ -97,5 +97,5 @@ def test_another_copy_in_the_place_of_one_that_was_moved_aside(noted, monkeypatc
 def test_not_removed_by_hand_while_it_is_aside(noted, monkeypatch):
     ledger, path = noted
     killed_at(4, ledger, monkeypatch)
-    with pytest.raises(rsu.ledger.Refused, match='purging-.*is still there: remove or purge it first'):
+    with pytest.raises(rsu.erasure.ledger.Refused, match='purging-.*is still there: remove or purge it first'):
         ledger.removed(path)

@@ -6,13 +6,17 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from scipy import stats
 from torch import nn
 from fastai.learner import Learner
-from rsu.attack import attack_p, attack_r, entropy, lira, margin, memorization, modified_entropy, privacy_risk, rmia
-from rsu.data import ForgetSplit, Samples, breast_cancer, digits, loaders
-from rsu.ranking import (AttackR, Confidence, Curvature, EL2N, Entanglement, Entropy, ForgettingEvents, GradNorm, HoldoutRetrain, LearningSpeed, LiRA,
+from rsu.core.outputs import margin
+from rsu.ranking.membership import (attack_p, attack_r, entropy, lira, memorization, modified_entropy, privacy_risk,
+                                    rmia)
+from rsu.core.data import Samples, loaders
+from rsu.core.datasets import breast_cancer, digits
+from rsu.core.split import ForgetSplit
+from rsu.ranking.rankers import (AttackR, Confidence, Curvature, EL2N, Entanglement, Entropy, ForgettingEvents, GradNorm, HoldoutRetrain, LearningSpeed, LiRA,
                          LossTraceIQR, Memorization, ModifiedEntropy, PrivacyRisk, Random, Ranker, Ranking, Record, RMIA, ranker_table)
-from rsu.recipe import Recipe, mlp, small_cnn
-from rsu.reference import ReferenceBank
-from rsu.value import Refused
+from rsu.core.recipe import Recipe, mlp, small_cnn
+from rsu.ranking.bank import ReferenceBank
+from rsu.core.config import Refused
 
 settings.register_profile('ranking', max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile('ranking')
@@ -189,7 +193,7 @@ class TwoInputs(nn.Module):
 def test_two_inputs_of_which_one_is_whole_numbers():
     from fastai.data.core import DataLoaders
     from torch.utils.data import TensorDataset
-    from rsu.data import IndexLoader
+    from rsu.core.data import IndexLoader
     def part(n): return TensorDataset(torch.arange(n)[:,None] % 5, torch.randn(n, 2), torch.arange(n) % 2)
     two = DataLoaders(*(IndexLoader(part(30), bs=8, device=torch.device('cpu')) for _ in range(3)))
     learn = Learner(two, TwoInputs(), nn.CrossEntropyLoss())

@@ -3,13 +3,13 @@ import json, os, sys
 
 import numpy as np, pytest
 from common import small
-from rsu.data import digits
-from rsu.report import load_run, write_report
-from rsu.value import Refused
+from rsu.core.datasets import digits
+from rsu.app.report import load_run, write_report
+from rsu.core.config import Refused
 
 ran = "with open({0!r}, 'a', encoding='utf-8') as f: f.write(__name__ + '\\n')\n"
 algorithm = 'from rsu.all import FineTune\nclass Sent(FineTune): "An algorithm."\n'
-data = 'from rsu.data import digits\ndef loaders(): return digits(n=300)\n'
+data = 'from rsu.core.data import digits\ndef loaders(): return digits(n=300)\n'
 
 @pytest.fixture
 def sent(here, no_report):
@@ -28,7 +28,7 @@ def forget_modules():
 
 def test_no_module_that_a_folder_names_is_imported(sent, monkeypatch):
     forget_modules()
-    from rsu.value import _kinds
+    from rsu.core.config import _kinds
     monkeypatch.delitem(_kinds, 'Sent')
     for ask in (dict(), dict(dls=digits(n=300))):
         with pytest.raises(Refused, match="not part of rsu, sender.*trust=True.*dls="): load_run(sent/'sent', **ask)

@@ -7,13 +7,14 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
-from rsu.data import ForgetSplit, positions, subset_dls
-from rsu.evaluate import evaluate, fit_oracles
-from rsu.exact import SISA, Retrain, Sharded
-from rsu.recipe import Recipe, make
-from rsu.reference import ReferenceBank
-from rsu.unlearn import FineTune, unlearn
-from rsu.value import Refused
+from rsu.core.indexing import positions, subset_dls
+from rsu.core.split import ForgetSplit
+from rsu.evaluation.evaluate import evaluate, fit_oracles
+from rsu.algorithms.exact import SISA, Retrain, Sharded
+from rsu.core.recipe import Recipe, make
+from rsu.ranking.bank import ReferenceBank
+from rsu.algorithms.unlearn import FineTune, unlearn
+from rsu.core.config import Refused
 
 x, y = torch.randn(80, 6, generator=torch.Generator().manual_seed(0)), torch.arange(80) % 2
 def parts(): return [TensorDataset(x[at], y[at]) for at in (slice(0, 40), slice(40, 60), slice(60, 80))]

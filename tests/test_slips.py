@@ -9,11 +9,12 @@ from fastai.callback.core import Callback, CancelEpochException
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from rsu.all import *
-from rsu.data import Samples, read_shard
-from rsu.runs import alone
-from rsu.stream import drift
-from rsu.unlearn import Algorithm, Term
-from rsu.value import Refused
+from rsu.core.store import read_shard
+from rsu.core.data import Samples
+from rsu.algorithms.many import alone
+from rsu.erasure.stream import drift
+from rsu.algorithms.unlearn import Algorithm, Term
+from rsu.core.config import Refused
 
 @pytest.fixture(scope='module')
 def learn(): return Recipe(small_cnn, n_epoch=1, lr=5e-3).fit(digits(n=200), quiet=True)

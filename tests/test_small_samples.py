@@ -4,12 +4,12 @@ from math import gamma, sqrt
 
 import numpy as np, pandas as pd, pytest, torch
 from scipy import stats
-from rsu.attack import attack_p, attack_r, auc, entanglement, lira, rmia, tpr_at_fpr
-from rsu.audit import _two_way, indiscernibility
-from rsu.distance import _points, klom, margin_z
-from rsu.evaluate import _share_se, _with_se
-from rsu.intervals import _half, _one, _two, differences, resampled, summarise
-from rsu.metrics import auc_se, average_gap, null_se, tow
+from rsu.ranking.membership import attack_p, attack_r, auc, entanglement, lira, rmia, tpr_at_fpr
+from rsu.evaluation.audit import _two_way, indiscernibility
+from rsu.evaluation.distance import _points, klom, margin_z
+from rsu.evaluation.evaluate import _share_se, _with_se
+from rsu.evaluation.intervals import _half, _one, _two, differences, resampled, summarise
+from rsu.evaluation.metrics import auc_se, average_gap, null_se, tow
 
 def counted_auc(members, others):
     "By counting pairs; a tie counts half"

@@ -1,9 +1,10 @@
 "Sequences whose groups, stages and steps are written out by hand."
 import numpy as np, pytest, torch
-from rsu.data import ForgetSplit, Samples, loaders
-from rsu.ranking import Ranking
-from rsu.sequence import ByClass, NaturalBreaks, Quantiles, SeqUnlearn, Singly, Thresholds, share
-from rsu.unlearn import FineTune
+from rsu.core.data import Samples, loaders
+from rsu.core.split import ForgetSplit
+from rsu.ranking.rankers import Ranking
+from rsu.sequence.sequence import ByClass, NaturalBreaks, Quantiles, SeqUnlearn, Singly, Thresholds, share
+from rsu.algorithms.unlearn import FineTune
 
 def ranked(scores, N=40):
     "A ranking of the first samples of `N`, whose classes are 0, 1, 2, 0, 1, 2, ..."

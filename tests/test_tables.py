@@ -9,8 +9,8 @@ from fastai.vision.all import ImageDataLoaders, Resize, aug_transforms, imagenet
 from fastai.vision.all import Normalize as NormalizeImages
 from PIL import Image
 from rsu.all import *
-from rsu.value import Refused
-from rsu.data import Samples
+from rsu.core.config import Refused
+from rsu.core.data import Samples
 from scipy.stats import t
 
 root = Path(__file__).parent.parent

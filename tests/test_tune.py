@@ -3,8 +3,8 @@ import json, os, shutil, signal, subprocess, sys, time
 
 from common import call, rsu
 from filelock import FileLock
-from rsu.cli import main
-from rsu.tune import settings_for, shipped
+from rsu.app.cli import main
+from rsu.evaluation.tune import settings_for, shipped
 
 ask = '--data digits --n 300 --forget random:12 --algorithm gradascent --oracles 2 --train-epochs 2 --budget 12 --seed 1000'.split()
 
@@ -62,7 +62,7 @@ def test_the_settings_that_come_with_the_package():
 # A search of an algorithm that is quick to run, in a script that several processes can run at once.
 script = '''
 from rsu.all import *
-from rsu.tune import tune
+from rsu.evaluation.tune import tune
 import sys
 dls = digits(n=300)
 other = digits(seed=1, n=300).valid
@@ -152,7 +152,7 @@ class Broken(FineTune):
 
 def test_settings_that_diverge_are_not_taken():
     from rsu.all import FineTune, ForgetSplit, Recipe, digits, small_cnn
-    from rsu.tune import tune
+    from rsu.evaluation.tune import tune
     learn = Recipe(small_cnn, n_epoch=6, lr=5e-3).fit(digits(n=300), quiet=True)
     wild = FineTune(bs=16, lr=30.)
     wild.space = dict(lr=(.001, 1000.))
@@ -170,11 +170,11 @@ def test_a_search_that_cannot_be(here, capsys):
         assert says in err and err.count('\n') == 1, err
 
 def test_the_settings_are_known_to_a_process_that_knows_no_algorithm(tmp_path):
-    subprocess.run([sys.executable, '-c', 'from rsu.tune import shipped; assert len(shipped()) > 100'], cwd=tmp_path, check=True, timeout=300)
+    subprocess.run([sys.executable, '-c', 'from rsu.evaluation.tune import shipped; assert len(shipped()) > 100'], cwd=tmp_path, check=True, timeout=300)
 
 def test_a_search_has_a_seed_of_its_own(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr('rsu.cli.search', lambda s, *args: asked.append(s))
+    monkeypatch.setattr('rsu.app.cli.search', lambda s, *args: asked.append(s))
     for args in (['tune', '--out', 'a'], ['tune', '--seed', '7', '--out', 'a']): main(args)
     assert [o.seed for o in asked] == [1000, 7]
     assert all(f'--seed {asked[0].seed}' in c for c in shipped().command if c.startswith('rsu tune '))

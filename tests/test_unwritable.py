@@ -2,8 +2,8 @@
 import numpy as np, pandas as pd, pytest
 from common import call, small
 from rsu.all import *
-from rsu.report import write_report
-from rsu.value import Refused
+from rsu.app.report import write_report
+from rsu.core.config import Refused
 
 @pytest.fixture(scope='module')
 def learn(): return Recipe(small_cnn, n_epoch=1, lr=5e-3).fit(digits(n=200), quiet=True)
@@ -31,7 +31,7 @@ def test_refused_before_the_work(name, folder, learn, risk, tmp_path, monkeypatc
     (tmp_path/'device').symlink_to('/proc/self') # a folder in which nobody can make a file, whoever runs the tests
     learn.done = learn.unlearn(risk, how, quiet=True)
     def begun(*args, **kwargs): raise AssertionError('the work began')
-    for k in ('rsu.recipe.Recipe.fit', 'rsu.unlearn.Algorithm.forget', 'rsu.reference._fill', 'rsu.report._executed'):
+    for k in ('rsu.core.recipe.Recipe.fit', 'rsu.algorithms.unlearn.Algorithm.forget', 'rsu.ranking.bank._fill', 'rsu.app.report._executed'):
         monkeypatch.setattr(k, begun)
     with pytest.raises(Refused, match=f"The folder '.*{folder}.*' cannot be written .*name another"):
         work[name](learn, risk, tmp_path/folder)
@@ -43,7 +43,7 @@ searched = 'tune --data digits --n 300 --forget random:12 --algorithm neggradplu
 @pytest.mark.parametrize('part', ['bank', 'oracles'])
 def test_a_part_of_a_runs_folder(job, part, here, monkeypatch, capsys):
     def begun(*args, **kwargs): raise AssertionError('the work began')
-    monkeypatch.setattr('rsu.recipe.Recipe.fit', begun)
+    monkeypatch.setattr('rsu.core.recipe.Recipe.fit', begun)
     (here/'out').mkdir()
     (here/'out'/part).write_bytes(b'mine')
     assert call(*job, '--out', 'out') == 2
@@ -54,7 +54,7 @@ def test_what_is_whole_is_read_from_where_nothing_can_be_written(learn, risk, tm
     ReferenceBank.fit(learn, 2, tmp_path, quiet=True)
     fit_oracles(learn, risk, 2, tmp_path, quiet=True)
     def asked(*args): raise AssertionError('nothing is to be written')
-    for k in ('rsu.reference', 'rsu.evaluate'): monkeypatch.setattr(f'{k}.check_writable', asked)
+    for k in ('rsu.ranking.bank', 'rsu.evaluation.evaluate'): monkeypatch.setattr(f'{k}.check_writable', asked)
     assert len(ReferenceBank.fit(learn, 2, tmp_path, quiet=True)) == 2
     assert len(fit_oracles(learn, risk, 2, tmp_path, quiet=True)) == 2
 

@@ -3,9 +3,9 @@ import subprocess
 
 import pytest, torch
 from safetensors.torch import load_file
-from rsu.cli import _unwrapped, _weights
-from rsu.recipe import mlp
-from rsu.value import Refused
+from rsu.app.cli import _unwrapped, _weights
+from rsu.core.recipe import mlp
+from rsu.core.config import Refused
 
 @pytest.mark.parametrize('what', [lambda o: o, lambda o: dict(model=o, opt=dict(lr=.1))],
                          ids=['state dict', 'learn.save'])

@@ -1,0 +1,1 @@
+"How samples are forgotten: the verb, its base class, and the published algorithms."

@@ -1,0 +1,1 @@
+"Settings, data, recipes and models: what every other part uses."

@@ -1,0 +1,1 @@
+"Erasure requests: a ledger, a stream of requests, and the reports on them."

@@ -1,0 +1,1 @@
+"Did it work: comparison with models that never saw the samples."

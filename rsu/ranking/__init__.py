@@ -1,0 +1,1 @@
+"Who is at risk: signals of membership, reference models, and rankers."

@@ -1,0 +1,1 @@
+"In what order samples are forgotten: groups, orders and policies."
