@@ -12,7 +12,7 @@ from rsu.ranking.rankers import LiRA
 from rsu.core.recipe import Recipe, mlp, small_cnn
 from rsu.core.store import read_shard, write_shard
 from rsu.ranking.bank import ReferenceBank
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 import rsu.ranking.bank
 
 n = 6
@@ -185,7 +185,7 @@ def test_recipes_that_are_functions_are_told_apart_by_their_source(tmp_path):
     second.__name__ = second.__qualname__ = 'first'
     learn = learner()
     ReferenceBank.fit(learn, 2, tmp_path, recipe=first, quiet=True)
-    with pytest.raises(Refused, match='another recipe'): ReferenceBank.fit(learn, 2, tmp_path, recipe=second, quiet=True)
+    with pytest.raises(InputError, match='another recipe'): ReferenceBank.fit(learn, 2, tmp_path, recipe=second, quiet=True)
 
 def test_rows_that_were_deleted_are_never_matched_to_other_rows(tmp_path):
     x, y = torch.randn(62, 4, generator=torch.Generator().manual_seed(0)), torch.arange(62) % 2
@@ -204,9 +204,9 @@ def test_rows_that_were_deleted_are_never_matched_to_other_rows(tmp_path):
     for learn, says in [(fewer, 'was fitted to 60 training samples and the learner has 58'),
                         (shifted, 'the same labels and other samples, so its columns are not those of this one')]:
         for kept in (bank, ReferenceBank.open(tmp_path/'bank')):
-            with pytest.raises(Refused, match=f'{says}.*remove this bank .*and fit another'): rank(learn, kept)
+            with pytest.raises(InputError, match=f'{says}.*remove this bank .*and fit another'): rank(learn, kept)
         more = dict(ledger=Ledger(tmp_path/'out', by='person'), quiet=True)
-        with pytest.raises(Refused, match=says): learn.unlearn_stream([['patient-5']], Retrain(), bank=bank, **more)
+        with pytest.raises(InputError, match=says): learn.unlearn_stream([['patient-5']], Retrain(), bank=bank, **more)
     assert len(more['ledger']) == 1
     assert len(fewer.unlearn_stream([['patient-5']], Retrain(), **more).ledger) == 2 # weights and column need no rows
     another = ReferenceBank.fit(fewer, 4, tmp_path/'another', quiet=True) # the remedy
@@ -215,5 +215,5 @@ def test_rows_that_were_deleted_are_never_matched_to_other_rows(tmp_path):
 def test_a_ledger_by_position_refuses_data_of_which_rows_were_deleted(tmp_path):
     dls, ledger = digits(n=60), Ledger(tmp_path/'out')
     ledger.add(dls, [3])
-    with pytest.raises(Refused, match='is not the one that this ledger.*or name samples by a column that stays'):
+    with pytest.raises(InputError, match='is not the one that this ledger.*or name samples by a column that stays'):
         ledger.forgotten(digits(n=58))

@@ -9,7 +9,7 @@ from rsu.erasure.ledger import Ledger
 from rsu.core.recipe import Recipe, mlp
 from rsu.core.store import read_shard
 from rsu.ranking.bank import ReferenceBank
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 from safetensors.torch import save_file
 
 module = '''
@@ -221,7 +221,7 @@ def test_ids_of_several_kinds(tmp_path):
     assert ledger.forgotten(dls).tolist() == [True, False, False]*10 and len(ledger.entries[0]['ids']) == 1
 
 def test_ids_that_read_alike_are_refused(tmp_path):
-    with pytest.raises(Refused, match="'1017' and 1017 are two ids of the data that read alike"):
+    with pytest.raises(InputError, match="'1017' and 1017 are two ids of the data that read alike"):
         Ledger(tmp_path/'a', by='who').forgotten(people([1017, '1017', 'x']))
     assert not Ledger(tmp_path/'b', by='who').forgotten(people([None, 'None', 'x'])).any() # nobody, and one of that name
 

@@ -4,7 +4,7 @@ from common import people
 from rsu.core.split import ForgetSplit
 from rsu.erasure.ledger import Ledger
 from rsu.core.recipe import Recipe, mlp
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 
 names = ['patient-17', 'patient-3', 'Zoë', '0042']
 
@@ -15,18 +15,18 @@ names = ['patient-17', 'patient-3', 'Zoë', '0042']
 def test_the_nearest_ids_are_named_and_not_taken(asked, near, as_file, tmp_path):
     request = [asked]
     if as_file: pd.DataFrame({'id': request}).to_csv(request := tmp_path/'erase.csv', index=False)
-    with pytest.raises(Refused, match=f"belongs to .*: the data have .*'{near}'.*, and ids must match exactly"):
+    with pytest.raises(InputError, match=f"belongs to .*: the data have .*'{near}'.*, and ids must match exactly"):
         ForgetSplit(people(names), request, by='who')
 
 @pytest.mark.parametrize('ids, asked, near', [([7, 70, 8], 700, '70'), ([7.5, 8.], '7.55', '7.5')])
 def test_the_nearest_numbers(ids, asked, near):
-    with pytest.raises(Refused, match=f'the data have .*{near}'): ForgetSplit(people(ids), [asked], by='who')
+    with pytest.raises(InputError, match=f'the data have .*{near}'): ForgetSplit(people(ids), [asked], by='who')
 
 def test_numbers_may_be_written_with_zeros():
     assert len(ForgetSplit(people([7, 8, 9]), ['007'], by='who')) == 10
 
 def test_an_id_like_no_other():
-    with pytest.raises(Refused, match="belongs to 'xyz': check the ids"): ForgetSplit(people(names), ['xyz'], by='who')
+    with pytest.raises(InputError, match="belongs to 'xyz': check the ids"): ForgetSplit(people(names), ['xyz'], by='who')
 
 @pytest.mark.parametrize('requests, says', [
     (['patient-17'], "'patient-17', which is no request.*values of who or the path of a CSV file, as .*'patient-17'"),
@@ -35,17 +35,17 @@ def test_an_id_like_no_other():
     ('patient-17', 'requests= is one request: give a list of them')])
 def test_requests_that_are_ids(requests, says, tmp_path):
     learn = Recipe(mlp).learner(people(names))
-    with pytest.raises(Refused, match=says): learn.unlearn_stream(requests, ledger=Ledger(tmp_path/'out', by='who'))
+    with pytest.raises(InputError, match=says): learn.unlearn_stream(requests, ledger=Ledger(tmp_path/'out', by='who'))
     assert not (tmp_path/'out').exists()
 
 def test_requests_that_are_positions(tmp_path):
     learn = Recipe(mlp).learner(people(names))
     for requests in ([3, 14], ['patient-17']):
-        with pytest.raises(Refused, match='which is no request: .*each a list of positions or the path of a CSV file'):
+        with pytest.raises(InputError, match='which is no request: .*each a list of positions or the path of a CSV file'):
             learn.unlearn_stream(requests, ledger=Ledger(tmp_path/'out'))
-    with pytest.raises(Refused, match="give a list of values of who, .*'patient-17'.* or the path of a .csv"):
+    with pytest.raises(InputError, match="give a list of values of who, .*'patient-17'.* or the path of a .csv"):
         ForgetSplit(learn.dls, 'patient-17', by='who')
-    with pytest.raises(Refused, match='There is no file .*none.csv.*or a list of values of who'):
+    with pytest.raises(InputError, match='There is no file .*none.csv.*or a list of values of who'):
         ForgetSplit(learn.dls, 'none.csv', by='who')
 
 @pytest.mark.parametrize('at, says', [(['patient-3'], "'patient-3', which is no position: give whole numbers from 0 to 29"),
@@ -53,5 +53,5 @@ def test_requests_that_are_positions(tmp_path):
                                       ([.5], '0.5, which is no position'), (3, r'at=3 is no list: give \[3\]')])
 def test_an_entry_of_what_is_no_position(at, says, tmp_path):
     ledger = Ledger(tmp_path/'out', by='who')
-    with pytest.raises(Refused, match=says): ledger.add(people(names), at)
+    with pytest.raises(InputError, match=says): ledger.add(people(names), at)
     assert not (tmp_path/'out').exists()

@@ -9,7 +9,7 @@ from fastai.losses import CrossEntropyLossFlat
 from rsu.all import *
 from rsu.core.data import Samples
 from rsu.core.recipe import _loss_key
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 
 @pytest.fixture(scope='module')
 def learn(): return Recipe(small_cnn, n_epoch=1, lr=5e-3).fit(digits(n=200), quiet=True)
@@ -27,12 +27,12 @@ def test_stages_are_those_of_the_ranking_and_the_loss(learn, split, tmp_path):
     how = SeqUnlearn(NegGradPlus(n_epoch=1, bs=16), 2)
     one, other = (Ranking.from_scores(split, o) for o in (np.arange(12.), -np.arange(12.)))
     learn.unlearn(one, how, path=tmp_path, quiet=True)
-    with pytest.raises(Refused, match='groups'): learn.unlearn(other, how, path=tmp_path, quiet=True)
+    with pytest.raises(InputError, match='groups'): learn.unlearn(other, how, path=tmp_path, quiet=True)
     smooth = copy.copy(learn)
     smooth.loss_func = CrossEntropyLossFlat(label_smoothing=.9)
-    with pytest.raises(Refused, match='loss function'): smooth.unlearn(one, how, path=tmp_path, quiet=True)
+    with pytest.raises(InputError, match='loss function'): smooth.unlearn(one, how, path=tmp_path, quiet=True)
     few = ForgetSplit(learn.dls, split.forget, test=subset(learn.dls.loaders[2], range(40)))
-    with pytest.raises(Refused, match='other samples'): learn.unlearn(Ranking.from_scores(few, np.arange(12.)), how, path=tmp_path, quiet=True)
+    with pytest.raises(InputError, match='other samples'): learn.unlearn(Ranking.from_scores(few, np.arange(12.)), how, path=tmp_path, quiet=True)
 
 def test_a_study_of_two_groups_is_not_one_of_three(learn, split, tmp_path):
     ask = dict(algorithms=NegGradPlus(n_epoch=1, bs=16), seeds=range(1), orders=('descending',), oracles=2, quiet=True)
@@ -46,7 +46,7 @@ def test_a_bank_knows_its_validation_samples(learn, tmp_path):
     recipe = learn.recipe
     one, other = (recipe.learner(halved(learn.dls, k)) for k in (0, 1))
     ReferenceBank.fit(one, 2, tmp_path, quiet=True)
-    with pytest.raises(Refused, match='validation samples'): ReferenceBank.fit(other, 2, tmp_path, quiet=True)
+    with pytest.raises(InputError, match='validation samples'): ReferenceBank.fit(other, 2, tmp_path, quiet=True)
     part = recipe.learner(copy.copy(one.dls))
     part.dls.loaders = [one.dls.loaders[0], subset(one.dls.valid, range(9)), one.dls.loaders[2]]
     assert len(ReferenceBank.fit(part, 2, tmp_path, quiet=True)) == 2 # a part of the same samples
@@ -69,7 +69,7 @@ def test_oracles_and_banks_of_functions_that_hold_something(make, learn, split, 
     again = oracle(1e-4, tmp_path)[0]
     assert all(torch.equal(slow[k], again[k]) for k in slow) and len(list(tmp_path.glob('oracle-*'))) == 2
     ReferenceBank.fit(one, 2, tmp_path/'bank', quiet=True)
-    with pytest.raises(Refused, match='another recipe'): ReferenceBank.fit(two, 2, tmp_path/'bank', quiet=True)
+    with pytest.raises(InputError, match='another recipe'): ReferenceBank.fit(two, 2, tmp_path/'bank', quiet=True)
 
 class Own(nn.Module):
     def __init__(self, smooth): super().__init__(); self.ce = nn.CrossEntropyLoss(label_smoothing=smooth)

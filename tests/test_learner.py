@@ -23,7 +23,7 @@ from rsu.erasure.ledger import Ledger
 from rsu.core.recipe import Recipe, small_cnn
 from rsu.erasure.stream import unlearn_stream
 from rsu.algorithms.unlearn import FineTune, unlearn
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 
 # fastai makes tensors of pandas 3's arrays, which nobody may write to; it writes to none of them.
 pytestmark = pytest.mark.filterwarnings(
@@ -172,5 +172,5 @@ def test_an_export_of_sisa_shows_nobody(tmp_path):
     kept = {k: v for k, v in vars(back.model).items() if not k.startswith('_') and k not in ('training', 'how')}
     assert kept == dict(recipe=None, seed=None, members=[], assigned=[], checkpoints=[])
     same(back.get_preds(dl=back.dls.test_dl(dls.valid_ds)), new.get_preds(dl=new.dls.test_dl(dls.valid_ds)))
-    with pytest.raises(Refused, match='was exported.*which samples are in which shard'):
+    with pytest.raises(InputError, match='was exported.*which samples are in which shard'):
         unlearn(Learner(dls, back.model, new.loss_func), ForgetSplit(new.dls, [1]), SISA(), quiet=True)

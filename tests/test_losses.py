@@ -14,7 +14,7 @@ from rsu.core.split import ForgetSplit
 from rsu.algorithms.importance import SSD, Fisher, Influence
 from rsu.ranking.rankers import Curvature, GradNorm
 from rsu.algorithms.unlearn import FineTune, unlearn
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 
 weight = torch.tensor([1., 1., 50.])
 
@@ -115,6 +115,6 @@ def own(logits, y): return F.cross_entropy(logits, y, weight)
                                  *(lambda learn, split, how=how: unlearn(learn, split, how, quiet=True)
                                    for how in (SSD(), Fisher(), Influence(), SFRon()))])
 def test_a_loss_that_hides_its_weights_is_refused(learn, act):
-    with pytest.raises(Refused, match='a single sample has no loss of its own.*reduction'):
+    with pytest.raises(InputError, match='a single sample has no loss of its own.*reduction'):
         act(but(learn, own), ForgetSplit(learn.dls, range(9)))
     act(but(learn, lambda logits, y: F.cross_entropy(logits, y)), ForgetSplit(learn.dls, range(9)))

@@ -50,7 +50,7 @@ def test_a_learner_that_has_no_validation_samples_either(quiet):
     learn = Learner(split.dls, trained().model, nn.CrossEntropyLoss())
     new = learn.unlearn(split, NegGradPlus(n_epoch=2), quiet=quiet)
     assert np.isnan(new.unlearning.before['valid'])
-    with pytest.raises(Refused, match='EarlyStoppingCallback reads results of validation, and there are no'):
+    with pytest.raises(InputError, match='EarlyStoppingCallback reads results of validation, and there are no'):
         learn.unlearn(split, FineTune(), cbs=EarlyStoppingCallback(), quiet=quiet)
     one = new.unlearn(ForgetSplit(new.dls, split.retain[:3]), FineTune(n_epoch=1), quiet=quiet)
     assert np.isnan(one.unlearning.before['valid'])
@@ -82,11 +82,11 @@ def test_what_needs_them_says_so_before_any_work(what, monkeypatch):
         monkeypatch.setattr(place, never)
     if what in ('until', 'later', 'rewind'): monkeypatch.setattr(SCRUB, 'forget', never)
     says = 'There are no (validation|test) samples, which are needed here: .*loaders .train, valid'
-    with pytest.raises(Refused, match=says):
+    with pytest.raises(InputError, match=says):
         needing[what](alone())
 
 def test_a_stream_refuses_too(tmp_path):
     split = alone()
     learn = Learner(split.dls, trained().model, nn.CrossEntropyLoss())
-    with pytest.raises(Refused, match='There are no validation samples'):
+    with pytest.raises(InputError, match='There are no validation samples'):
         learn.unlearn_stream([[3]], FineTune(n_epoch=1), tmp_path/'ledger', quiet=True)

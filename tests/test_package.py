@@ -90,7 +90,7 @@ import rsu.core.recipe, rsu.algorithms.many, rsu.algorithms.unlearn
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from rsu.all import *
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 warnings.simplefilter('ignore')
 learn = Learner(digits(n=100), small_cnn(1, 10), CrossEntropyLossFlat())
 split, loaded = ForgetSplit(learn.dls, 'class:3'), []
@@ -105,7 +105,7 @@ for name, how in algorithms().items():
     one = how()
     loaded.clear()
     try: learn.unlearn(split, one.but(n_epoch=2) if (one.n_epoch or 0) > 2 else one, quiet=True)
-    except Refused: continue # no recipe, no shards
+    except InputError: continue # no recipe, no shards
     tell(name)
 """
 together = late + """

@@ -22,7 +22,7 @@ from rsu.algorithms.ascent import NegGradPlus, RandomLabel
 from rsu.algorithms.teacher import DELETE, BadTeacher, SCRUB
 from rsu.algorithms.feed import Feed, _chunks
 from rsu.algorithms.unlearn import FineTune, Term, unlearn
-from rsu.core.config import Refused, Value
+from rsu.core.config import InputError, Value
 
 # The same inputs in every run, so that a test that fails fails again. No deadline: the first example pays for imports.
 settings.register_profile('rsu', max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -81,7 +81,7 @@ def sequence_of(ranking, groups, order, seed, algorithm, **kwargs):
 def only_what_can_be_divided():
     "Take another example where the samples are too few for the groups that were drawn"
     try: yield
-    except Refused as e:
+    except InputError as e:
         assert 'cannot be made of' in str(e) or 'too few' in str(e)
         assume(False)
 
@@ -222,7 +222,7 @@ def test_a_second_request(asked, d):
     ask = d.draw(st.lists(st.sampled_from(split.retain.tolist()), min_size=1, max_size=len(split.retain)-1, unique=True))
     later = ForgetSplit(split.retain_dls, ask)
     assert sorted([*later.forget, *later.retain, *split.forget]) == list(range(split.N))
-    with pytest.raises(Refused, match='was forgotten before, or never trained on'):
+    with pytest.raises(InputError, match='was forgotten before, or never trained on'):
         ForgetSplit(split.retain_dls, [*ask, int(split.forget[0])])
 
 number = st.floats(allow_nan=False, allow_infinity=False)

@@ -97,5 +97,5 @@ def test_another_copy_in_the_place_of_one_that_was_moved_aside(noted, monkeypatc
 def test_not_removed_by_hand_while_it_is_aside(noted, monkeypatch):
     ledger, path = noted
     killed_at(4, ledger, monkeypatch)
-    with pytest.raises(rsu.erasure.ledger.Refused, match='purging-.*is still there: remove or purge it first'):
+    with pytest.raises(rsu.erasure.ledger.InputError, match='purging-.*is still there: remove or purge it first'):
         ledger.removed(path)

@@ -16,7 +16,7 @@ from rsu.ranking.rankers import (AttackR, Confidence, Curvature, EL2N, Entanglem
                          LossTraceIQR, Memorization, ModifiedEntropy, PrivacyRisk, Random, Ranker, Ranking, Record, RMIA, ranker_table)
 from rsu.core.recipe import Recipe, mlp, small_cnn
 from rsu.ranking.bank import ReferenceBank
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 
 settings.register_profile('ranking', max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile('ranking')
@@ -144,7 +144,7 @@ def test_refusals():
     for f, words in [(lambda: a.agreement(ranking([1,2])), 'rank different samples'), (lambda: a.agreement(a, k=4), 'k is 1 to 3'),
                      (lambda: a.agreement(a, n_boot=0), 'n_boot 1 or more'), (lambda: Ranking.combine([]), 'There is no ranking to combine'),
                      (lambda: Ranking.combine([a, ranking([1,2])]), 'rank different samples')]:
-        with pytest.raises(Refused, match=words): f()
+        with pytest.raises(InputError, match=words): f()
 
 # Rankers on other models
 
@@ -199,13 +199,13 @@ def test_two_inputs_of_which_one_is_whole_numbers():
     learn = Learner(two, TwoInputs(), nn.CrossEntropyLoss())
     for r in model_rankers():
         if isinstance(r, Curvature):
-            with pytest.raises(Refused, match='whole numbers'): r.score(learn, np.arange(4))
+            with pytest.raises(InputError, match='whole numbers'): r.score(learn, np.arange(4))
         else: assert np.isfinite(r.score(learn, np.arange(4))).all(), r.name
 
 def test_features_need_a_linear_layer():
     net = nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())
     learn = Learner(digits(n=40), net)
-    with pytest.raises(Refused, match='no linear layer'): Entanglement().score(learn, np.arange(3))
+    with pytest.raises(InputError, match='no linear layer'): Entanglement().score(learn, np.arange(3))
     assert np.isfinite(GradNorm().score(learn, np.arange(3))).all()
 
 def test_a_record_does_not_change_the_fit():
@@ -215,7 +215,7 @@ def test_a_record_does_not_change_the_fit():
 def test_a_bank_of_another_population_is_refused(table, bank):
     other = bank.at(np.arange(len(bank.y)))  # in memory
     for o in other.shards: o['phi_valid'] = o['phi_valid'][:-1]
-    with pytest.raises(Refused, match='validation'): RMIA(other).score(table[0], np.arange(3))
+    with pytest.raises(InputError, match='validation'): RMIA(other).score(table[0], np.arange(3))
 
 def test_own_rankers_are_in_the_table():
     class Mine(Ranker):

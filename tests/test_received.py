@@ -5,7 +5,7 @@ import numpy as np, pytest
 from common import small
 from rsu.core.datasets import digits
 from rsu.app.report import load_run, write_report
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 
 ran = "with open({0!r}, 'a', encoding='utf-8') as f: f.write(__name__ + '\\n')\n"
 algorithm = 'from rsu.all import FineTune\nclass Sent(FineTune): "An algorithm."\n'
@@ -31,8 +31,8 @@ def test_no_module_that_a_folder_names_is_imported(sent, monkeypatch):
     from rsu.core.config import _kinds
     monkeypatch.delitem(_kinds, 'Sent')
     for ask in (dict(), dict(dls=digits(n=300))):
-        with pytest.raises(Refused, match="not part of rsu, sender.*trust=True.*dls="): load_run(sent/'sent', **ask)
-    with pytest.raises(Refused, match='not part of rsu, senders_data:loaders'): write_report(sent/'sent')
+        with pytest.raises(InputError, match="not part of rsu, sender.*trust=True.*dls="): load_run(sent/'sent', **ask)
+    with pytest.raises(InputError, match='not part of rsu, senders_data:loaders'): write_report(sent/'sent')
     assert not (sent/'ran').exists()
     run = load_run(sent/'sent', trust=True)
     assert type(run.unlearning.how.algorithm).__name__ == 'Sent'
@@ -41,8 +41,8 @@ def test_no_module_that_a_folder_names_is_imported(sent, monkeypatch):
 def test_data_and_classes_of_the_callers_serve(sent):
     run = load_run(sent/'sent', digits(n=300)) # whoever ran it in this process has imported the class
     assert len(run.ranking) == 12 and not (sent/'ran').exists()
-    with pytest.raises(Refused, match='labels differ'): load_run(sent/'sent', digits(n=300, seed=1))
-    with pytest.raises(Refused, match='no finished run'): load_run(sent)
+    with pytest.raises(InputError, match='labels differ'): load_run(sent/'sent', digits(n=300, seed=1))
+    with pytest.raises(InputError, match='no finished run'): load_run(sent)
 
 planted = ['json', 'tomli_w', 'pandas', 'rsu', 'IPython', 'ipykernel', 'matplotlib_inline',
            'sitecustomize', 'usercustomize',

@@ -14,7 +14,7 @@ from rsu.algorithms.exact import SISA, Retrain, Sharded
 from rsu.core.recipe import Recipe, make
 from rsu.ranking.bank import ReferenceBank
 from rsu.algorithms.unlearn import FineTune, unlearn
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 
 x, y = torch.randn(80, 6, generator=torch.Generator().manual_seed(0)), torch.arange(80) % 2
 def parts(): return [TensorDataset(x[at], y[at]) for at in (slice(0, 40), slice(40, 60), slice(60, 80))]
@@ -60,7 +60,7 @@ def test_who_trains_on_other_samples_is_refused(recipe, tmp_path):
     for act in (lambda: make(recipe, full, np.arange(5, 40), 0), lambda: unlearn(learn, split, Retrain(), quiet=True),
                 lambda: fit_oracles(learn, split, 1, quiet=True),
                 lambda: ReferenceBank.fit(learn, 2, tmp_path/'bank', quiet=True)):
-        with pytest.raises(Refused, match='train on the loaders in its argument'): act()
+        with pytest.raises(InputError, match='train on the loaders in its argument'): act()
 
 def test_sharded_training_is_accepted():
     learn = SISA(2, 2).fit(full, Recipe(net, n_epoch=1))

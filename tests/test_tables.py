@@ -9,7 +9,7 @@ from fastai.vision.all import ImageDataLoaders, Resize, aug_transforms, imagenet
 from fastai.vision.all import Normalize as NormalizeImages
 from PIL import Image
 from rsu.all import *
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 from rsu.core.data import Samples
 from scipy.stats import t
 
@@ -73,8 +73,8 @@ def test_two_seeds_are_flagged(made):
 
 def test_rows_of_groups_are_not_seeds(made):
     for by in ('order', ['algorithm', 'order']):
-        with pytest.raises(Refused, match="several runs of '.*do nothing' with seed 0.*by="): summarise(made[0], by)
-    with pytest.raises(Refused, match='no column model: they have .*order'): summarise(made[0])
+        with pytest.raises(InputError, match="several runs of '.*do nothing' with seed 0.*by="): summarise(made[0], by)
+    with pytest.raises(InputError, match='no column model: they have .*order'): summarise(made[0])
     assert summarise(made[0], ['order', 'group']).runs.max() == 3
     assert type(summarise(made[0], ['order', 'group'])) is pd.DataFrame
 
@@ -104,15 +104,15 @@ def test_runs_with_draws_that_were_a_file(made, tmp_path):
     pd.testing.assert_frame_equal(summarise(read[read.model != 'A']), summarise(runs[runs.model != 'A']),
                                   check_dtype=False)
     assert differences(runs[runs.seed == 0], 'do nothing').over.eq('samples').any()
-    with pytest.raises(Refused, match='draws was read from text.*Parquet'):
+    with pytest.raises(InputError, match='draws was read from text.*Parquet'):
         differences(read[read.seed == 0], 'do nothing')
     assert differences(read[read.seed == 0].drop(columns='draws'), 'do nothing').over.eq('').all()
 
 def test_a_stored_study_of_algorithms():
     runs = pd.read_parquet(root/'nbs/experiments/algorithms.parquet')
-    with pytest.raises(Refused, match="'retrain' is the mean of 4 runs already"): summarise(runs)
+    with pytest.raises(InputError, match="'retrain' is the mean of 4 runs already"): summarise(runs)
     runs = runs[runs.model != 'retrain']
-    with pytest.raises(Refused, match="several runs of 'do nothing' with seed 0.*by="): summarise(runs)
+    with pytest.raises(InputError, match="several runs of 'do nothing' with seed 0.*by="): summarise(runs)
     res, one = summarise(runs, ['panel', 'model']), runs[(runs.panel == 'random') & (runs.model == 'SCRUB')]
     assert len(res) == 63 and (res.runs == 5).all() and not res.columns.duplicated().any()
     half = np.hypot(t.ppf(.975, 4)*one.tow.std()/5**.5, one.tow_ci.mean()) # that of one run is of samples
@@ -138,7 +138,7 @@ def test_tables_are_drawn(made, tmp_path):
      "several rows of 'do nothing'"),
     (lambda study: pd.read_parquet(root/'nbs/experiments/algorithms.parquet'), "several rows of 'do nothing'")])
 def test_what_is_no_table_is_refused(frame, says, made):
-    with pytest.raises(Refused, match=says): plot_table(frame(made[0]))
+    with pytest.raises(InputError, match=says): plot_table(frame(made[0]))
 
 @pytest.fixture
 def pictures(tmp_path):
@@ -181,5 +181,5 @@ def test_gallery_of_tensors(shape):
 
 def test_gallery_of_nothing():
     split = ForgetSplit(digits(n=100), [1, 2])
-    with pytest.raises(Refused, match='no sample'): gallery(split, [])
-    with pytest.raises(Refused, match='no training sample 100.*0 to 99'): gallery(split, [3, 100])
+    with pytest.raises(InputError, match='no sample'): gallery(split, [])
+    with pytest.raises(InputError, match='no training sample 100.*0 to 99'): gallery(split, [3, 100])

@@ -3,7 +3,7 @@ import numpy as np, pandas as pd, pytest
 from common import call, small
 from rsu.all import *
 from rsu.app.report import write_report
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 
 @pytest.fixture(scope='module')
 def learn(): return Recipe(small_cnn, n_epoch=1, lr=5e-3).fit(digits(n=200), quiet=True)
@@ -33,7 +33,7 @@ def test_refused_before_the_work(name, folder, learn, risk, tmp_path, monkeypatc
     def begun(*args, **kwargs): raise AssertionError('the work began')
     for k in ('rsu.core.recipe.Recipe.fit', 'rsu.algorithms.unlearn.Algorithm.forget', 'rsu.ranking.bank._fill', 'rsu.app.report._executed'):
         monkeypatch.setattr(k, begun)
-    with pytest.raises(Refused, match=f"The folder '.*{folder}.*' cannot be written .*name another"):
+    with pytest.raises(InputError, match=f"The folder '.*{folder}.*' cannot be written .*name another"):
         work[name](learn, risk, tmp_path/folder)
     assert (tmp_path/'file').read_bytes() == b''
 

@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY
 from typing import NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from fastai.data.transforms import Normalize
-from rsu.core.config import Refused, choose, _integer
+from rsu.core.config import InputError, choose, _integer
 from rsu.core.data import shuffled
 from rsu.core.indexing import as_they_are, positions, subset
 from rsu.core.per_sample import evaluating
@@ -49,12 +49,12 @@ class Pixels(NamedTuple):
 # %% ../../nbs/algorithms/07_adversarial.ipynb #abac0106
 def continuous(
     dl       # The training loader
-) -> Pixels: # `Refused` where there is nothing to move
+) -> Pixels: # `InputError` where there is nothing to move
     "Which input of the loader's batches can be moved, and on which scale"
     *xb,_ = next(iter(subset(dl, positions(dl)[:2])))
     at = [i for i,x in enumerate(xb) if x.is_floating_point() and x.numel()]
     if len(at) != 1:
-        raise Refused(f"An adversary moves one continuous input and these data have {len(at)}: "
+        raise InputError(f"An adversary moves one continuous input and these data have {len(at)}: "
                       "take an algorithm that moves none, RandomLabel() for example.")
     zero = xb[at[0]][:1]*0
     one = zero+1
@@ -65,12 +65,12 @@ def continuous(
 
 # %% ../../nbs/algorithms/07_adversarial.ipynb #6073dfe6
 def _moves(split):
-    "The `Pixels` of the samples to forget; `Refused` where they are not pixels"
+    "The `Pixels` of the samples to forget; `InputError` where they are not pixels"
     px = continuous(split.dls.train)
     if px.bounded:
         p = torch.cat([px.read(b[:-1]).flatten() for b in as_they_are(split.dls.train, split.forget)])
         if p.min() < -1e-3 or p.max() > 1+1e-3:
-            raise Refused(f"The pixels lie from {p.min():.2f} to {p.max():.2f} and not in [0, 1], "
+            raise InputError(f"The pixels lie from {p.min():.2f} to {p.max():.2f} and not in [0, 1], "
                           "and no Normalize of the loader says why: "
                           "give the loader raw pixels, and fastai's Normalize in after_batch.")
     return px
@@ -153,7 +153,7 @@ class BoundaryShrink(Algorithm):
     wd:float=0.
 
     def __post_init__(self):
-        if not self.eps > 0: raise Refused(f"eps={self.eps} moves no sample: give a number above 0; published is 0.1.")
+        if not self.eps > 0: raise InputError(f"eps={self.eps} moves no sample: give a number above 0; published is 0.1.")
     def ready(self, learn, split):
         _moves(split)
         return super().ready(learn, split)
@@ -189,7 +189,7 @@ class AMUN(Algorithm):
 
     def __post_init__(self):
         choose('mode', self.mode, ['amun','advonly'])
-        if not self.eps > 0: raise Refused(f"eps={self.eps} moves no sample: a radius is above 0; published is 0.04.")
+        if not self.eps > 0: raise InputError(f"eps={self.eps} moves no sample: a radius is above 0; published is 0.04.")
         _integer('steps', self.steps, 1); _integer('doublings', self.doublings)
         if not self.retain: self.needs = ('continuous inputs',)
     def ready(self, learn, split):
@@ -229,12 +229,12 @@ def noise_loss(
 
 # %% ../../nbs/algorithms/07_adversarial.ipynb #05173774
 def _whole(split, forget, retain):
-    "The classes of `forget`; `Refused` where samples of them are retained"
+    "The classes of `forget`; `InputError` where samples of them are retained"
     res = np.unique(split.y[forget])
     kept = split.y[retain][np.isin(split.y[retain], res)]
     if len(kept):
         n = (kept == kept[0]).sum()
-        raise Refused(f"UNSIR forgets whole classes, and {n} samples of class {kept[0]} would be retained: "
+        raise InputError(f"UNSIR forgets whole classes, and {n} samples of class {kept[0]} would be retained: "
                       f"ask for 'class:{kept[0]}', or take an algorithm that forgets single samples, "
                       "AMUN() for example.")
     return res
@@ -262,12 +262,12 @@ class UNSIR(Algorithm):
         for k,low in dict(noise_steps=0, repeats=1, per_class=1).items(): _integer(k, getattr(self, k), low)
         inf = float('inf')
         if not (0 <= self.penalty < inf and 0 < self.noise_lr < inf):
-            raise Refused(f"penalty={self.penalty}, noise_lr={self.noise_lr} make no noise: "
+            raise InputError(f"penalty={self.penalty}, noise_lr={self.noise_lr} make no noise: "
                           "a penalty is 0 or more and a rate above 0; both are published as 0.1.")
 
     def ready(self, learn, split):
         if self.n_epoch < 2:
-            raise Refused(f"n_epoch={self.n_epoch}: "
+            raise InputError(f"n_epoch={self.n_epoch}: "
                           "UNSIR harms in its first epoch and repairs in the others, so give 2 or more.")
         _whole(split, split.forget, split.retain)
         continuous(split.dls.train)

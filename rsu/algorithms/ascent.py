@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY
 import numpy as np, torch
 from torch.nn.utils import clip_grad_norm_
 from fastcore.basics import patch
-from rsu.core.config import Refused, choose, _integer
+from rsu.core.config import InputError, choose, _integer
 from rsu.core.per_sample import check_outputs, evaluating, refuse_batch_loss, unreduced
 from rsu.core.recipe import n_classes
 from rsu.algorithms.unlearn import Algorithm, Term
@@ -40,7 +40,7 @@ class NegGradPlus(Algorithm):
 
     def __post_init__(self):
         if not 0 <= self.alpha <= 1:
-            raise Refused(f"alpha={self.alpha} is no weight: give a number from 0 to 1; published are 0.95 to 0.9999.")
+            raise InputError(f"alpha={self.alpha} is no weight: give a number from 0 to 1; published are 0.95 to 0.9999.")
     def passes(self, epoch): return (('retain','forget'),)
     def terms(self, epoch): return (Term('retain', weight=self.alpha), Term('forget', weight=-(1-self.alpha)))
 
@@ -56,10 +56,10 @@ class RandomLabel(Algorithm):
     def __post_init__(self): choose('way to redraw', self.redraw, ['once','epoch'])
     def ready(self, learn, split):
         if (c := n_classes(split.dls)) < 2:
-            raise Refused(f"{type(self).__name__} draws other labels, and the data have one class only: "
+            raise InputError(f"{type(self).__name__} draws other labels, and the data have one class only: "
                           "choose another algorithm.")
         if c > (k := check_outputs(learn.model, split.dls)):
-            raise Refused(f"{type(self).__name__} draws labels among the {c} classes of the data, "
+            raise InputError(f"{type(self).__name__} draws labels among the {c} classes of the data, "
                           f"and the model has {k} logits: give the loaders a vocabulary of the model's classes.")
         return super().ready(learn, split)
 
@@ -105,7 +105,7 @@ class SalUn(RandomLabel):
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.share <= 1:
-            raise Refused(f"share={self.share} is no share of the weights: give a number above 0 and up to 1; "
+            raise InputError(f"share={self.share} is no share of the weights: give a number above 0 and up to 1; "
                           "published are 0.1 to 0.9.")
 
     def before_fit(self):
@@ -148,10 +148,10 @@ class SFRon(Algorithm):
     def __post_init__(self):
         for k in ('iters','every'): _integer(k, getattr(self, k), 1)
         if not 1 <= self.every <= self.iters:
-            raise Refused(f"every={self.every} of iters={self.iters} iterations leaves no step on forget in an epoch: "
+            raise InputError(f"every={self.every} of iters={self.iters} iterations leaves no step on forget in an epoch: "
                           "give a number from 1 to iters.")
         if not (0 <= self.alpha < float('inf') and self.clip > 0):
-            raise Refused(f"alpha={self.alpha}, clip={self.clip} make no ascent: "
+            raise InputError(f"alpha={self.alpha}, clip={self.clip} make no ascent: "
                           "alpha is 0 or more and clip above 0; published are 25 and 7.")
 
     def ready(self, learn, split):

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY
 import math, numpy as np, torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
-from rsu.core.config import Refused, _integer
+from rsu.core.config import InputError, _integer
 from rsu.core.recipe import Recipe, recipe_of
 from rsu.core.per_sample import called, _two
 from rsu.algorithms.unlearn import FineTune, _trained
@@ -24,7 +24,7 @@ class L1Sparse(FineTune):
 
     def __post_init__(self):
         if not 0 <= self.alpha < float('inf'):
-            raise Refused(f"alpha={self.alpha} is no weight of a penalty: give 0 or more; 5e-4 is usual.")
+            raise InputError(f"alpha={self.alpha} is no weight of a penalty: give 0 or more; 5e-4 is usual.")
 
     def penalty(self) -> torch.Tensor: # A scalar
         "The penalty at this epoch, over every parameter that learns"
@@ -42,7 +42,7 @@ def _own_weights(model, algorithm):
     "Refuse layers whose weight is computed from other parameters: to draw it anew would change nothing"
     for k,m in model.named_modules():
         if isinstance(m, _layers) and 'weight' not in m._parameters:
-            raise Refused(f"{type(algorithm).__name__} changes the weights of layers, and that of '{k}' is computed "
+            raise InputError(f"{type(algorithm).__name__} changes the weights of layers, and that of '{k}' is computed "
                           "from other parameters (by weight or spectral normalisation): "
                           "take those away first (torch.nn.utils.parametrize.remove_parametrizations).")
 
@@ -70,10 +70,10 @@ class CFk(FineTune):
         last = last_layers(learn.model, self.k, _two(learn.model, split.dls))
         n = sum(isinstance(m, _layers) for m in learn.model.modules())
         if self.k > n:
-            raise Refused(f"k={self.k} layers cannot learn where the network has {n} convolutions and linear layers: "
+            raise InputError(f"k={self.k} layers cannot learn where the network has {n} convolutions and linear layers: "
                           "lower k.")
         if not any(p.requires_grad for m in last for p in m.parameters()):
-            raise Refused(f"The last layers (k={self.k}) are frozen, so nothing would learn: "
+            raise InputError(f"The last layers (k={self.k}) are frozen, so nothing would learn: "
                           "unfreeze them, or raise k.")
         return super().ready(learn, split)
 
@@ -115,7 +115,7 @@ class EUk(CFk):
     def __post_init__(self):
         super().__post_init__()
         if not self.clip > 0:
-            raise Refused(f"clip={self.clip} would leave no gradient: give a norm above 0; published is 10.")
+            raise InputError(f"clip={self.clip} would leave no gradient: give a norm above 0; published is 10.")
 
     def rate(self, epoch): return .05 + .95*_cosine(epoch, self.n_epoch)
 
@@ -125,7 +125,7 @@ class EUk(CFk):
         if self.n_epoch is not None: return res
         recipe = recipe_of(learn)
         if not isinstance(recipe, Recipe):
-            raise Refused("EUk trains as long as the original was trained, and a recipe that is a function does not "
+            raise InputError("EUk trains as long as the original was trained, and a recipe that is a function does not "
                           "say how long: give n_epoch.")
         return res.but(n_epoch=recipe.n_epoch)
 
@@ -169,12 +169,12 @@ class MSG(FineTune):
     def __post_init__(self):
         for k in ('share','damp'):
             if not 0 <= getattr(self, k) <= 1:
-                raise Refused(f"{k}={getattr(self, k)} is no share: give a number from 0 to 1.")
+                raise InputError(f"{k}={getattr(self, k)} is no share: give a number from 0 to 1.")
 
     def ready(self, learn, split):
         _own_weights(learn.model, self)
         if not _kernels(learn):
-            raise Refused("MSG draws weights of convolutions anew, and no convolution learns in this network: "
+            raise InputError("MSG draws weights of convolutions anew, and no convolution learns in this network: "
                           "take CFk or EUk instead.")
         return super().ready(learn, split)
 
@@ -212,11 +212,11 @@ class ConvTranspose(FineTune):
         _own_weights(learn.model, self)
         shapes = {tuple(p.shape[2:]) for p in _kernels(learn).values()}
         if not shapes:
-            raise Refused("ConvTranspose turns the kernels of convolutions, and no convolution learns in this "
+            raise InputError("ConvTranspose turns the kernels of convolutions, and no convolution learns in this "
                           "network: take CFk or EUk instead.")
         for o in sorted(shapes):
             if len(o) != 2 or o[0] != o[1]:
-                raise Refused("ConvTranspose swaps the two spatial dimensions of a kernel, "
+                raise InputError("ConvTranspose swaps the two spatial dimensions of a kernel, "
                               f"and this network has one of {' x '.join(map(str, o))}: take MSG instead.")
         return super().ready(learn, split)
 

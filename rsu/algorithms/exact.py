@@ -14,7 +14,7 @@ from torch import nn
 from fastai.learner import Learner
 from fastcore.basics import patch
 from fastcore.foundation import L
-from rsu.core.config import Refused, Value, choose, _integer
+from rsu.core.config import InputError, Value, choose, _integer
 from rsu.core.data import shuffled
 from rsu.core.indexing import positions, subset, with_train
 from rsu.core.recipe import Meter, Recipe, derived, make, n_classes, recipe_of, _loss_key
@@ -35,23 +35,23 @@ class Retrain(Algorithm):
 
     def __post_init__(self):
         if self.bs_forget is not None:
-            raise Refused("Retrain is not fed what must be forgotten, so bs_forget would change nothing: "
+            raise InputError("Retrain is not fed what must be forgotten, so bs_forget would change nothing: "
                           "leave it out.")
 
     def passes(self, epoch): return () # it has steps of its own
     def stages(self, split): return [Stage('all', split.forget, split.retain, self, [])]
     def budget(self, split):
-        raise Refused("Retrain starts from nothing, so it cannot be one stage after another: use it alone.")
+        raise InputError("Retrain starts from nothing, so it cannot be one stage after another: use it alone.")
 
     def _recipe(self, learn):
         recipe,said = recipe_of(learn), {k: v for k,v in vars(self).items() if k in self._names() and v is not None}
         if said and not isinstance(recipe, Recipe):
-            raise Refused(f"The recipe is a function, so Retrain cannot change {', '.join(said)}: change the function.")
+            raise InputError(f"The recipe is a function, so Retrain cannot change {', '.join(said)}: change the function.")
         return recipe.but(**said) if said else recipe
 
     def ready(self, learn, split):
         if len(split.retain) == 1:
-            raise Refused("One retained sample is too few to train on (batch statistics of one do not exist): "
+            raise InputError("One retained sample is too few to train on (batch statistics of one do not exist): "
                           "leave some more out of the forget set.")
         theirs = _loss_key(getattr(split.dls.train_ds, 'loss_func', None))
         if isinstance(self._recipe(learn), Recipe) and _loss_key(learn.loss_func) != theirs:
@@ -194,31 +194,31 @@ class SISA(Algorithm):
         _integer('shards', self.shards, 1); _integer('slices', self.slices, 1)
         said = [k for k in ('n_epoch','lr','bs','bs_forget','opt','mom','wd') if getattr(self, k) is not None]
         if said:
-            raise Refused(f"SISA trains again as it has trained, so {said[0]} cannot be given here: "
+            raise InputError(f"SISA trains again as it has trained, so {said[0]} cannot be given here: "
                           "say it in the recipe of SISA(...).fit(dls, recipe).")
 
     def passes(self, epoch): return () # it has steps of its own
     def stages(self, split): return [Stage('all', split.forget, split.retain, self, [])]
     def budget(self, split):
-        raise Refused("SISA trains its shards again by itself, so it cannot be one stage after another: "
+        raise InputError("SISA trains its shards again by itself, so it cannot be one stage after another: "
                       "use it alone.")
 
     def ready(self, learn, split):
         if not isinstance(learn.model, Shards):
-            raise Refused("SISA forgets only from what it has trained: "
+            raise InputError("SISA forgets only from what it has trained: "
                           "make the learner by SISA(...).fit(dls, recipe), or retrain (Retrain).")
         if not learn.model.members:
-            raise Refused("This learner was exported, and an export does not hold which samples are in which shard: "
+            raise InputError("This learner was exported, and an export does not hold which samples are in which shard: "
                           "give the learner that was exported.")
         mine = learn.model.how
-        if self not in (SISA(), mine): raise Refused(f"This learner was trained by {mine!r}: give SISA() or that.")
+        if self not in (SISA(), mine): raise InputError(f"This learner was trained by {mine!r}: give SISA() or that.")
         left = [np.setdiff1d(np.concatenate(o), split.forget) for o in learn.model.members]
         if len(odd := np.setdiff1d(np.concatenate(left), split.retain)):
-            raise Refused(f"SISA would train again on position {odd[0]}, which another algorithm has made this learner "
+            raise InputError(f"SISA would train again on position {odd[0]}, which another algorithm has made this learner "
                           "forget, and its checkpoints know it: retrain (Retrain).")
         sizes = [*map(len, left)]
         if min(sizes) < 2:
-            raise Refused(f"The request leaves fewer than two samples in shard {np.argmin(sizes)+1} of {len(left)}, "
+            raise InputError(f"The request leaves fewer than two samples in shard {np.argmin(sizes)+1} of {len(left)}, "
                           "which could not vote: train again with fewer shards, by SISA(...).fit on what is retained.")
         return mine
 
@@ -248,11 +248,11 @@ def fit(self:SISA,
 ) -> Learner:        # Its model is a `Shards`
     "Train a network on each shard, slice by slice: a `Learner` from which `SISA` can forget"
     if not isinstance(recipe, Recipe):
-        raise Refused("SISA trains slice after slice from the weights of the one before, which a recipe function "
+        raise InputError("SISA trains slice after slice from the weights of the one before, which a recipe function "
                       "cannot: give a Recipe.")
     at = shuffled(positions(dls.train), seed)
     if len(at) < 2*self.shards*self.slices:
-        raise Refused(f"{len(at)} samples are too few for {self.shards} shards of {self.slices} slices: "
+        raise InputError(f"{len(at)} samples are too few for {self.shards} shards of {self.slices} slices: "
                       "two a slice are needed, so give fewer.")
     members = [[np.sort(o) for o in np.array_split(shard, self.slices)] for shard in np.array_split(at, self.shards)]
     learn = recipe.learner(dls)

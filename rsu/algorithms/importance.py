@@ -14,7 +14,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import nn
 from torch.func import functional_call, jvp
-from rsu.core.config import Refused, _integer
+from rsu.core.config import InputError, _integer
 from rsu.core.per_sample import (averaged, called, copied, evaluating, refuse_batch_loss, sample_grads, sample_losses,
                                  unreduced, _two)
 from rsu.core.recipe import n_classes, _loss_key
@@ -59,10 +59,10 @@ class _ClosedForm(Algorithm):
 
     def __post_init__(self):
         said = [f.name for f in fields(self) if f.name in _idle and getattr(self, f.name) != f.default]
-        if said: raise Refused(f"{type(self).__name__} takes no gradient steps, so {' and '.join(said)} would change nothing: leave it out.")
+        if said: raise InputError(f"{type(self).__name__} takes no gradient steps, so {' and '.join(said)} would change nothing: leave it out.")
 
     def given(self, n_epoch=None, lr=None):
-        if n_epoch is not None or lr is not None: raise Refused(f"{type(self).__name__} computes its weights at once and has neither epochs nor a learning rate: leave n_epoch and lr out.")
+        if n_epoch is not None or lr is not None: raise InputError(f"{type(self).__name__} computes its weights at once and has neither epochs nor a learning rate: leave n_epoch and lr out.")
         return super().given()
 
     def value(self, logits, y): return sample_losses(self.own_loss, logits, y).sum()
@@ -75,8 +75,8 @@ class _ClosedForm(Algorithm):
             with evaluating(probe):
                 for xb,y in one.stream(split.forget[:2]): list(sample_grads(probe, one.value, xb, y))
             if self.labelled: refuse_batch_loss(one.own_loss, n_classes(split.dls), next(probe.parameters()).device)
-        except Refused: raise
-        except Exception as e: raise Refused(f"{type(self).__name__} needs the gradient of a single sample, which this model and loss do not give ({str(e).partition(chr(10))[0] or type(e).__name__}): use a loss function that takes a batch of one.") from None
+        except InputError: raise
+        except Exception as e: raise InputError(f"{type(self).__name__} needs the gradient of a single sample, which this model and loss do not give ({str(e).partition(chr(10))[0] or type(e).__name__}): use a loss function that takes a batch of one.") from None
         return self
 
     def before_fit(self):
@@ -119,7 +119,7 @@ class SSD(_ClosedForm):
 
     def __post_init__(self):
         super().__post_init__()
-        if not (self.alpha > 0 and self.lam > 0): raise Refused(f"alpha={self.alpha}, lam={self.lam} select and dampen nothing sensible: give two numbers above 0; published are 10 and 1.")
+        if not (self.alpha > 0 and self.lam > 0): raise InputError(f"alpha={self.alpha}, lam={self.lam} select and dampen nothing sensible: give two numbers above 0; published are 10 and 1.")
 
     def importances(self):
         "Of the weights for S, and for D"
@@ -165,12 +165,12 @@ class Fisher(_ClosedForm):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.alpha < float('inf'): raise Refused(f"alpha={self.alpha} is no variance: give a number of 0 or more; published is 1e-6.")
+        if not 0 <= self.alpha < float('inf'): raise InputError(f"alpha={self.alpha} is no variance: give a number of 0 or more; published is 1e-6.")
 
     def ready(self, learn, split):
         head = _head(learn.model, n_classes(split.dls), _two(learn.model, split.dls))
-        if head is None: raise Refused(f"Fisher needs a last layer, an nn.Linear with one output a class ({n_classes(split.dls)}), and the model has none: choose another algorithm.")
-        if 'weight' not in learn.model.get_submodule(head)._parameters: raise Refused(f"Fisher treats the weights of the last layer, '{head}', apart, and they are computed from other parameters (by weight or spectral normalisation): take those away first (torch.nn.utils.parametrize.remove_parametrizations).")
+        if head is None: raise InputError(f"Fisher needs a last layer, an nn.Linear with one output a class ({n_classes(split.dls)}), and the model has none: choose another algorithm.")
+        if 'weight' not in learn.model.get_submodule(head)._parameters: raise InputError(f"Fisher treats the weights of the last layer, '{head}', apart, and they are computed from other parameters (by weight or spectral normalisation): take those away first (torch.nn.utils.parametrize.remove_parametrizations).")
         return super().ready(learn, split)
 
     def _expected(self, at):
@@ -232,9 +232,9 @@ class Influence(_ClosedForm):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.alpha < float('inf'): raise Refused(f"alpha={self.alpha} is no length of a step: give 0 or more; 1 is Newton's.")
+        if not 0 <= self.alpha < float('inf'): raise InputError(f"alpha={self.alpha} is no length of a step: give 0 or more; 1 is Newton's.")
         _integer('n', self.n, 1)
-        if not self.damping > 0: raise Refused(f"damping={self.damping} gives no curvature that can be inverted: it is above 0.")
+        if not self.damping > 0: raise InputError(f"damping={self.damping} gives no curvature that can be inverted: it is above 0.")
 
     def ready(self, learn, split):
         jvp(torch.sin, (torch.zeros(1),), (torch.zeros(1),)) # PyTorch loads forward mode when it is first asked for: no cost of this run

@@ -19,7 +19,7 @@ from fastprogress.fastprogress import progress_bar
 from torch import nn
 from rsu.core.indexing import device_of
 from rsu.core.split import ForgetSplit
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 from rsu.core.recipe import PeakMemory, derived, optimiser, reseed
 from rsu.core.per_sample import copied, with_gradients
 from rsu.core.parallel import _one_thread, _turn, _spread
@@ -324,7 +324,7 @@ def unlearn_many(
 ):                     # Pairs of a job's number and its new `Learner`, as they are done: a generator
     "Carry out many unlearning runs, each as `unlearn` would, with `unlearning` to tell what was done"
     jobs = list(jobs)
-    if odd := [o for o in jobs if not isinstance(o, (tuple, list)) or len(o) not in (2,3)]: raise Refused(f"A job is a split, an algorithm and a seed, and {odd[0]!r} is none: give Job(split, how, seed) or such a tuple.")
+    if odd := [o for o in jobs if not isinstance(o, (tuple, list)) or len(o) not in (2,3)]: raise InputError(f"A job is a split, an algorithm and a seed, and {odd[0]!r} is none: give Job(split, how, seed) or such a tuple.")
     jobs = [Job(*o) for o in jobs]
     hows = [_asked(learn, o.split, o.how, seed=o.seed) for o in jobs]
     for o in jobs: _goes_on(learn, o.split)

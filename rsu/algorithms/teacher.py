@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY
 import numpy as np, torch
 from fastcore.basics import patch
 from fastai.torch_core import no_random
-from rsu.core.config import Refused, _integer
+from rsu.core.config import InputError, _integer
 from rsu.core.data import shuffled
 from rsu.core.outputs import predict, predict_train
 from rsu.core.per_sample import copied
@@ -50,7 +50,7 @@ class SCRUB(Algorithm):
     def __post_init__(self):
         inf = float('inf')
         if not (0 <= self.alpha < inf and 0 <= self.gamma < inf and 0 < self.T < inf):
-            raise Refused(f"alpha={self.alpha}, gamma={self.gamma}, T={self.T} cannot be: "
+            raise InputError(f"alpha={self.alpha}, gamma={self.gamma}, T={self.T} cannot be: "
                           "weights are 0 or more and a temperature is above 0; published are 0.001, 0.99 and 4.")
         _integer('msteps', self.msteps)
         for epoch in self.decay: _integer('decay', epoch)
@@ -88,12 +88,12 @@ def after_train(self:SCRUB):
 
 @patch
 def ready(self:SCRUB, learn, split):
-    "`Refused`, too, where there is nothing to rewind by"
+    "`InputError`, too, where there is nothing to rewind by"
     if self.rewind:
         has = torch.cat([b[-1].flatten().cpu() for b in split.valid]).numpy()
         lacks = np.setdiff1d(split.y[split.forget], has)
         if len(lacks):
-            raise Refused("SCRUB(rewind=True) compares with validation samples of the classes to forget, and class "
+            raise InputError("SCRUB(rewind=True) compares with validation samples of the classes to forget, and class "
                           f"{lacks[0]} has none: give validation data that have it, or leave rewind out.")
     return Algorithm.ready(self, learn, split)
 
@@ -127,7 +127,7 @@ class BadTeacher(Algorithm):
 
     def __post_init__(self):
         if not 0 < self.share <= 1:
-            raise Refused(f"share={self.share} is no part of the retained samples: "
+            raise InputError(f"share={self.share} is no part of the retained samples: "
                           "give a number above 0, and 1 at most; published is 0.3.")
     def passes(self, epoch): return (('mixed',),)
     def terms(self, epoch): return Term('forget','teacher'), Term('retain','teacher')
@@ -137,7 +137,7 @@ class BadTeacher(Algorithm):
     def ready(self, learn, split):
         fixed = [] if isinstance(learn.__dict__.get('recipe'), Recipe) else _cannot_reset(learn.model)
         if fixed:
-            raise Refused(f"BadTeacher needs the network with random weights, and {fixed[0]} has no "
+            raise InputError(f"BadTeacher needs the network with random weights, and {fixed[0]} has no "
                           "reset_parameters() to draw its own: give it one, or train the learner by a Recipe.")
         return super().ready(learn, split)
     def before_fit(self):

@@ -27,7 +27,7 @@ from fastai.callback.tracker import ReduceLROnPlateau
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
-from rsu.core.config import Refused, Value, choose, _integer
+from rsu.core.config import InputError, Value, choose, _integer
 from rsu.core.store import check_writable, read_shard, write_shard, _seal, _unseal
 from rsu.core.indexing import as_they_are, positions, targets, with_train
 from rsu.core.outputs import margin, predict, predict_train
@@ -90,12 +90,12 @@ class Algorithm(Value, Callback):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if odd := [k for k in cls._names() if k in _taken or hasattr(Algorithm, k) and k not in Algorithm._names()]: raise Refused(f"{cls.__name__} has a setting called '{odd[0]}', a name that every fit uses for itself: call it otherwise.")
+        if odd := [k for k in cls._names() if k in _taken or hasattr(Algorithm, k) and k not in Algorithm._names()]: raise InputError(f"{cls.__name__} has a setting called '{odd[0]}', a name that every fit uses for itself: call it otherwise.")
         for o,f in vars(cls).items():
             if not o.startswith(('before_','after_')): continue
             choose('event', o, [e for e in dir(event) if e[0] != '_'])
             if o in vars(Algorithm) and not {'super',o} & set(getattr(getattr(inspect.unwrap(f), '__code__', None), 'co_names', ['super'])):
-                raise Refused(f"{cls.__name__}.{o} takes the place of an event that unlearning needs (the schedule, until= and the guard against divergence hang on such): call super().{o}() in it.")
+                raise InputError(f"{cls.__name__}.{o} takes the place of an event that unlearning needs (the schedule, until= and the guard against divergence hang on such): call super().{o}() in it.")
 
     @property
     def name(self): return type(self).__name__.lower()
@@ -131,17 +131,17 @@ class Algorithm(Value, Callback):
         learn,  # The learner that will be changed
         split   # What must be forgotten
     ):          # An algorithm
-        "The algorithm as it will be run on this learner; `Refused` where it cannot be"
+        "The algorithm as it will be run on this learner; `InputError` where it cannot be"
         _sound(self)
-        if not {'a recipe','its own training'} & set(self.needs) and not any(p.requires_grad for p in learn.model.parameters()): raise Refused(f"No parameter of the model learns, so {type(self).__name__} can change none: unfreeze it first.")
+        if not {'a recipe','its own training'} & set(self.needs) and not any(p.requires_grad for p in learn.model.parameters()): raise InputError(f"No parameter of the model learns, so {type(self).__name__} can change none: unfreeze it first.")
         if not {'a recipe','its own training'} & set(self.needs): _intact(learn.model)
-        if 'retain data' in self.needs and not len(split.retain): raise Refused(f"{type(self).__name__} trains on retained samples and there are none: leave some out of the forget set.")
+        if 'retain data' in self.needs and not len(split.retain): raise InputError(f"{type(self).__name__} trains on retained samples and there are none: leave some out of the forget set.")
         return self
 
 def _intact(model):
     "Refuse a model from which nothing can be forgotten as it is"
-    if not all(torch.isfinite(p).all() for p in model.parameters()): raise Refused("A weight of the model is no number, so it has diverged before and there is nothing to forget from: train it again.")
-    if any(p._backward_hooks for p in model.parameters()): raise Refused("A parameter of the model has a hook (register_hook), which its copies would be without: take it away, and do what it does in a callback.")
+    if not all(torch.isfinite(p).all() for p in model.parameters()): raise InputError("A weight of the model is no number, so it has diverged before and there is nothing to forget from: train it again.")
+    if any(p._backward_hooks for p in model.parameters()): raise InputError("A parameter of the model has a hook (register_hook), which its copies would be without: take it away, and do what it does in a callback.")
 
 _bounds = [('n_epoch','epochs are a whole number, 0 or more', int, lambda v: v >= 0), ('lr','a learning rate is a number, 0 or more', float, lambda v: v >= 0),
            *((k,'a batch has a whole number of samples, 1 or more', int, lambda v: v >= 1) for k in ('bs','bs_forget')),
@@ -149,13 +149,13 @@ _bounds = [('n_epoch','epochs are a whole number, 0 or more', int, lambda v: v >
 
 def _sound(algorithm):
     "Refuse settings with which there is no fit"
-    if type(algorithm) is Algorithm: raise Refused("Algorithm is what algorithms are derived from, and forgets nothing itself: give one, SCRUB for example.")
+    if type(algorithm) is Algorithm: raise InputError("Algorithm is what algorithms are derived from, and forgets nothing itself: give one, SCRUB for example.")
     unset = [f.name for f in fields(algorithm) if f.default is None]
     if algorithm.opt is not None or 'opt' not in unset: choose('optimiser', algorithm.opt, _opts)
     for k,what,kind,ok in _bounds:
         v = getattr(algorithm, k)
         if v is None and k in unset or isinstance(v, {int: (int, np.integer), float: (int, float, np.number)}[kind]) and ok(v): continue
-        raise Refused(f"{k}={v!r} cannot be: {what}.")
+        raise InputError(f"{k}={v!r} cannot be: {what}.")
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #226c1a95
 @patch
@@ -166,7 +166,7 @@ def schedule(self:Algorithm,
 ) -> list:              # Pairs: roles that are fed side by side, steps
     "The passes of an epoch and their steps"
     passes = self.passes(epoch)
-    if not passes: raise Refused(f"{type(self).__name__} has no pass in epoch {epoch+1}: give it one, or fewer epochs (n_epoch).")
+    if not passes: raise InputError(f"{type(self).__name__} has no pass in epoch {epoch+1}: give it one, or fewer epochs (n_epoch).")
     steps = [len(_chunks(np.arange(n[roles[0]]), self._bs(roles[0]))) for roles in passes]
     if total is not None: steps[-1] += total - sum(steps)
     return list(zip(passes, steps))
@@ -176,7 +176,7 @@ def budget(self:Algorithm,
     split # What must be forgotten
 ) -> list: # One number an epoch
     "The gradient steps that the algorithm takes, epoch by epoch, when it forgets all samples at once"
-    if self.n_epoch is None: raise Refused(f"How long {type(self).__name__} trains is for the learner's recipe to say: ask .ready(learn, split) of it first, or give n_epoch.")
+    if self.n_epoch is None: raise InputError(f"How long {type(self).__name__} trains is for the learner's recipe to say: ask .ready(learn, split) of it first, or give n_epoch.")
     roles = self.roles(split, split.forget, split.retain, 0)
     self._fits(roles)
     n = {r: len(at) for r,at in roles.items()}
@@ -192,7 +192,7 @@ def _plan(self:Algorithm, stage, roles):
     n = {r: len(at) for r,at in roles.items()}
     res = [self.schedule(e, n, total) for e,total in enumerate(stage.steps)]
     for e,passes in enumerate(res):
-        if min(steps for _,steps in passes) < 1: raise Refused(f"{stage.steps[e]} steps in epoch {e+1} are too few for {type(self).__name__} to forget the {len(stage.forget)} samples of group {stage.name}: use fewer groups, or smaller batches (bs).")
+        if min(steps for _,steps in passes) < 1: raise InputError(f"{stage.steps[e]} steps in epoch {e+1} are too few for {type(self).__name__} to forget the {len(stage.forget)} samples of group {stage.name}: use fewer groups, or smaller batches (bs).")
     return res
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #a9de04be
@@ -299,7 +299,7 @@ def measure(self:Algorithm,
 ) -> torch.Tensor:       # A scalar
     "The value of a term on a batch, its weight left out; an algorithm with a target of its own says here what it is"
     if t.target == 'teacher': return kl(self.teach(t.role, xb, y).float(), logits, t.T)
-    if t.target not in ('label','assigned'): raise Refused(f"{type(self).__name__} has a term with the target '{t.target}' and does not say what it is: give it a method `measure`, or one of the targets label, assigned and teacher.")
+    if t.target not in ('label','assigned'): raise InputError(f"{type(self).__name__} has a term with the target '{t.target}' and does not say what it is: give it a method `measure`, or one of the targets label, assigned and teacher.")
     if t.target == 'assigned': y = torch.as_tensor(self.labels(at), device=y.device).view_as(y)
     return self.own_loss(logits, y)
 
@@ -402,14 +402,14 @@ def gradient(self:Algorithm,
 def _fits(self:Algorithm, roles):
     "Refuse passes and terms of roles that there are not, and passes that no term is on"
     fed,name = {r for e in range(self.n_epoch) for o in self.passes(e) for r in o},type(self).__name__
-    if odd := sorted(r for r in fed if not len(roles.get(r, ()))): raise Refused(f"{name} draws batches of the role '{odd[0]}', which has no samples here: the roles are {', '.join(k for k,at in roles.items() if len(at))}.")
+    if odd := sorted(r for r in fed if not len(roles.get(r, ()))): raise InputError(f"{name} draws batches of the role '{odd[0]}', which has no samples here: the roles are {', '.join(k for k,at in roles.items() if len(at))}.")
     parts = {'forget','retain','made'}
     known = fed - {'mixed'} | (parts if 'mixed' in fed else set())
-    if odd := sorted({t.role for e in range(self.n_epoch) for t in self.terms(e)} - known): raise Refused(f"{name} has a term on the role '{odd[0]}', which is in none of its passes: they draw {', '.join(sorted(fed))}{' (a mixed batch takes the terms of forget, retain and made)' if 'mixed' in fed else ''}.")
+    if odd := sorted({t.role for e in range(self.n_epoch) for t in self.terms(e)} - known): raise InputError(f"{name} has a term on the role '{odd[0]}', which is in none of its passes: they draw {', '.join(sorted(fed))}{' (a mixed batch takes the terms of forget, retain and made)' if 'mixed' in fed else ''}.")
     if type(self).objective is not Algorithm.objective: return # which need not go by terms
     for e in range(self.n_epoch):
         on = {t.role for t in self.terms(e)}
-        if odd := [o for o in self.passes(e) if not on & {*o, *(parts if 'mixed' in o else ())}]: raise Refused(f"{name} has a pass over {' and '.join(odd[0])} in epoch {e+1} and no term on it, so nothing would be learnt: give it one, or leave the pass out.")
+        if odd := [o for o in self.passes(e) if not on & {*o, *(parts if 'mixed' in o else ())}]: raise InputError(f"{name} has a pass over {' and '.join(odd[0])} in epoch {e+1} and no term on it, so nothing would be learnt: give it one, or leave the pass out.")
 
 @patch
 def _begin(self:Algorithm, learn, split, stage, seed, until=None):
@@ -531,7 +531,7 @@ def _target(until, split, before):
         known = np.mean([_right(o.model, split) for o in L(until)], axis=0)
         return lambda at: float(known[at].mean())
     if isinstance(until, Real) and not isinstance(until, bool) and 0 <= until <= 1: return lambda at: float(until)
-    raise Refused(f"until={until!r} is no target: give an accuracy from 0 to 1, 'valid', or the oracles (Learners) to be like.")
+    raise InputError(f"until={until!r} is no target: give an accuracy from 0 to 1, 'valid', or the oracles (Learners) to be like.")
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #a1d177c0
 def _twin(learn, dls):
@@ -637,23 +637,23 @@ def _no_batch_of_one(model, split, stages):
     if not _no_statistics(model): return
     for s in stages:
         how,roles = s.algorithm,s.algorithm.roles(split, s.forget, s.retain, 0)
-        if any(1 in (len(roles[r]), how._bs(r)) for e in range(how.n_epoch) for o in how.passes(e) for r in o): raise Refused(f"A batch of group {s.name} would hold one sample, and the model has a batch normalisation without running statistics: forget more samples at once, or give the layer track_running_stats=True.")
+        if any(1 in (len(roles[r]), how._bs(r)) for e in range(how.n_epoch) for o in how.passes(e) for r in o): raise InputError(f"A batch of group {s.name} would hold one sample, and the model has a batch normalisation without running statistics: forget more samples at once, or give the layer track_running_stats=True.")
 
 def _same_data(learn, split):
     "Refuse a split whose training samples have other labels than the learner's"
     if split.dls.train_ds is learn.dls.train_ds: return
     other = int((targets(learn.dls) != split.y).sum())
     if other:
-        raise Refused(f"{other} of {split.N} labels of the split differ from the learner's: "
+        raise InputError(f"{other} of {split.N} labels of the split differ from the learner's: "
                       "it was made from other data, or in another order. "
                       "Make the split from learn.dls.")
 
 def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
-    "The algorithm or sequence as it will be run; `Refused` where it cannot be"
-    if isinstance(how, type) or not hasattr(how, 'stages'): raise Refused(f"how={how!r} is no algorithm: give an instance such as SCRUB(), or a SeqUnlearn around one.")
+    "The algorithm or sequence as it will be run; `InputError` where it cannot be"
+    if isinstance(how, type) or not hasattr(how, 'stages'): raise InputError(f"how={how!r} is no algorithm: give an instance such as SCRUB(), or a SeqUnlearn around one.")
     _integer('seed', seed)
-    if not isinstance(split, ForgetSplit): raise Refused(f"split is a {type(split).__name__}, which is no request: give ForgetSplit(learn.dls, ...).")
-    if len(learn.dls.train_ds) != split.N: raise Refused(f"The learner was trained on {len(learn.dls.train_ds)} samples and the split speaks of {split.N}: make the split from learn.dls.")
+    if not isinstance(split, ForgetSplit): raise InputError(f"split is a {type(split).__name__}, which is no request: give ForgetSplit(learn.dls, ...).")
+    if len(learn.dls.train_ds) != split.N: raise InputError(f"The learner was trained on {len(learn.dls.train_ds)} samples and the split speaks of {split.N}: make the split from learn.dls.")
     _same_data(learn, split)
     check_outputs(learn.model, split.dls)
     _beside(learn.loss_func, learn.model)
@@ -680,14 +680,14 @@ def _direct(learn, cbs, split, how):
     "Refuse callbacks without which the model would be given, or would say, something else"
     for cb in [*learn.cbs, *cbs]:
         if cb.run_valid and (odd := _assigned(cb)):
-            raise Refused(f"{type(cb).__name__} sets self.learn.{min(odd)}, "
+            raise InputError(f"{type(cb).__name__} sets self.learn.{min(odd)}, "
                           "and whatever reads the model afterwards does so without callbacks: "
                           "put that into the model or into the loaders.")
     for cb in cbs:
         beside = any(len(roles) > 1 for s in how.stages(split) for e in range(s.algorithm.n_epoch or 0)
                      for roles in s.algorithm.passes(e))
         if beside and 'xb' in _assigned(cb):
-            raise Refused(f"{type(cb).__name__} sets self.learn.xb, which are the samples of one role, "
+            raise InputError(f"{type(cb).__name__} sets self.learn.xb, which are the samples of one role, "
                           "and others are fed beside them: put that into the loaders.")
 
 def _joins(cbs, split, how):
@@ -697,20 +697,20 @@ def _joins(cbs, split, how):
     for cb in cbs if fits else []:
         name = type(cb).__name__
         if isinstance(cb, MixHandler):
-            raise Refused(f"{name} mixes the samples of a batch, and unlearning must know which is to be forgotten: "
+            raise InputError(f"{name} mixes the samples of a batch, and unlearning must know which is to be forgotten: "
                           "leave it out.")
         if isinstance(cb, ReduceLROnPlateau):
-            raise Refused(f"{name} would change nothing, for the algorithm sets the learning rate at every batch: "
+            raise InputError(f"{name} would change nothing, for the algorithm sets the learning rate at every batch: "
                           "leave it out, or give another lr.")
         if isinstance(cb, GradientAccumulation) and (odd := [o for o in fits if not _adds_up(o)]):
-            raise Refused(f"{name} adds up the gradients of several batches, "
+            raise InputError(f"{name} adds up the gradients of several batches, "
                           f"and {type(odd[0]).__name__} needs those of each batch apart: "
                           "leave it out, and give the algorithm another batch size (bs).")
 
 def _goes_on(learn, split):
     "Refuse a split by which the learner would train on what it has forgotten before"
     new = np.setdiff1d(split.retain, positions(learn.dls.train))
-    if len(new): raise Refused(f"The split would retain position {new[0]}, which this learner does not train on: it was forgotten before, or never trained on. Make the split from learn.dls.")
+    if len(new): raise InputError(f"The split would retain position {new[0]}, which this learner does not train on: it was forgotten before, or never trained on. Make the split from learn.dls.")
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #a22492ba
 def digest(
@@ -750,11 +750,11 @@ class _Kept:
             if facts.get('made') == self.made and 'sealed' in tensors:
                 seen,more = _unseal(self.split.secret, tensors.pop('sealed'))
                 tensors.update(seen); facts.update(more)
-        except Refused:
+        except InputError:
             print(f"'{self.file}' is damaged: the run begins anew.")
             return stages,[],[],[seen_by(new.model, self.split)]
         if facts.get('made') != self.made:
-            raise Refused(f"'{self.file.parent}' keeps the stages of another run "
+            raise InputError(f"'{self.file.parent}' keeps the stages of another run "
                           "(other samples, groups, settings, seed, loss function or model): "
                           "give another folder, or delete it.")
         part = lambda name: {k.removeprefix(name): v for k,v in tensors.items() if k.startswith(name)}
@@ -799,9 +799,9 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     _joins([*new.cbs, *L(cbs)], split, how)
     _direct(learn, L(cbs), split, how)
     if quiet and (odd := [cb for cb in L(cbs) if isinstance(cb, ShowGraphCallback)]):
-        raise Refused("quiet=True shows nothing, "
+        raise InputError("quiet=True shows nothing, "
                       f"so there is nothing for {type(odd[0]).__name__} to draw: leave one of them out.")
-    if until is not None and not any(s.steps for s in todo) or any(s.until is not None and not sum(s.steps) for s in todo): raise Refused(f"until= ends a fit at a step, and {how!r} has none that could be the last: leave it out.")
+    if until is not None and not any(s.steps for s in todo) or any(s.until is not None and not sum(s.steps) for s in todo): raise InputError(f"until= ends a fit at a step, and {how!r} has none that could be the last: leave it out.")
     told,done,rows = [seen_by(new.model, split)],[],[]
     aim = lambda until: _target(until, split, told[0])
     wanted = aim(until)

@@ -17,7 +17,7 @@ from torch import nn
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from filelock import FileLock
-from rsu.core.config import Refused, choose, _integer
+from rsu.core.config import InputError, choose, _integer
 from rsu.core.store import check_writable, read_shard, write_shard
 from rsu.core.indexing import as_fastai, device_of, fingerprint
 from rsu.core.split import ForgetSplit
@@ -48,7 +48,7 @@ def recipe_for(
     "The recipe by which `rsu run` makes the model to be unlearned"
     x = as_fastai(dls.train).one_batch()[0]
     named = {} if s.network is None else dict(network=choose('network', s.network, _networks))
-    if named and (s.network == 'mlp') != (x.dim() == 2): raise Refused(f"The network '{s.network}' does not take samples of shape {tuple(x.shape[1:])}: mlp is for tables, the others for images.")
+    if named and (s.network == 'mlp') != (x.dim() == 2): raise InputError(f"The network '{s.network}' does not take samples of shape {tuple(x.shape[1:])}: mlp is for tables, the others for images.")
     big = dict(network=cifar_resnet18, n_epoch=30, lr=.1, schedule='cosine', opt='sgd', bs=256, wd=5e-4, augment=True) # RUM's settings
     small = dict(network=small_cnn if x.dim() == 4 else mlp, n_epoch=15, lr=3e-3)
     if s.data == 'digits': small.update(n_epoch=6, lr=5e-3) # soon known by heart
@@ -84,7 +84,7 @@ def _each(said, f):
 
 def _number(o):
     try: return float(o)
-    except ValueError: raise Refused(f"'{o}' is no number: give one such as 0.9.") from None
+    except ValueError: raise InputError(f"'{o}' is no number: give one such as 0.9.") from None
 
 def _groups(said, split):
     "Groups as the command line says them"
@@ -94,18 +94,18 @@ def _groups(said, split):
     if kind == 'at': return Thresholds(tuple(map(_number, more.split(','))))
     if kind == 'breaks' and more.isdecimal(): return NaturalBreaks(int(more))
     if said in ('class','single'): return ByClass() if said == 'class' else Singly()
-    raise Refused(f"groups={said!r} is not understood: give a number, class, single, breaks:3, at:2,0.5 or groups.csv.")
+    raise InputError(f"groups={said!r} is not understood: give a number, class, single, breaks:3, at:2,0.5 or groups.csv.")
 
 def _labelled(path, split):
     "Groups by the column `group` of a file; before the split is known, none"
     df = _table(path, 'the columns id and group')
-    if not {'id','group'} <= set(df): raise Refused(f"'{path}' has the columns {', '.join(df)}: give id and group.")
+    if not {'id','group'} <= set(df): raise InputError(f"'{path}' has the columns {', '.join(df)}: give id and group.")
     if (df[['id','group']] == '').any(axis=None):
-        raise Refused(f"'{path}' has rows without an id or a group: fill or remove them.")
+        raise InputError(f"'{path}' has rows without an id or a group: fill or remove them.")
     if split is None: return 1
     group = dict(zip(df.id, df.group))
     if sorted(df.id) != sorted(map(str, split.forget)):
-        raise Refused(f"The ids in '{path}' are not those of the samples to forget: name each of these once.")
+        raise InputError(f"The ids in '{path}' are not those of the samples to forget: name each of these once.")
     return Labelled([group[str(o)] for o in split.forget])
 
 def _sequence(s, split=None, settings=lambda name: None):
@@ -118,13 +118,13 @@ def _sequence(s, split=None, settings=lambda name: None):
 def _reranker(name):
     "A ranker that asks for nothing but the model as it is"
     cls = choose('ranker', name, _rankers)
-    if {'bank','record'} & set(_asks(name)): raise Refused(f"The ranker '{name}' asks for more than the model as it has become: give confidence, for example.")
+    if {'bank','record'} & set(_asks(name)): raise InputError(f"The ranker '{name}' asks for more than the model as it has become: give confidence, for example.")
     return cls
 
 def _top(forget):
     "k of 'top:k', or None"
     if not forget.startswith('top:'): return None
-    if not forget[4:].isdecimal() or int(forget[4:]) < 1: raise Refused(f"'{forget}' is not understood: give the number of riskiest samples, top:60.")
+    if not forget[4:].isdecimal() or int(forget[4:]) < 1: raise InputError(f"'{forget}' is not understood: give the number of riskiest samples, top:60.")
     return int(forget[4:])
 
 _words,_wholes = 'data forget ranker pending schedule optimiser network rerank'.split(), 'n references n_epoch train_epochs oracles seed'.split()
@@ -136,30 +136,30 @@ def _of_their_kinds(s):
     for k,what,kind in kinds:
         v = getattr(s, k)
         for o in (v if k in ('algorithm','until') and isinstance(v, tuple) else [v]):
-            if isinstance(o, bool) or o is not None and not isinstance(o, kind): raise Refused(f"{k} = {o!r} cannot be: give {what}.")
+            if isinstance(o, bool) or o is not None and not isinstance(o, kind): raise InputError(f"{k} = {o!r} cannot be: give {what}.")
 
 def _check(s):
     "Refuse what is wrong with the settings themselves"
     _of_their_kinds(s)
     choose('ranker', s.ranker, _rankers)
     _sequence(s)
-    if s.references < 2 or s.references % 2: raise Refused(f"references={s.references} cannot come in pairs of halves: give an even number, 2 or more.")
-    if s.oracles < 2: raise Refused(f"oracles={s.oracles} is too few to compare them with each other: give 2 or more.")
+    if s.references < 2 or s.references % 2: raise InputError(f"references={s.references} cannot come in pairs of halves: give an even number, 2 or more.")
+    if s.oracles < 2: raise InputError(f"oracles={s.oracles} is too few to compare them with each other: give 2 or more.")
     for k in ('n_epoch','train_epochs'):
-        if getattr(s, k) is not None and getattr(s, k) < 1: raise Refused(f"{k}={getattr(s, k)} trains nothing: give 1 or more.")
-    if not 0 <= s.seed < 2**32: raise Refused(f"seed={s.seed} is no seed: give a whole number from 0 to {2**32-1}.")
-    if s.lr is not None and not 0 < s.lr < float('inf'): raise Refused(f"lr={s.lr} is no learning rate: give a number above 0.")
+        if getattr(s, k) is not None and getattr(s, k) < 1: raise InputError(f"{k}={getattr(s, k)} trains nothing: give 1 or more.")
+    if not 0 <= s.seed < 2**32: raise InputError(f"seed={s.seed} is no seed: give a whole number from 0 to {2**32-1}.")
+    if s.lr is not None and not 0 < s.lr < float('inf'): raise InputError(f"lr={s.lr} is no learning rate: give a number above 0.")
 
 def _split(s, dls, at=None):
     "The samples to forget; for top:k any k of them stand in until they are ranked"
     k = _top(s.forget)
     if k is None: return ForgetSplit(dls, s.forget, seed=s.seed)
-    if k >= len(dls.train_ds): raise Refused(f"'{s.forget}' asks for {k} of {len(dls.train_ds)} training samples: ask for fewer, something must be left to retain.")
+    if k >= len(dls.train_ds): raise InputError(f"'{s.forget}' asks for {k} of {len(dls.train_ds)} training samples: ask for fewer, something must be left to retain.")
     return ForgetSplit(dls, np.arange(k) if at is None else at, seed=s.seed)
 
 # %% ../../nbs/app/02_cli.ipynb #c3b5123f
 def _claim(out, s, request):
-    "Make the folder, or find the run in it; `Refused` where it holds another run or cannot be written"
+    "Make the folder, or find the run in it; `InputError` where it holds another run or cannot be written"
     note,said = out/'run.json',spelt_out(s.to_dict())
     if not note.exists():
         check_writable(out)
@@ -168,10 +168,10 @@ def _claim(out, s, request):
     try: facts = json.loads(note.read_text(encoding='utf-8'))
     except ValueError: facts = None
     was = facts.get('settings') if isinstance(facts, dict) else None
-    if not isinstance(was, dict): raise Refused(f"'{note}' is not a run's note: give another --out, or delete that folder.")
+    if not isinstance(was, dict): raise InputError(f"'{note}' is not a run's note: give another --out, or delete that folder.")
     other = [f'{k} is {was.get(k)} there and {v} here' for k,v in said.items() if was.get(k) != v]
-    if other: raise Refused(f"'{out}' holds a run with other settings ({'; '.join(other)}): give another --out, or delete that folder.")
-    if facts.get('request') != request: raise Refused(f"'{out}' holds a run on other data or other samples to forget: give another --out, or delete that folder.")
+    if other: raise InputError(f"'{out}' holds a run with other settings ({'; '.join(other)}): give another --out, or delete that folder.")
+    if facts.get('request') != request: raise InputError(f"'{out}' holds a run on other data or other samples to forget: give another --out, or delete that folder.")
     return facts
 
 def _write(path, facts):
@@ -282,7 +282,7 @@ def _rows(out):
     "The rows of settings.json in the folder, if there are any"
     file = out/'settings.json'
     try: return json.loads(file.read_text(encoding='utf-8')) if file.exists() else []
-    except ValueError: raise Refused(f"'{file}' is damaged: delete it, and the same command writes it anew from the runs that it finds in the folder.") from None
+    except ValueError: raise InputError(f"'{file}' is damaged: delete it, and the same command writes it anew from the runs that it finds in the folder.") from None
 
 def _found(s, dls, best, command):
     "A row of settings.json"
@@ -316,7 +316,7 @@ def search(
     for name,cls in hows.items():
         print(f'Searching {name}')
         try: best = tune(learn, split, cls(), budget, s.oracles, s.seed, out)
-        except Refused as e: print(f'{name} is left out. {e}'); continue
+        except InputError as e: print(f'{name} is left out. {e}'); continue
         except BrokenPipeError: raise # nobody reads what is printed: not the algorithm's fault
         except Exception: traceback.print_exc(); failed.append(name); continue # which must not cost the others their night
         print(f'{best}: {best.tuning}')
@@ -325,8 +325,8 @@ def search(
             if (before := rows.get(cls.__name__, {}).get('runs', 0)) > budget: print(f"'{out/'settings.json'}' keeps what {before} runs found."); continue
             rows[cls.__name__] = _found(s, dls, best, command)
             _write(out/'settings.json', [rows[k] for k in sorted(rows)])
-    if failed: raise Refused(f"The search of {', '.join(failed)} failed with the error above; the others are done, and the same command tries again.")
-    if not (out/'settings.json').exists(): raise Refused("None of these algorithms can be searched here: what is in the way is said of each above.")
+    if failed: raise InputError(f"The search of {', '.join(failed)} failed with the error above; the others are done, and the same command tries again.")
+    if not (out/'settings.json').exists(): raise InputError("None of these algorithms can be searched here: what is in the way is said of each above.")
     return pd.read_json(out/'settings.json')
 
 # %% ../../nbs/app/02_cli.ipynb #6da0bfc0
@@ -334,10 +334,10 @@ def _learner(s, dls, model, state):
     "The user's model: what the function of that name returns, a network or a `Learner`, with these weights"
     made = recipe_for(s, dls).learner(dls) if model is None else named(model)
     if isinstance(made, nn.Module): made = Learner(dls, made.to(device_of(dls)), getattr(dls.train_ds, 'loss_func', None) or CrossEntropyLossFlat())
-    if not isinstance(made, Learner): raise Refused(f"'{model}' returned a {type(made).__name__}: it must return the network, or a fastai Learner.")
+    if not isinstance(made, Learner): raise InputError(f"'{model}' returned a {type(made).__name__}: it must return the network, or a fastai Learner.")
     made.dls = dls
     try: made.model.load_state_dict(_unwrapped(state, made.model.state_dict()))
-    except RuntimeError as e: raise Refused(f"The weights are not those of this network ({' '.join(str(e).split())[:160]}): name the function that makes it with --model.") from None
+    except RuntimeError as e: raise InputError(f"The weights are not those of this network ({' '.join(str(e).split())[:160]}): name the function that makes it with --model.") from None
     return made
 
 def _unwrapped(state, own):
@@ -350,7 +350,7 @@ def _unwrapped(state, own):
         if named.keys() != own.keys(): continue
         if len(named) == len(state): return named
         other = next(k for k in state if not k.startswith(prefix))
-        raise Refused(f"The names of the network's weights begin with '{prefix}' in the file, "
+        raise InputError(f"The names of the network's weights begin with '{prefix}' in the file, "
                       f"and it holds others beside them, '{other}' for example: "
                       f"save those alone, without '{prefix}'.")
     return state
@@ -373,9 +373,9 @@ def _weights(path, ledger):
     try: return load_file(path)
     except (OSError, SafetensorError) as e:
         if path.is_file() and (command := _converted(path)):
-            raise Refused(f"'{path}' was written by torch.save, and such a file may run code when it is read: "
+            raise InputError(f"'{path}' was written by torch.save, and such a file may run code when it is read: "
                           f"convert it once, and give the new file.\n{command}") from None
-        raise Refused(f"'{path}' cannot be read ({e}): give the model's weights as a .safetensors file.") from None
+        raise InputError(f"'{path}' cannot be read ({e}): give the model's weights as a .safetensors file.") from None
 
 # %% ../../nbs/app/02_cli.ipynb #ba376fa7
 def _policy(s):
@@ -387,12 +387,12 @@ def _policy(s):
 def _forgets_all(s):
     "Refuse settings by which a request would leave some of its samples as they are"
     if 'none' in np.ravel(_each(s.algorithm, str)):
-        raise Refused("The algorithm 'none' forgets nothing, and a request must forget all of its samples: name another.")
+        raise InputError("The algorithm 'none' forgets nothing, and a request must forget all of its samples: name another.")
 
 def _first(s, dls, by, ledger):
     "Refuse a request that cannot be answered, before a ledger is made; the numbers of the requests that answered it before"
-    if _top(s.forget): raise Refused("top:... chooses samples for a study: a request names them, by a .csv of ids.")
-    if by and ':' in s.forget and not Path(s.forget).exists(): raise Refused(f"'{s.forget}' names samples, and a ledger by {by} knows whose they are: give a .csv of values of {by}.")
+    if _top(s.forget): raise InputError("top:... chooses samples for a study: a request names them, by a .csv of ids.")
+    if by and ':' in s.forget and not Path(s.forget).exists(): raise InputError(f"'{s.forget}' names samples, and a ledger by {by} knows whose they are: give a .csv of values of {by}.")
     if not len(ledger): ForgetSplit(dls, s.forget, by, s.seed)
     answered = _answered_by(ledger, dls, s.forget, s.seed)
     for k in (*answered, len(ledger)+1): ledger.check_page(k)
@@ -435,16 +435,16 @@ def forget(
     "Answer an erasure request: unlearned weights, an entry in the ledger, and a page"
     _forgets_all(s)
     _check(s.but(oracles=max(2, s.oracles)))
-    if s.oracles == 1: raise Refused("oracles=1 cannot be compared with another: give 2 or more, or none.")
+    if s.oracles == 1: raise InputError("oracles=1 cannot be compared with another: give 2 or more, or none.")
     dls,policy,ledger = load_data(s), _policy(s), Ledger(out, by, key)
     answered,begun = _first(s, dls, by, ledger), len(ledger)
     for o in also:
         if not (Path(o).exists() or ledger.state_of(o)):
-            raise Refused(f"There is no file '{o}': --also names further copies of the weights.")
+            raise InputError(f"There is no file '{o}': --also names further copies of the weights.")
     for o in removed: ledger.removed(o)
     if not Path(weights).exists() and not begun:
-        raise Refused(f"There is no file '{weights}': give the model's weights as a .safetensors file.")
-    if bank is None and 'bank' in _asks(s.ranker) and s.groups != 1: raise Refused(f"The ranker '{s.ranker}' asks for a reference bank: give its folder with --bank, or take confidence.")
+        raise InputError(f"There is no file '{weights}': give the model's weights as a .safetensors file.")
+    if bank is None and 'bank' in _asks(s.ranker) and s.groups != 1: raise InputError(f"The ranker '{s.ranker}' asks for a reference bank: give its folder with --bank, or take confidence.")
     refs = _bank(bank, ledger)
     learn = _learner(s, dls, model, _weights(weights, ledger))
     ranker = None if s.groups == 1 else _ranker(s.ranker, bank=lambda: refs, record=lambda: None, seed=lambda: s.seed)
@@ -472,7 +472,7 @@ def _page(ledger, request):
 # %% ../../nbs/app/02_cli.ipynb #602e3ca2
 class _Parser(argparse.ArgumentParser):
     "Errors in one sentence"
-    def error(self, message): raise Refused(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
+    def error(self, message): raise InputError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
 
 _examples = """examples:
   rsu run --data digits --forget random:60 --out runs/demo
@@ -617,7 +617,7 @@ def _main(argv):
         else:
             budget = args.pop('budget')
             search(Settings(**{'seed': _search_seed, **args}), out, budget, said)
-    except Refused as e:
+    except InputError as e:
         print(f'rsu: {_by_options(str(e), job)}', file=sys.stderr)
         sys.exit(2)
     if job == 'tune': return print(f"Settings: {Path(out)/'settings.json'}")

@@ -18,7 +18,7 @@ from sklearn.isotonic import isotonic_regression
 from sklearn.metrics import roc_curve
 from fastai.learner import Learner
 from fastcore.foundation import L
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 from rsu.core.indexing import as_they_are
 from rsu.core.outputs import predict, predict_train, margin
 from rsu.core.split import ForgetSplit
@@ -90,9 +90,9 @@ def gallery(
     at,names = np.atleast_1d(at), getattr(split.dls.train, 'vocab', None)
     if at.dtype == bool: at = np.flatnonzero(at)
     n = len(at)
-    if not n: raise Refused("There is no sample to show: give positions in the training set.")
+    if not n: raise InputError("There is no sample to show: give positions in the training set.")
     if (wrong := at[(at < 0) | (at >= split.N)]).size:
-        raise Refused(f"There is no training sample {wrong[0]}: give positions from 0 to {split.N-1}.")
+        raise InputError(f"There is no training sample {wrong[0]}: give positions from 0 to {split.N-1}.")
     notes = notes if notes is not None else [str(names[split.y[i]] if names is not None else split.y[i]) for i in at]
     cols = min(n, 12)
     fig,axs = plt.subplots(-(-n//cols), cols, figsize=(cols*.8, -(-n//cols)*1.2), squeeze=False)
@@ -131,7 +131,7 @@ def plot_worlds(
     fig,axs = plt.subplots(1, len(positions), figsize=(min(9, 3.6*len(positions)+.6), 2.9), sharex=True, squeeze=False)
     for ax,i in zip(axs.flat, positions):
         worlds = {'in: trained on it': refs[seen[:,i],i], 'out: not': refs[~seen[:,i],i]}
-        if min(map(len, worlds.values())) < 2: raise Refused(f"Position {i} has {seen[:,i].sum()} of {len(seen)} references in: two in and two out are the least that have a spread, so fit a larger bank.")
+        if min(map(len, worlds.values())) < 2: raise InputError(f"Position {i} has {seen[:,i].sum()} of {len(seen)} references in: two in and two out are the least that have a spread, so fit a larger bank.")
         for k,(c,(name,m)) in enumerate(zip(sns.color_palette('colorblind'), worlds.items())): _world(ax, m, c, name, k)
         if phi is not None: ax.axvline(float(phi[i]), color='k', lw=1.2, label='the model in question')
         ax.set(title=f'sample {i}, label {int(bank.y[i])}: {_apart(*worlds.values()):.1f} sd apart', xlabel='margin (log odds of the label)', yticks=[])
@@ -161,10 +161,10 @@ def _scores(rankings):
     else:
         if not isinstance(rankings, dict): rankings = {r.name: r for r in rankings}
         df = pd.DataFrame({k: pd.Series(r.scores, r.forget) for k,r in rankings.items()})
-    if df.shape[1] < 2: raise Refused(f"Agreement needs two rankings of different names, and there is {df.shape[1]}: give another.")
-    if df.isna().any(axis=None): raise Refused("The rankings are of different samples: rank one split by all of them.")
+    if df.shape[1] < 2: raise InputError(f"Agreement needs two rankings of different names, and there is {df.shape[1]}: give another.")
+    if df.isna().any(axis=None): raise InputError("The rankings are of different samples: rank one split by all of them.")
     same = df.columns[df.nunique() < 2]
-    if len(same): raise Refused(f"'{same[0]}' gives all samples the same score, which ranks nothing: leave it out.")
+    if len(same): raise InputError(f"'{same[0]}' gives all samples the same score, which ranks nothing: leave it out.")
     return df
 
 # %% ../../nbs/app/00_plot.ipynb #7a25b255
@@ -342,7 +342,7 @@ def plot_margins(
     groups:dict={}     # Positions of each group by name, as in `new.unlearning.groups`: a row each, in place of one for all that had to be forgotten
 ):                     # Figure
     "Margins of every model (a column) on what had to be forgotten, on retain and test (a row), the oracles' as a line"
-    if len(groups) > 8: raise Refused(f"{len(groups)} groups are more rows than can be read: give up to 8 of them.")
+    if len(groups) > 8: raise InputError(f"{len(groups)} groups are more rows than can be read: give up to 8 of them.")
     told,oracles = {k: _margins(o.model, split, groups) for k,o in models.items()}, [_margins(o.model, split, groups) for o in L(oracle)]
     refs = {k: torch.stack([o[k] for o in oracles]) for k in oracles[0]}
     off = pd.DataFrame({name: {k: _off(phi[k], refs[k]) for k in refs} for name,phi in told.items()})
@@ -360,10 +360,10 @@ def plot_margins(
 
 # %% ../../nbs/app/00_plot.ipynb #ba77ec98
 def _one_a_method(table):
-    """A table of means with the methods as its index, and which of them is retraining; `Refused` otherwise.
+    """A table of means with the methods as its index, and which of them is retraining; `InputError` otherwise.
     The table may have been read from CSV."""
     if not {'tow','tow_ci','auc','auc_ci'} <= {*table}:
-        raise Refused("plot_table draws tow and auc with intervals, tow_ci and auc_ci: "
+        raise InputError("plot_table draws tow and auc with intervals, tow_ci and auc_ci: "
                       "give what evaluate or summarise returned.")
     words = [c for c in table if not pd.api.types.is_numeric_dtype(table[c])]
     if 'model' in words: words = ['model']
@@ -371,7 +371,7 @@ def _one_a_method(table):
     names = names.fillna('').astype(str)
     labels = [', '.join(filter(None, o)) for o in names.to_numpy().tolist()]
     if again := [k for i,k in enumerate(labels) if k in labels[:i]]:
-        raise Refused(f"There are several rows of '{again[0]}': "
+        raise InputError(f"There are several rows of '{again[0]}': "
                       "give a row a method, as evaluate and summarise return it.")
     return table.set_axis(labels), (names == 'retrain').any(axis=1).to_numpy()
 
@@ -422,7 +422,7 @@ def plot_epsilon(
     floor:Forgetting  # What `forgetting_floor` returned for as many models
 ):                    # Axes
     "Share of samples up to each epsilon, for every population of models and for populations that do not differ"
-    if not found: raise Refused("There is nothing to draw: give what forgetting_quality returned, by name.")
+    if not found: raise InputError("There is nothing to draw: give what forgetting_quality returned, by name.")
     names = sorted(found, key=lambda k: -found[k].score)
     ax = plt.subplots(figsize=(7+_inches(names), 3.6))[1]
     ax.ecdf(floor.epsilon, color='.8', lw=5, label=f'{floor.score:.3f}  floor: nothing differs')
@@ -506,7 +506,7 @@ def plot_differences(
     frame:pd.DataFrame # A row a difference, as `differences` returns: measure, model, against, n (pairs), over ('seeds', 'samples'), difference, low and high (95% interval), p_adjusted
 ):                     # Figure
     "Differences of models with their intervals, a panel a measure; full and blue where the adjusted p is below .05"
-    if not len(frame): raise Refused("There is no difference to draw: give a frame with a row for each.")
+    if not len(frame): raise InputError("There is no difference to draw: give a frame with a row for each.")
     one = frame.against.nunique() == 1
     df = frame.assign(row=frame.model if one else frame.model + ' less ' + frame.against)
     rows,measures = df.row.unique(), df.measure.unique()

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 import numpy as np, pandas as pd, torch
-from rsu.core.config import Refused, Value, choose, _decode, _kinds
+from rsu.core.config import InputError, Value, choose, _decode, _kinds
 from rsu.core.store import check_writable
 from rsu.core.datasets import breast_cancer, cifar10, cifar100, digits, fashion_mnist, svhn
 from rsu.core.split import ForgetSplit, _gathered
@@ -68,16 +68,16 @@ def named(
 ):               # What it returns
     "Call a function of the user's"
     try: return _imported(function)()
-    except Refused: raise
-    except Exception as e: raise Refused(f"'{function}' could not be called ({type(e).__name__}: {e}): name a function that can be imported from here and takes no arguments, as package.module:function.") from None
+    except InputError: raise
+    except Exception as e: raise InputError(f"'{function}' could not be called ({type(e).__name__}: {e}): name a function that can be imported from here and takes no arguments, as package.module:function.") from None
 
 def named_algorithm(
     name:str # 'package.module:Class', from the folder we are in
 ) -> type:   # Derived from `Algorithm`
     "The class of an algorithm of the user's"
     try: cls = _imported(name)
-    except Exception as e: raise Refused(f"'{name}' could not be imported ({type(e).__name__}: {e}): name a class that can be imported from here, as package.module:Class.") from None
-    if not (isinstance(cls, type) and issubclass(cls, Algorithm) and cls is not Algorithm): raise Refused(f"'{name}' is no algorithm: name a class that is derived from rsu's Algorithm.")
+    except Exception as e: raise InputError(f"'{name}' could not be imported ({type(e).__name__}: {e}): name a class that can be imported from here, as package.module:Class.") from None
+    if not (isinstance(cls, type) and issubclass(cls, Algorithm) and cls is not Algorithm): raise InputError(f"'{name}' is no algorithm: name a class that is derived from rsu's Algorithm.")
     return cls
 
 def load_data(
@@ -86,7 +86,7 @@ def load_data(
     """The data of a run: a data set of the package, or what a function of yours returns, which is named
     `package.module:function`: `DataLoaders`, or loaders (train, valid, test), as in `ForgetSplit`."""
     if ':' not in s.data: return choose('data set', s.data, datasets)(n=s.n, seed=s.seed)
-    if s.n is not None: raise Refused(f"n={s.n} cannot be applied to your own data: let '{s.data}' return as many samples as you want.")
+    if s.n is not None: raise InputError(f"n={s.n} cannot be applied to your own data: let '{s.data}' return as many samples as you want.")
     return _gathered(named(s.data), f"What '{s.data}' returned")
 
 # %% ../../nbs/app/01_report.ipynb #edaccc44
@@ -137,9 +137,9 @@ def load_run(
     try: facts = json.loads((path/'run.json').read_text(encoding='utf-8'))
     except (OSError, ValueError): facts = {}
     if not {'settings','how','folder'} <= {*facts}:
-        raise Refused(f"There is no finished run in '{path}': name the folder that rsu run wrote.")
+        raise InputError(f"There is no finished run in '{path}': name the folder that rsu run wrote.")
     if not trust and (names := _to_import(facts, dls)):
-        raise Refused(f"'{path}' names code that is not part of rsu, {names[0]}: "
+        raise InputError(f"'{path}' names code that is not part of rsu, {names[0]}: "
                       "load_run(path, trust=True) imports it, "
                       "which is for runs of your own; for others give the data by dls= and import the classes first.")
     df = pd.read_parquet(path/'ranking.parquet').sort_values('position')
@@ -148,7 +148,7 @@ def load_run(
         split = ForgetSplit(load_data(s) if dls is None else dls, df.position.to_numpy(), seed=s.seed)
     other = int((np.asarray(split.y)[split.forget] != df.label.to_numpy()).sum())
     if other:
-        raise Refused(f"{other} of {len(df)} labels differ from those in '{path}': "
+        raise InputError(f"{other} of {len(df)} labels differ from those in '{path}': "
                       "give the data of that run, unchanged and in their order.")
     ranking = Ranking.from_scores(split, df.score, facts['ranker'])
     stages,runs,table = (pd.read_parquet(path/f'{k}.parquet') for k in ('stages','runs','table'))
@@ -260,12 +260,12 @@ def to_toml(
 def from_toml(
     path # The file
 ) -> dict: # Settings by name
-    "The settings in a file, whose algorithms are imported; `Refused` where it holds what is no setting"
+    "The settings in a file, whose algorithms are imported; `InputError` where it holds what is no setting"
     try: said = tomllib.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as e: raise Refused(f"'{path}' cannot be read ({getattr(e, 'strerror', None) or e}): give a TOML file of settings.") from None
+    except (OSError, ValueError) as e: raise InputError(f"'{path}' cannot be read ({getattr(e, 'strerror', None) or e}): give a TOML file of settings.") from None
     for k in said: choose('setting', k, Settings._names())
     try: return {k: _decode(_known(v)) for k,v in said.items()}
-    except TypeError as e: raise Refused(f"'{path}' gives an algorithm what it does not take ({e}).") from None
+    except TypeError as e: raise InputError(f"'{path}' gives an algorithm what it does not take ({e}).") from None
 
 def _said(v):
     "Without what is None, for which TOML has no word"
@@ -391,7 +391,7 @@ def _executed(nb, path):
         if os.name == 'posix': kernel.transport,kernel.connection_file = 'ipc',f'{d}/kernel.json'
         try: _in_thread(lambda: client.async_execute(env=env))
         except CellExecutionError as e:
-            if e.ename == 'Refused': raise Refused(e.evalue) from None
+            if e.ename == 'InputError': raise InputError(e.evalue) from None
             raise
 
 # %% ../../nbs/app/01_report.ipynb #8ae71a46

@@ -11,38 +11,38 @@ from torch.utils.data import TensorDataset
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import default_device, show_image, subplots, to_device
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 
 # %% ../../nbs/core/02_data.ipynb #d1a7ac5e
 #| exporti
 
 # %% ../../nbs/core/02_data.ipynb #6954253f
 def _class_each(y):
-    "Labels (N,) of one class a sample; `Refused` where they are something else"
+    "Labels (N,) of one class a sample; `InputError` where they are something else"
     y = y.as_subclass(torch.Tensor)
     if y.dim() == 2 and y.shape[1] == 1: y = y[:,0]
     only = "one class a sample is supported, as whole numbers from 0, (N,) int64"
     if y.dim() != 1:
-        raise Refused(f"The labels have the shape {tuple(y.shape)}: {only}. Give y.argmax(1) of one-hot labels; "
+        raise InputError(f"The labels have the shape {tuple(y.shape)}: {only}. Give y.argmax(1) of one-hot labels; "
                       "several labels a sample are not supported.")
     if y.is_floating_point() or y.is_complex():
-        raise Refused(f"The labels are {y.dtype}: {only}. Give y.long() where they are classes; "
+        raise InputError(f"The labels are {y.dtype}: {only}. Give y.long() where they are classes; "
                       "regression is not supported.")
-    if len(y) and y.min() < 0: raise Refused(f"The labels go from {y.min()} to {y.max()}: number the classes from 0.")
+    if len(y) and y.min() < 0: raise InputError(f"The labels go from {y.min()} to {y.max()}: number the classes from 0.")
     return y
 
 def _tensor(o, what):
     "A tensor of an array or a list"
     try: return o.detach() if torch.is_tensor(o) else torch.tensor(np.asarray(o))
     except (TypeError, ValueError) as e:
-        raise Refused(f"The {what} are not numbers ({e}): give a tensor or an array of numbers.") from None
+        raise InputError(f"The {what} are not numbers ({e}): give a tensor or an array of numbers.") from None
 
 def _inputs(x):
     "Inputs as `Samples` holds them"
     x = _tensor(x, 'inputs')
-    if x.dim() < 2: raise Refused(f"The inputs have the shape {tuple(x.shape)}: give one row a sample, (N, ...).")
+    if x.dim() < 2: raise InputError(f"The inputs have the shape {tuple(x.shape)}: give one row a sample, (N, ...).")
     if x.dtype in (torch.uint8, torch.bool):
-        raise Refused(f"The inputs are {x.dtype}: give floats, x.float()/255 for the bytes of images.")
+        raise InputError(f"The inputs are {x.dtype}: give floats, x.float()/255 for the bytes of images.")
     return x.float() if x.is_floating_point() else x
 
 class Samples(TensorDataset):
@@ -54,13 +54,13 @@ class Samples(TensorDataset):
         frame:pd.DataFrame=None # Columns about the samples (a person's id, say), one row a sample
     ):
         x,y = _inputs(x), _class_each(_tensor(y, 'labels')).long()
-        if len(x) != len(y): raise Refused(f"There are {len(x)} inputs and {len(y)} labels: give one label a sample.")
+        if len(x) != len(y): raise InputError(f"There are {len(x)} inputs and {len(y)} labels: give one label a sample.")
         super().__init__(x, y)
         if not torch.isfinite(x).all():
-            raise Refused(f"The data hold NaN or infinite values in {int((~torch.isfinite(x.flatten(1)).all(1)).sum())} of {len(x)} samples: remove or mend those first.")
+            raise InputError(f"The data hold NaN or infinite values in {int((~torch.isfinite(x.flatten(1)).all(1)).sum())} of {len(x)} samples: remove or mend those first.")
         self.vocab = list(range(int(y.max())+1)) if vocab is None else list(vocab)
         if len(y) and y.max() >= len(self.vocab):
-            raise Refused(f"The labels go from {y.min()} to {y.max()} and vocab= names {len(self.vocab)} classes: "
+            raise InputError(f"The labels go from {y.min()} to {y.max()} and vocab= names {len(self.vocab)} classes: "
                           "number the classes from 0.")
         self.frame,self.loss_func,self.c = frame,CrossEntropyLossFlat(),len(self.vocab)
 
@@ -144,7 +144,7 @@ class IndexLoader(TfmdDL):
         **kwargs       # Whatever else fastai's `TfmdDL` takes
     ):
         if not _exact(dataset):
-            raise Refused(f"An IndexLoader reads .tensors, and {type(dataset).__name__} is no TensorDataset or has a "
+            raise InputError(f"An IndexLoader reads .tensors, and {type(dataset).__name__} is no TensorDataset or has a "
                           "__getitem__ of its own: use fastai's or PyTorch's DataLoader.")
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 import numpy as np, torch
 from fastai.data.core import DataLoaders
-from rsu.core.config import Refused, register
+from rsu.core.config import InputError, register
 from rsu.core.data import Samples, is_resident, loaders
 
 # %% ../../nbs/core/03_datasets.ipynb #81f55fc3
@@ -25,7 +25,7 @@ def _three(x, y, test_x, test_y, vocab, n, seed, bs, device):
     c,N = len(vocab),len(y)
     valid,train = _stratified(y, N//10, seed)
     if n is not None:
-        if not c <= n <= len(train): raise Refused(f"n={n} training samples cannot be had: give a number from {c} (one a class) to {len(train)}.")
+        if not c <= n <= len(train): raise InputError(f"n={n} training samples cannot be had: give a number from {c} (one a class) to {len(train)}.")
         valid = valid[_stratified(y[valid], max(c, len(valid)*n//len(train)), seed)[0]]
         train = train[_stratified(y[train], n, seed)[0]]
     return loaders(Samples(x[train], y[train], vocab), Samples(x[valid], y[valid], vocab), Samples(test_x, test_y, vocab), bs, device)
@@ -54,7 +54,7 @@ def _torchvision(name, root, **split):
     except RuntimeError: pass
     try: return make(root, download=True, **split)
     except Exception as e:
-        raise Refused(f"{name} is not in '{root}' and could not be downloaded ({type(e).__name__}): go online once, or set RSU_DATA to the folder that holds it.") from None
+        raise InputError(f"{name} is not in '{root}' and could not be downloaded ({type(e).__name__}): go online once, or set RSU_DATA to the folder that holds it.") from None
 
 def _tensors(ds):
     "Images (N, C, H, W) in [0, 1] and labels (N,) of a torchvision data set"
@@ -140,7 +140,7 @@ def plant(
     "Give `n` training samples a wrong label: the known answer for rankers and for unlearning"
     ds,rng = dls.train_ds, np.random.default_rng(seed)
     if not is_resident(ds):
-        raise Refused(f"Labels can be made wrong in Samples alone, and these are {type(ds).__name__}: "
+        raise InputError(f"Labels can be made wrong in Samples alone, and these are {type(ds).__name__}: "
                       "give loaders(...) over Samples.")
     at,y = np.sort(rng.choice(len(ds), n, replace=False)), ds.tensors[1].clone()
     y[at] = (y[at] + torch.as_tensor(rng.integers(1, ds.c, n), device=y.device)) % ds.c

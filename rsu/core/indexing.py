@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler, 
 from fastai.callback.data import WeightedDL
 from fastai.data.load import DataLoader
 from fastai.torch_core import default_device, no_random
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 from rsu.core.data import IndexLoader, Order, Samples, is_resident, lone, _class_each, _exact
 
 # %% ../../nbs/core/04_indexing.ipynb #d8056528
@@ -27,12 +27,12 @@ def as_fastai(
     "`dl` as a fastai loader: PyTorch's are wrapped, and those over plain tensors are indexed on the device; of a sampler that draws a part, or by weight, it has the positions and the weights"
     ds = dl.dataset
     if isinstance(ds, IterableDataset) or not (hasattr(ds, '__len__') and hasattr(ds, '__getitem__')):
-        raise Refused(f"The data set ({type(ds).__name__}) has no length or no positions, "
+        raise InputError(f"The data set ({type(ds).__name__}) has no length or no positions, "
                       "and samples are forgotten by their position "
                       "in it: give a data set with __len__ and __getitem__.")
     if isinstance(dl, DataLoader): return dl
     bs = dl.batch_size or getattr(dl.batch_sampler, 'batch_size', None)
-    if bs is None: raise Refused("The loader does not say how large its batches are: give it batch_size, or a batch sampler with that attribute.")
+    if bs is None: raise InputError("The loader does not say how large its batches are: give it batch_size, or a batch sampler with that attribute.")
     if dl.collate_fn is torch.utils.data.default_collate and is_resident(ds):
         res = IndexLoader(ds, bs=bs, device=default_device())
     else: res = DataLoader(ds, bs=bs, num_workers=dl.num_workers, create_batch=dl.collate_fn, device=default_device())
@@ -47,7 +47,7 @@ def _sampled(sampler, n):
     if hasattr(sampler, 'indices'): return sampler.indices # as SubsetRandomSampler has them
     if isinstance(sampler, (list,tuple,range,np.ndarray,torch.Tensor)): return sampler
     with no_random(0): seen = {int(o) for o in islice(sampler, n+1)}
-    if len(seen) < n: raise Refused(f"A sampler of the kind {type(sampler).__name__} does not say which samples it draws: give the loader a Subset of the data, or a SubsetRandomSampler.")
+    if len(seen) < n: raise InputError(f"A sampler of the kind {type(sampler).__name__} does not say which samples it draws: give the loader a Subset of the data, or a SubsetRandomSampler.")
 
 def _sampler_weights(sampler, n):
     "Weights (n,) by which a sampler of PyTorch's draws with replacement, or None"
@@ -86,15 +86,15 @@ class _Part:
     def do_item(self, s):
         self.__dict__.setdefault('_drawn', deque(maxlen=self.bs)).append(s)
         res = super().do_item(s)
-        if res is None and s is not None: raise Refused(_left_out([s]))
+        if res is None and s is not None: raise InputError(_left_out([s]))
         return res
 
     def do_batch(self, b):
-        "The batch of these samples; `Refused` where it has fewer or more, for labels are matched with positions"
+        "The batch of these samples; `InputError` where it has fewer or more, for labels are matched with positions"
         res = super().do_batch(b)
         if _n_samples(res) in (None, len(b)): return res
         at = [*self._drawn][-len(b):]
-        raise Refused(_left_out([i for i,o in zip(at, b) if not self._alone(o)] or at))
+        raise InputError(_left_out([i for i,o in zip(at, b) if not self._alone(o)] or at))
 
     def _alone(self, o):
         "Is a batch of this sample alone one sample?"
@@ -103,8 +103,8 @@ class _Part:
 
     def __iter__(self):
         try: yield from super().__iter__()
-        except Refused as e: # a worker's comes with its traceback
-            raise Refused(str(e).rpartition('Refused: ')[2].strip()) from None
+        except InputError as e: # a worker's comes with its traceback
+            raise InputError(str(e).rpartition('InputError: ')[2].strip()) from None
 
 def _n_samples(b):
     "How many samples a batch has; None where it does not show"
@@ -190,17 +190,17 @@ def subset_dls(
 # %% ../../nbs/core/04_indexing.ipynb #982e1c71
 def _checked_labels(b, start, part):
     """The labels (n,) of a batch that begins at position `start`.
-    `Refused` where it is not inputs without NaN and a class each."""
+    `InputError` where it is not inputs without NaN and a class each."""
     if not isinstance(b, (tuple,list)) or len(b) < 2 or not all(torch.is_tensor(o) and o.dim() for o in b):
-        raise Refused("A batch must be tensors, inputs first and last one whole number a sample, its class: "
+        raise InputError("A batch must be tensors, inputs first and last one whole number a sample, its class: "
                       "give such a data set or collate_fn.")
     y = _class_each(b[-1])
     if len(y) != len(b[0]):
-        raise Refused(f"A batch has {len(b[0])} inputs and {len(y)} labels: give one label a sample.")
+        raise InputError(f"A batch has {len(b[0])} inputs and {len(y)} labels: give one label a sample.")
     for x in b[:-1]:
         bad = (~torch.isfinite(x.as_subclass(torch.Tensor))).reshape(len(x), -1).any(1)
         if bad.any():
-            raise Refused(f"The {part} data hold NaN or infinite values, "
+            raise InputError(f"The {part} data hold NaN or infinite values, "
                           f"first at position {start+int(bad.nonzero()[0])}: "
                           "remove or mend those samples first.")
     return y.long().cpu().numpy()
@@ -241,7 +241,7 @@ def targets(
         dl = as_fastai(dls.train)
         y = _read_labels(dl, 'training')
         if len(y) > 10 and len(np.unique(y)) == len(y) and len(next(as_they_are(dl, [0], 1))) > 2:
-            raise Refused("Each sample gives more than two items, and the last one is different for every sample, "
+            raise InputError("Each sample gives more than two items, and the last one is different for every sample, "
                           "as an index is and a class "
                           "is not: give (inputs, label).")
         dls._targets = y

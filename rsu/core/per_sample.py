@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 from fastai.torch_core import no_random, to_device
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 from rsu.core.indexing import as_they_are, labels_of, positions
 
 # %% ../../nbs/core/07_per_sample.ipynb #3efa0223
@@ -67,13 +67,13 @@ def refuse_batch_loss(
     c:int,       # Classes
     device='cpu' # Where its batches are
 ):
-    "`Refused` where the loss of a batch is neither the mean nor the sum of its samples' losses"
+    "`InputError` where the loss of a batch is neither the mean nor the sum of its samples' losses"
     if _with_reduction(loss, 'none') is not None: return
     y = torch.arange(c, device=device)
     logits = torch.randn(c, c, generator=torch.Generator().manual_seed(0)).to(device)
     whole,each = loss(logits, y), _one_at_a_time(loss, logits, y)
     if any(torch.allclose(whole, o, rtol=1e-3) for o in (each.mean(), each.sum())): return
-    raise Refused("The loss function gives a batch another loss than the mean of its samples' losses, "
+    raise InputError("The loss function gives a batch another loss than the mean of its samples' losses, "
                   "as class weights do, so a single sample has no loss of its own: "
                   "give a loss function with an argument or attribute `reduction`, "
                   "such as nn.CrossEntropyLoss(weight).")
@@ -211,30 +211,30 @@ def check_outputs(
     model, # A network
     dls    # `DataLoaders`
 ) -> int:  # How many logits it gives
-    """`Refused` where the model does not give one logit for each class, in evaluation and in training mode.
+    """`InputError` where the model does not give one logit for each class, in evaluation and in training mode.
     The classes are those of training, validation and test labels."""
     if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in [*model.parameters(), *model.buffers()]):
-        raise Refused("A lazy layer of the model has no weights yet: "
+        raise InputError("A lazy layer of the model has no weights yet: "
                       "pass a batch through the model first, or train it.")
     shapes = {}
     for mode,out in _outputs(model, _two(model, dls)).items():
         if not torch.is_tensor(out):
-            raise Refused(f"In {mode} mode the model gives a {type(out).__name__} and not a tensor of logits (N, C): "
+            raise InputError(f"In {mode} mode the model gives a {type(out).__name__} and not a tensor of logits (N, C): "
                           f"{_wrap}, in both modes.")
         shapes[mode] = tuple(out.shape)
     shape = shapes['evaluation']
     if shape[1:] in ((),(1,)):
-        raise Refused("The model gives one number for a sample, as for a binary target: "
+        raise InputError("The model gives one number for a sample, as for a binary target: "
                       "give it two logits, one for each class, and cross-entropy.")
     if len(shape) != 2:
-        raise Refused(f"The model gives {shape[1:]} numbers for a sample: "
+        raise InputError(f"The model gives {shape[1:]} numbers for a sample: "
                       "rsu works with classifiers with one logit for each class (N, C).")
     if shapes['training'] != shape:
-        raise Refused(f"The model gives {shapes['training'][1:]} numbers for a sample in training mode "
+        raise InputError(f"The model gives {shapes['training'][1:]} numbers for a sample in training mode "
                       f"and {shape[1:]} in evaluation mode: {_wrap}, in both modes.")
     for part,y in labels_of(dls).items():
         if len(y) and (y.min() < 0 or y.max() >= shape[1]):
-            raise Refused(f"The {part} labels go from {y.min()} to {y.max()} and the model has {shape[1]} logits: "
+            raise InputError(f"The {part} labels go from {y.min()} to {y.max()} and the model has {shape[1]} logits: "
                           "number the classes from 0, and give each a logit.")
     return shape[1]
 

@@ -28,7 +28,7 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import find_bs, no_random, to_detach, to_device
 from fastcore.basics import patch
 from fastcore.foundation import L
-from rsu.core.config import Refused, Value, choose, register
+from rsu.core.config import InputError, Value, choose, register
 from rsu.core.data import Order, is_resident
 from rsu.core.indexing import as_fastai, as_they_are, device_of, positions, subset, subset_dls, targets, with_train
 from rsu.core.split import _is_empty
@@ -187,7 +187,7 @@ def _draws(n, seed, step):
 def _moved(x, draws):
     "Pictures (n, C, H, W), each cut out of its padded self where `draws` (n, 3) says"
     if x.dim() != 4:
-        raise Refused(f"augment=True moves pictures, and a sample here has the shape {tuple(x.shape[1:])}: "
+        raise InputError(f"augment=True moves pictures, and a sample here has the shape {tuple(x.shape[1:])}: "
                       "leave it out.")
     (n,_,h,w),dev = x.shape, x.device
     rows,cols = torch.arange(h, device=dev), torch.arange(w, device=dev)
@@ -264,7 +264,7 @@ def borrowed(
     reading = [cb for cb in L(joining) if _reads_validation(cb)]
     nothing = any(map(_is_empty, learn.dls.loaders[1:2]))
     if nothing and reading:
-        raise Refused(f"{type(reading[0]).__name__} reads results of validation, and there are no validation samples: "
+        raise InputError(f"{type(reading[0]).__name__} reads results of validation, and there are no validation samples: "
                       "leave it out, or give the split a validation loader.")
     for k,v in settings.items(): setattr(learn, k, v)
     if quiet: learn.remove_cbs(ProgressCallback)
@@ -337,11 +337,11 @@ class Recipe(Value):
 
     def __post_init__(self):
         if not callable(self.network):
-            raise Refused(f"network={self.network!r} is not a function: "
+            raise InputError(f"network={self.network!r} is not a function: "
                           "give one that makes a network, small_cnn for example.")
         choose('optimiser', self.opt, _opts); choose('schedule', self.schedule, _schedules)
         if self.n_epoch < 1 or self.bs < 2 or not self.lr > 0:
-            raise Refused(f"n_epoch={self.n_epoch}, bs={self.bs}, lr={self.lr} cannot train: "
+            raise InputError(f"n_epoch={self.n_epoch}, bs={self.bs}, lr={self.lr} cannot train: "
                           "epochs are 1 or more, batches 2 or more, rates above 0.")
 
 # %% ../../nbs/core/08_recipe.ipynb #0b0ef8fd
@@ -353,7 +353,7 @@ def _takes(net, dls, name):
         why = f'it gives {tuple(out.shape)} and not logits (N, C)' if torch.is_tensor(out) and out.dim() != 2 else ''
     except (RuntimeError, ValueError, TypeError) as e: why = str(e).strip().partition('\n')[0]
     if why:
-        raise Refused(f"The network '{name}' does not take samples of the shape {tuple(xb[0].shape[1:])} "
+        raise InputError(f"The network '{name}' does not take samples of the shape {tuple(xb[0].shape[1:])} "
                       f"and the type {xb[0].dtype} ({why}): "
                       "images are (N, C, H, W), grey ones with C = 1, and tables (N, columns), of float32.")
 
@@ -442,7 +442,7 @@ def recipe_of(
     "How `learn` was made: what is given, or else what it carries as `learn.recipe`"
     recipe = recipe or learn.__dict__.get('recipe')
     if recipe is None:
-        raise Refused("It is not known how the model was trained, so no other can be trained like it: "
+        raise InputError("It is not known how the model was trained, so no other can be trained like it: "
                       "take the Learner from a Recipe, or give it an attribute recipe, "
                       "which is a Recipe or a function train(dls) -> Learner.")
     return recipe
@@ -471,7 +471,7 @@ class _Within(Callback):
         if getattr(dl, 'dataset', None) is not self.ds or not isinstance(as_fastai(dl), DataLoader): return
         others = np.setdiff1d(positions(dl), self.at)
         if len(others):
-            raise Refused(f"The recipe function trains on position {others[0]}, "
+            raise InputError(f"The recipe function trains on position {others[0]}, "
                           f"which is not among the {len(self.at)} samples that it was given: "
                           "train on the loaders in its argument, not on loaders of your own.")
 
@@ -489,9 +489,9 @@ def make(
     part.train.get_idxs = noted = _Noted(part.train.get_idxs)
     with no_random(seed), with_gradients(), everywhere(cbs): learn = recipe(part)
     if not isinstance(learn, Learner):
-        raise Refused(f"The recipe function returned a {type(learn).__name__}: it must return the trained Learner.")
+        raise InputError(f"The recipe function returned a {type(learn).__name__}: it must return the trained Learner.")
     if not noted.asked:
-        raise Refused("The recipe function drew no sample from the loaders that it was given, "
+        raise InputError("The recipe function drew no sample from the loaders that it was given, "
                       "so its model has seen other samples, those to forget perhaps among them: "
                       "train on the loaders in its argument, not on loaders of your own.")
     check_outputs(learn.model, dls)

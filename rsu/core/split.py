@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from torch.utils.data import DataLoader as TorchLoader, Subset
-from rsu.core.config import Refused, _integer
+from rsu.core.config import InputError, _integer
 from rsu.core.data import IndexLoader, is_resident, shuffled
 from rsu.core.indexing import (as_fastai, as_they_are, fingerprint, positions, subset, subset_dls, targets, _in_order,
                                _look_through, _update)
@@ -51,19 +51,19 @@ def _column(dls, by):
         if frame is None or by not in frame.columns:
             has = ("it has no table of columns" if frame is None
                    else f"its columns are {', '.join(map(str, frame.columns))}")
-            raise Refused(f"The training set has no column '{by}' ({has}): "
+            raise InputError(f"The training set has no column '{by}' ({has}): "
                           "set its attribute frame to a DataFrame with that column and a row a "
                           "sample, or give an array of one value a sample.")
         by = frame[by]
         if by.ndim > 1:
-            raise Refused(f"The training set has {by.shape[1]} columns '{by.columns[0]}': "
+            raise InputError(f"The training set has {by.shape[1]} columns '{by.columns[0]}': "
                           "give each column a name of its own.")
     else: by = _flat(by, 'by=')
-    if len(by) != N: raise Refused(f"by= holds {len(by)} values for {N} training samples: give one a sample.")
+    if len(by) != N: raise InputError(f"by= holds {len(by)} values for {N} training samples: give one a sample.")
     res,text = _ids(by),{}
     for o in dict.fromkeys(res):
         if o is not None and text.setdefault(str(o), o) is not o:
-            raise Refused(f"{o!r} and {text[str(o)]!r} are two ids of the data that read alike: "
+            raise InputError(f"{o!r} and {text[str(o)]!r} are two ids of the data that read alike: "
                           "give a person one id in all rows.")
     return res
 
@@ -85,16 +85,16 @@ def _as_listed(o, names, read):
 def _number(s): return int(s) if s.strip().isdecimal() else float(s)
 
 def _requested(dls, request, by):
-    "The ids that a request names, (n,) objects, as the column has them; `Refused` where one is missing"
+    "The ids that a request names, (n,) objects, as the column has them; `InputError` where one is missing"
     if isinstance(request, (str,Path)):
         if not Path(request).exists():
             whose = by if isinstance(by, str) else 'by='
-            raise Refused(f"There is no file '{request}': give the path of a CSV file, or a list of values of {whose}, "
+            raise InputError(f"There is no file '{request}': give the path of a CSV file, or a list of values of {whose}, "
                           f"as [{str(request)!r}].")
         return _read_csv(request, dls, by)
     ids = _like(_ids(_flat(request, 'forget=')), _column(dls, by))
     if none := sum(o is None for o in ids):
-        raise Refused(f"{none} of the requested ids {'is' if none == 1 else 'are'} missing: "
+        raise InputError(f"{none} of the requested ids {'is' if none == 1 else 'are'} missing: "
                       "a row without an id belongs to nobody; request it by its position.")
     return ids
 
@@ -119,27 +119,27 @@ def _belonging(dls, request, by):
     if unknown:
         near = dict.fromkeys(k for o in unknown[:3] for k in _nearest(o, known))
         hint = f"the data have {', '.join(map(repr, near))}, and ids must match exactly" if near else "check the ids"
-        raise Refused(f"No training sample belongs to {', '.join(map(repr, unknown[:3]))}: {hint}.")
+        raise InputError(f"No training sample belongs to {', '.join(map(repr, unknown[:3]))}: {hint}.")
     return np.flatnonzero([o in asked for o in values])
 
 def _table(path, wanted="a column 'id'"):
-    "A CSV file as text, (rows, columns) of strings; `Refused` where a row has another number of fields than the header"
-    if not Path(path).exists(): raise Refused(f"There is no file '{path}': give the path of a CSV file with {wanted}.")
+    "A CSV file as text, (rows, columns) of strings; `InputError` where a row has another number of fields than the header"
+    if not Path(path).exists(): raise InputError(f"There is no file '{path}': give the path of a CSV file with {wanted}.")
     try:
         with open(path, encoding='utf-8-sig', newline='') as f:
             lines = csv.reader(f, strict=True)
             rows = [(lines.line_num, o) for o in lines if o]
     except (ValueError, OSError, csv.Error) as e:
-        raise Refused(f"'{path}' cannot be read as CSV ({str(e).strip()}): "
+        raise InputError(f"'{path}' cannot be read as CSV ({str(e).strip()}): "
                       f"give a file with {wanted}, encoded in UTF-8.") from None
     names = rows[0][1] if rows else []
     for line,o in rows[1:]:
         if len(o) != len(names):
-            raise Refused(f"Line {line} of '{path}' has {len(o)} fields and the header {len(names)}: "
+            raise InputError(f"Line {line} of '{path}' has {len(o)} fields and the header {len(names)}: "
                           "give each line as many, and put a value "
                           "that holds a comma in quotes.")
     twice = [o for i,o in enumerate(names) if o in names[:i]]
-    if twice: raise Refused(f"'{path}' has two columns '{twice[0]}': give each column a name of its own.")
+    if twice: raise InputError(f"'{path}' has two columns '{twice[0]}': give each column a name of its own.")
     return pd.DataFrame([o for _,o in rows[1:]], columns=names, dtype=object)
 
 def _read_csv(path, dls, by):
@@ -150,19 +150,19 @@ def _read_csv(path, dls, by):
     only = df.columns[0]
     if not named and df.shape[1] == 1 and not _is_number(only) and only not in set(values): named = [only]
     if not named:
-        raise Refused(f"'{path}' has no column 'id' (it has {', '.join(map(str, df.columns))}): "
+        raise InputError(f"'{path}' has no column 'id' (it has {', '.join(map(str, df.columns))}): "
                       "name the column of ids 'id'.")
     frame = _frame(dls.train_ds)
     if by is None and frame is not None and named[0] in frame.columns:
-        raise Refused(f"'{path}' has a column '{named[0]}', as the training set has: give by='{named[0]}' "
+        raise InputError(f"'{path}' has a column '{named[0]}', as the training set has: give by='{named[0]}' "
                       "if these are its values; a column of positions needs another name.")
     text = df[named[0]]
     if (none := (text.str.strip() == '').sum()):
-        raise Refused(f"'{path}' has {none} rows without an id: fill or remove them.")
+        raise InputError(f"'{path}' has {none} rows without an id: fill or remove them.")
     if by is not None: return _like(text.to_numpy(), values)
     if not text.str.fullmatch(r'\s*[+-]?\d+\s*').all(): return text.to_numpy()
     far = [o for o in map(int, text) if abs(o) >= 2**63]
-    if far: raise Refused(f"Position {far[0]} of '{path}' is outside the training set.")
+    if far: raise InputError(f"Position {far[0]} of '{path}' is outside the training set.")
     return text.map(int).to_numpy(dtype=np.int64)
 
 def _is_number(s):
@@ -171,27 +171,27 @@ def _is_number(s):
 
 def _random(what, pool, seed):
     "Positions, of those in `pool`, for 'random:60' or 'random:0.05'"
-    if not _is_number(what) or not (0 < float(what) < 1 or float(what).is_integer() and float(what) >= 0): raise Refused(f"'random:{what}' is not understood: give a number of samples (random:60) or a fraction (random:0.05).")
+    if not _is_number(what) or not (0 < float(what) < 1 or float(what).is_integer() and float(what) >= 0): raise InputError(f"'random:{what}' is not understood: give a number of samples (random:60) or a fraction (random:0.05).")
     n = round(float(what)*len(pool)) if 0 < float(what) < 1 else int(float(what))
-    if n > len(pool): raise Refused(f"'random:{what}' asks for {n} of {len(pool)} training samples: ask for fewer.")
+    if n > len(pool): raise InputError(f"'random:{what}' asks for {n} of {len(pool)} training samples: ask for fewer.")
     return np.random.default_rng(seed).choice(pool, n, replace=False)
 
 def class_names(
     dls       # `DataLoaders`
 ) -> dict:    # The name of each label; a label that has no name of its own is its name
-    "The classes of the training set by label; `Refused` where two have one name"
+    "The classes of the training set by label; `InputError` where two have one name"
     vocab,y = getattr(dls.train, 'vocab', None), targets(dls)
     if vocab is not None and len(vocab) and not isinstance(vocab[-1], str) and hasattr(vocab[-1], '__len__'):
         vocab = vocab[-1] # of several blocks
     if vocab is None: return {int(o): str(o) for o in np.unique(y)}
     if len(y) and y.max() >= len(vocab):
-        raise Refused(f"The labels go to {y.max()} and the vocabulary names {len(vocab)} classes: "
+        raise InputError(f"The labels go to {y.max()} and the vocabulary names {len(vocab)} classes: "
                       "number the classes from 0.")
     names = {i: str(o) for i,o in enumerate(vocab)}
     first = {}
     for i,o in names.items():
         if first.setdefault(o, i) != i:
-            raise Refused(f"Two classes have the name '{o}', the labels {first[o]} and {i}: "
+            raise InputError(f"Two classes have the name '{o}', the labels {first[o]} and {i}: "
                           "give each a name of its own.")
     return names
 
@@ -200,14 +200,14 @@ def _class(what, dls):
     names = class_names(dls)
     labels = {o: i for i,o in names.items()}
     if not any(map(_is_number, labels)): labels.update({str(i): i for i in names})
-    if what not in labels: raise Refused(f"There is no class '{what}': the classes are {', '.join(names.values())}.")
+    if what not in labels: raise InputError(f"There is no class '{what}': the classes are {', '.join(names.values())}.")
     return np.flatnonzero(targets(dls) == labels[what])
 
 # %% ../../nbs/core/06_split.ipynb #c0525bfb
 def _flat(o, what):
     "What is listed (an array, a list, a set, a generator, what `np.where` or `torch.nonzero` give) in one dimension"
     if not isinstance(o, Iterable) or hasattr(o, '__array__') and not np.shape(o):
-        raise Refused(f"{what}{o!r} is no list: give [{o!r}].")
+        raise InputError(f"{what}{o!r} is no list: give [{o!r}].")
     if not hasattr(o, '__array__') and not isinstance(o, (list,tuple)): o = list(o)
     if isinstance(o, (list,tuple)) and len(o) == 1 and np.ndim(o[0]) == 1: o = o[0] # `np.where` of a vector
     if not hasattr(o, '__array__'): # a list may hold several kinds of ids, of which an array would make one
@@ -217,7 +217,7 @@ def _flat(o, what):
     if not more: return o
     o = np.asarray(o)
     if o.shape[1:] == (1,)*len(more) or o.dtype == bool and o.size == max(o.shape): return o.reshape(-1)
-    raise Refused(f"{what} has the shape {o.shape}: "
+    raise InputError(f"{what} has the shape {o.shape}: "
                   "give positions (n,), or a mask of one True or False a sample (N,); of a one-hot mask a "
                   "column, mask[:,3] for example.")
 
@@ -233,12 +233,12 @@ def _of_files(dls, names):
     "The positions of files"
     at = _files(dls)
     if not at:
-        raise Refused(f"Positions are whole numbers, and {names[0]!r} is none: "
+        raise InputError(f"Positions are whole numbers, and {names[0]!r} is none: "
                       "to ask by a column's values give by= its name; files are known of "
                       "data sets that list them as .items or .samples.")
     other = [str(o) for o in names if str(o) not in at]
     if other:
-        raise Refused(f"The training set has no file '{other[0]}', or several of that name: "
+        raise InputError(f"The training set has no file '{other[0]}', or several of that name: "
                       "give paths as the data set lists them.")
     return np.array([at[str(o)] for o in names])
 
@@ -251,14 +251,14 @@ def _ask(dls, forget, by, seed):
         if kind == 'random' and what: return _random(what, pool, seed)
         if kind == 'class' and what: return np.intersect1d(_class(what, dls), pool)
         if not str(forget).endswith('.csv') and by is not None:
-            raise Refused(f"forget='{forget}' is not understood: "
+            raise InputError(f"forget='{forget}' is not understood: "
                           f"give a list of values of {by if isinstance(by, str) else 'by='}, [{str(forget)!r}], "
                           "or the path of a .csv of ids.")
         if not str(forget).endswith('.csv'):
-            raise Refused(f"forget='{forget}' is not understood: give positions, a mask, 'random:60', 'random:0.05', 'class:3' or the path of a .csv of ids.")
+            raise InputError(f"forget='{forget}' is not understood: give positions, a mask, 'random:60', 'random:0.05', 'class:3' or the path of a .csv of ids.")
         if by is None: forget = _read_csv(forget, dls, by)
     elif not isinstance(forget, Iterable) or hasattr(forget, '__array__') and not np.shape(forget):
-        raise Refused(f"forget={forget} could be a position or a class: say [{forget}] or 'class:{forget}'.")
+        raise InputError(f"forget={forget} could be a position or a class: say [{forget}] or 'class:{forget}'.")
     if by is not None: return np.intersect1d(_belonging(dls, forget, by), pool)
     forget = _flat(forget, 'forget=')
     if len(forget) and all(isinstance(o, (str,Path)) for o in forget): return _of_files(dls, list(forget))
@@ -266,24 +266,24 @@ def _ask(dls, forget, by, seed):
     except ValueError: forget = np.asarray(forget, dtype=object)
     if forget.ndim > 1: forget = _flat(forget, 'forget=')
     if forget.dtype == bool:
-        if len(forget) != N: raise Refused(f"The mask has {len(forget)} entries for {N} training samples: give one a sample.")
+        if len(forget) != N: raise InputError(f"The mask has {len(forget)} entries for {N} training samples: give one a sample.")
         return np.flatnonzero(forget)
     if len(forget) and not np.issubdtype(forget.dtype, np.integer):
-        raise Refused(f"Positions are whole numbers, not {forget.dtype}: to ask by a column's values give by= its name.")
+        raise InputError(f"Positions are whole numbers, not {forget.dtype}: to ask by a column's values give by= its name.")
     return forget
 
 
 # %% ../../nbs/core/06_split.ipynb #846d649d
 def _checked(forget, N, pool):
-    "Sorted positions; `Refused` where they are none, twice, out of range, or all there are"
+    "Sorted positions; `InputError` where they are none, twice, out of range, or all there are"
     forget = np.sort(forget.astype(np.int64))
-    if len(forget) == 0: raise Refused("The forget set is empty: name at least one sample.")
-    if forget[0] < 0 or forget[-1] >= N: raise Refused(f"Position {forget[0] if forget[0] < 0 else forget[-1]} is outside the training set: positions go from 0 to {N-1}.")
+    if len(forget) == 0: raise InputError("The forget set is empty: name at least one sample.")
+    if forget[0] < 0 or forget[-1] >= N: raise InputError(f"Position {forget[0] if forget[0] < 0 else forget[-1]} is outside the training set: positions go from 0 to {N-1}.")
     twice = forget[1:][np.diff(forget) == 0]
-    if len(twice): raise Refused(f"Position {twice[0]} is named twice in the forget set: name each sample once.")
+    if len(twice): raise InputError(f"Position {twice[0]} is named twice in the forget set: name each sample once.")
     gone = np.setdiff1d(forget, pool)
-    if len(gone): raise Refused(f"Position {gone[0]} is not among the samples that the training loader draws: it was forgotten before, or never trained on.")
-    if len(forget) == len(pool): raise Refused("The forget set is the whole training set: nothing would be left to retain; delete the model instead.")
+    if len(gone): raise InputError(f"Position {gone[0]} is not among the samples that the training loader draws: it was forgotten before, or never trained on.")
+    if len(forget) == len(pool): raise InputError("The forget set is the whole training set: nothing would be left to retain; delete the model instead.")
     return forget
 
 def _is_loader(o): return isinstance(o, (DataLoader,TorchLoader))
@@ -294,7 +294,7 @@ def _gathered(dls, what='dls='):
     given = dls if isinstance(dls, (tuple,list)) else [dls]
     for o in given:
         if not _is_loader(o):
-            raise Refused(f"{what} has a {type(o).__name__} where a loader is wanted: "
+            raise InputError(f"{what} has a {type(o).__name__} where a loader is wanted: "
                           "give fastai's DataLoaders, or loaders (train, valid, test).")
     return DataLoaders(*map(as_fastai, given))
 
@@ -317,10 +317,10 @@ def _is_empty(dl):
     return getattr(dl, 'n', None) == 0
 
 def _held_out(dls, name):
-    "The 'validation' or 'test' loader; `Refused` where it has no samples"
+    "The 'validation' or 'test' loader; `InputError` where it has no samples"
     i = ['training','validation','test'].index(name)
     if len(dls.loaders) > i and len(positions(dls.loaders[i])): return dls.loaders[i]
-    raise Refused(f"There are no {name} samples, which are needed here: "
+    raise InputError(f"There are no {name} samples, which are needed here: "
                   "give ForgetSplit loaders (train, valid, test), or test= samples that the model was not trained on, "
                   "of which half are for validation.")
 
@@ -330,7 +330,7 @@ def _with_test(dls, test, seed):
     if test is not None: test = _loader_like(dls.loaders[min(1, len(dls.loaders)-1)], test)
     elif len(dls.loaders) > 2: test = dls.loaders[2]
     if len(dls.loaders) < 2 and test is None:
-        raise Refused("There is no validation loader: "
+        raise InputError("There is no validation loader: "
                       "give loaders (train, valid, test), or a test set that the model was not trained on, of "
                       "which half are for validation.")
     valid,test = (None if o is None else _in_order(o) for o in (dls.loaders[1] if len(dls.loaders) > 1 else None, test))
@@ -342,7 +342,7 @@ def _with_test(dls, test, seed):
               f"into {len(both[0])} for validation and {len(both[1])} for the test.")
         valid,test = [subset(dl, np.sort(o)) for o in both]
     for name,dl in dict(validation=valid, test=test).items():
-        if not len(positions(dl)): raise Refused(f"There are no {name} samples: give a loader that has some.")
+        if not len(positions(dl)): raise InputError(f"There are no {name} samples: give a loader that has some.")
     res = copy.copy(dls)
     res.loaders = [as_fastai(dls.loaders[0]), valid, test]
     return res
@@ -373,11 +373,11 @@ class ForgetSplit:
         return np.setdiff1d(positions(self.dls.train), self.forget)
     @property
     def valid(self):
-        "The validation loader: for tuning, scores and early stopping; `Refused` where the split has none"
+        "The validation loader: for tuning, scores and early stopping; `InputError` where the split has none"
         return _held_out(self.dls, 'validation')
     @property
     def test(self):
-        "The test loader: for the final evaluation alone; `Refused` where the split has none"
+        "The test loader: for the final evaluation alone; `InputError` where the split has none"
         return _held_out(self.dls, 'test')
     @property
     def retain_dls(self) -> DataLoaders:
@@ -444,10 +444,10 @@ def _blocks(dls, at, features):
             yield torch.cat([o.detach().as_subclass(torch.Tensor).flatten(1).float() for o in b[:-1]], 1)
 
 def _features(features, N):
-    "`features` as a tensor (N, d); `Refused` where they cannot be the training set's"
+    "`features` as a tensor (N, d); `InputError` where they cannot be the training set's"
     features = torch.as_tensor(features).detach()
-    if features.dim() < 2 or len(features) != N: raise Refused(f"features= has the shape {tuple(features.shape)} for {N} training samples: give one row a sample, (N, d).")
-    if not torch.isfinite(features).all(): raise Refused("features= holds NaN or infinite values: give a number for every sample.")
+    if features.dim() < 2 or len(features) != N: raise InputError(f"features= has the shape {tuple(features.shape)} for {N} training samples: give one row a sample, (N, d).")
+    if not torch.isfinite(features).all(): raise InputError("features= holds NaN or infinite values: give a number for every sample.")
     return features
 
 # %% ../../nbs/core/06_split.ipynb #7ca7fa10
@@ -461,7 +461,7 @@ def near_duplicates(self:ForgetSplit,
     rows = torch.cat([*_blocks(self.dls, self.forget, features)])
     mine,number = _unit(rows),{}
     which = _numbers(rows, lambda row: number.setdefault(row, len(number)))
-    if mine.shape[1] < 3: raise Refused(f"Samples of {mine.shape[1]} numbers always correlate by -1, 0 or 1: give features= of 3 columns or more.")
+    if mine.shape[1] < 3: raise InputError(f"Samples of {mine.shape[1]} numbers always correlate by -1, 0 or 1: give features= of 3 columns or more.")
     found,start = [],0
     for o in _blocks(self.dls, self.retain, features):
         same = which[:,None] == _numbers(o, lambda row: number.get(row, -1))

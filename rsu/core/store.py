@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 
 # %% ../../nbs/core/01_store.ipynb #c3b87626
 def check_writable(
     path # A folder, which need not exist yet
 ):
-    "`Refused` where no file can be made in the folder; to be called before the work whose results are kept there"
+    "`InputError` where no file can be made in the folder; to be called before the work whose results are kept there"
     path = Path(path)
     there = next(o for o in (path.absolute(), *path.absolute().parents) if os.path.lexists(o))
     try:
         with tempfile.TemporaryFile(dir=there): pass
-    except OSError as e: raise Refused(f"The folder '{path}' cannot be written ({e.strerror}): name another.") from None
+    except OSError as e: raise InputError(f"The folder '{path}' cannot be written ({e.strerror}): name another.") from None
 
 # %% ../../nbs/core/01_store.ipynb #fb6b55ea
 def _checksum(tensors):
@@ -48,11 +48,11 @@ def write_shard(
 def read_shard(
     path:Path # The file
 ) -> tuple:   # Tensors by name, facts by name (strings)
-    "Read a shard back; `Refused` where it is damaged"
+    "Read a shard back; `InputError` where it is damaged"
     try:
         with safe_open(path, 'pt') as f: tensors,facts = {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {}).get('facts', '{}'))
-    except (SafetensorError, OSError, ValueError) as e: raise Refused(f"'{path}' cannot be read ({e}): delete it and it is made again.") from None
-    if facts.pop('checksum', None) != _checksum(tensors): raise Refused(f"'{path}' is damaged, its checksum differs: delete it and it is made again.")
+    except (SafetensorError, OSError, ValueError) as e: raise InputError(f"'{path}' cannot be read ({e}): delete it and it is made again.") from None
+    if facts.pop('checksum', None) != _checksum(tensors): raise InputError(f"'{path}' is damaged, its checksum differs: delete it and it is made again.")
     return tensors,facts
 
 # %% ../../nbs/core/01_store.ipynb #5ea1ed02
@@ -73,10 +73,10 @@ def _unseal(
     secret:bytes,       # The key
     sealed:torch.Tensor # Bytes, (n,) uint8
 ) -> tuple:             # Tensors by name, facts by name
-    "What `_seal` encrypted; `Refused` with another key, or where it was changed"
+    "What `_seal` encrypted; `InputError` with another key, or where it was changed"
     from cryptography.fernet import InvalidToken
     from safetensors.torch import load
     try: data = _fernet(secret).decrypt(sealed.numpy().tobytes())
-    except InvalidToken: raise Refused("It was encrypted with another key, or changed since.") from None
+    except InvalidToken: raise InputError("It was encrypted with another key, or changed since.") from None
     header = json.loads(data[8:8+int.from_bytes(data[:8], 'little')])
     return load(data), header.get('__metadata__', {})

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
-from ..core.config import Refused, choose
+from ..core.config import InputError, choose
 from ..core.store import check_writable
 from ..core.indexing import fingerprint, subset_dls
 from ..core.split import _column, _flat
@@ -43,7 +43,7 @@ def _read_key(file):
         key,answered = bytes.fromhex(key),int(answered)
     except (OSError, ValueError): key = b''
     if len(key) < 16:
-        raise Refused(f"'{file}' is not the key of a ledger: give the file that was made with the ledger.")
+        raise InputError(f"'{file}' is not the key of a ledger: give the file that was made with the ledger.")
     return key,answered
 
 def _write_key(file, key, answered):
@@ -54,7 +54,7 @@ def _write_key(file, key, answered):
         with os.fdopen(os.open(part, os.O_WRONLY|os.O_CREAT|os.O_EXCL, 0o600), 'w', encoding='ascii') as f:
             f.write(f'{key.hex()} {answered}\n')
     except OSError as e:
-        raise Refused(f"The key file '{file}' cannot be written ({e.strerror}): name another with key=.") from None
+        raise InputError(f"The key file '{file}' cannot be written ({e.strerror}): name another with key=.") from None
     return part
 
 # %% ../../nbs/erasure/00_ledger.ipynb #59e84f97
@@ -67,10 +67,10 @@ class Ledger:
     ):
         self.path,self.by = Path(path),by
         if self.path.exists() and not self.path.is_dir():
-            raise Refused(f"The folder '{path}' cannot be made, since a file has that name: name another.")
+            raise InputError(f"The folder '{path}' cannot be made, since a file has that name: name another.")
         self.key_file,self.working = Path(key) if key else _default_key(path),False
         if self.key_file.resolve().is_relative_to(self.path.resolve()):
-            raise Refused(f"The key '{key}' would lie in the ledger's folder, and whoever has the folder would have it: "
+            raise InputError(f"The key '{key}' would lie in the ledger's folder, and whoever has the folder would have it: "
                           "name a file elsewhere.")
         self._open()
         self._read()
@@ -96,13 +96,13 @@ class Ledger:
 # %% ../../nbs/erasure/00_ledger.ipynb #89b6c6cf
 @patch
 def _open(self:Ledger):
-    "Read the key, or draw that of a new ledger; `Refused` where only one of ledger and key is there"
+    "Read the key, or draw that of a new ledger; `InputError` where only one of ledger and key is there"
     begun,files = self.file.exists(),[o for o in (self.key_file, _unfinished(self.key_file)) if o.exists()]
     if begun and not files:
-        raise Refused(f"'{self.path}' holds a ledger and there is no key in '{self.key_file}': "
+        raise InputError(f"'{self.path}' holds a ledger and there is no key in '{self.key_file}': "
                       "give the key that it was made with, key='FILE'.")
     if not begun and self.key_file.exists():
-        raise Refused(f"'{self.key_file}' is the key of a ledger, and there is none in '{self.path}': "
+        raise InputError(f"'{self.key_file}' is the key of a ledger, and there is none in '{self.path}': "
                       "restore its ledger.json from a copy, "
                       "or, to begin a new ledger, name a key file that does not exist yet, key='FILE'.")
     self.key,self.answered = _read_key(files[0]) if begun else (secrets.token_bytes(32), 0)
@@ -121,7 +121,7 @@ def _parsed(self:Ledger):
     try: res = json.loads(self.file.read_text(encoding='utf-8'))
     except (OSError, ValueError): res = None
     if not isinstance(res, dict) or res.get('format') != _format:
-        raise Refused(f"'{self.file}' is not a ledger of this version of rsu: "
+        raise InputError(f"'{self.file}' is not a ledger of this version of rsu: "
                       "restore it from a copy, or name another folder.")
     return res
 
@@ -129,21 +129,21 @@ _format = 2
 
 @patch
 def _read(self:Ledger):
-    "What the ledger holds; `Refused` unless it is authentic, complete and about the same kind of ids"
+    "What the ledger holds; `InputError` unless it is authentic, complete and about the same kind of ids"
     if not self.file.exists():
         return dict(format=_format, by=self._scheme, check=self._check(), entries=[], made=[], open=None, trash={},
                     pages=[])
     res = self._parsed()
     if res.get('check') != self._check():
-        raise Refused(f"'{self.key_file}' is not the key of this ledger: give the one that it was made with.")
+        raise InputError(f"'{self.key_file}' is not the key of this ledger: give the one that it was made with.")
     if not self._authentic(res):
-        raise Refused(f"'{self.file}' was changed by something other than rsu: restore it from a copy.")
+        raise InputError(f"'{self.file}' was changed by something other than rsu: restore it from a copy.")
     if len(res['entries']) < self.answered:
-        raise Refused(f"'{self.file}' is older than its key: "
+        raise InputError(f"'{self.file}' is older than its key: "
                       f"it holds {len(res['entries'])} requests, and {self.answered} were answered. "
                       "Restore the newest copy.")
     if res['entries'] and res['by'] != self._scheme:
-        raise Refused(f"This ledger knows samples by {res['by']} and not by {self._scheme}: open it with the same by=.")
+        raise InputError(f"This ledger knows samples by {res['by']} and not by {self._scheme}: open it with the same by=.")
     res.setdefault('pages', [])
     if res['by'] != self._scheme: res = {k: v for k,v in {**res, 'by': self._scheme}.items() if k != 'data'}
     return res
@@ -167,7 +167,7 @@ def _changing(self:Ledger):
     "What the file holds; written back at the end of the block where it was changed, before another process reads it"
     try: self.path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise Refused(f"The folder '{self.path}' cannot be made ({e.strerror}): "
+        raise InputError(f"The folder '{self.path}' cannot be made ({e.strerror}): "
                       "name one that can be written.") from None
     with FileLock(f'{self.file}.lock'):
         if not self.answered and self.file.exists(): self._open() # another process may have begun it since
@@ -181,12 +181,12 @@ def _now(): return datetime.now(timezone.utc).isoformat(timespec='seconds')
 # %% ../../nbs/erasure/00_ledger.ipynb #a1f40980
 @patch
 def _named(self:Ledger, dls):
-    "What names each training sample, (N,); `Refused` where positions are those of other data"
+    "What names each training sample, (N,); `InputError` where positions are those of other data"
     N = len(dls.train_ds)
     if self.by is not None: return _column(dls, self.by)
     data = fingerprint(subset_dls(dls, np.arange(N)))
     if self._read().get('data', data) != data:
-        raise Refused("The training set is not the one that this ledger's positions belong to: give the same data, "
+        raise InputError("The training set is not the one that this ledger's positions belong to: give the same data, "
                       "or name samples by a column that stays, by='person'.")
     return np.arange(N)
 
@@ -245,7 +245,7 @@ def salted(self:Ledger,
 ) -> list: # (n,) of strings
     "The ids as entries hold them"
     if isinstance(ids, (str,bytes)) or not np.ndim(ids) and not hasattr(ids, '__len__'):
-        raise Refused(f"{ids!r} is one id: give a list of them, [{ids!r}].")
+        raise InputError(f"{ids!r} is one id: give a list of them, [{ids!r}].")
     return _salted(self.key, ids)
 
 @patch
@@ -262,12 +262,12 @@ def _open_requests(entries):
 
 # %% ../../nbs/erasure/00_ledger.ipynb #b7fd82de
 def _whole_numbers(at, N):
-    "Positions in a training set of `N` samples, (n,); `Refused` where they are something else"
+    "Positions in a training set of `N` samples, (n,); `InputError` where they are something else"
     at = np.asarray(_flat(at, 'at='))
     if at.dtype == bool and len(at) == N: return np.flatnonzero(at)
     wrong = at if not np.issubdtype(at.dtype, np.integer) else at[(at < 0) | (at >= N)]
     if len(wrong):
-        raise Refused(f"at= holds {wrong[0].item()!r}, which is no position: "
+        raise InputError(f"at= holds {wrong[0].item()!r}, which is no position: "
                       f"give whole numbers from 0 to {N-1}; those of a person are "
                       "np.flatnonzero(dls.train_ds.frame.person == 'Ada'), for example.")
     return at.astype(np.int64)
@@ -319,19 +319,19 @@ def frame(self:Ledger) -> pd.DataFrame:
 @patch
 @contextmanager
 def held(self:Ledger):
-    """No other process answers requests of this ledger inside the block; `Refused` where one does.
+    """No other process answers requests of this ledger inside the block; `InputError` where one does.
     A new ledger without an entry leaves nothing where the block is refused."""
     new = not self.path.exists()
     for o in (self.path, self.key_file.parent): check_writable(o)
     self.path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(self.path/'ledger.lock', timeout=0)
     try: lock.acquire()
-    except Timeout: raise Refused(f"Another process is answering requests of the ledger in '{self.path}': wait until it is done.") from None
+    except Timeout: raise InputError(f"Another process is answering requests of the ledger in '{self.path}': wait until it is done.") from None
     begun = self.file.exists()
     try:
         if not self.answered and begun: self._open() # another process may have begun it since
         yield self
-    except Refused:
+    except InputError:
         if self.working: self.sweep(unfinished=True)
         if not begun: self._abandon()
         raise
@@ -378,13 +378,13 @@ def begin(self:Ledger,
 def _require_free(self:Ledger, *names):
     for o in names:
         if (self.path/o).exists():
-            raise Refused(f"'{self.path/o}' is there and is not this ledger's: move it to another folder.")
+            raise InputError(f"'{self.path/o}' is there and is not this ledger's: move it to another folder.")
 
 @patch
 def check_page(self:Ledger,
     n # Number of a request
 ):
-    "`Refused` where a file that this ledger did not write has the name of the page of a request"
+    "`InputError` where a file that this ledger did not write has the name of the page of a request"
     if n not in self._read()['pages']: self._require_free(*(f'report-{n:04}{o}' for o in ('.html','.ipynb')))
 
 @patch
@@ -448,7 +448,7 @@ def note(self:Ledger,
     "Record that a file or folder was made from samples that are not forgotten yet"
     choose('kind of artefact', kind, ['weights','bank','oracles','cache'])
     path = Path(path).resolve()
-    if not path.exists(): raise Refused(f"There is no file or folder '{path}': note what is there.")
+    if not path.exists(): raise InputError(f"There is no file or folder '{path}': note what is there.")
     files = _files(path, kind)
     with self._changing() as facts:
         same = [o for o in facts['made'] if o['path'] == str(path) and o['purged'] is None and not _is_aside(o)]
@@ -534,8 +534,8 @@ def removed(self:Ledger,
     found = [i for i,o in enumerate(made) if o['path'] == str(path) and o['purged'] is None]
     if not found:
         listed = ', '.join(o['path'] for o in made if o['purged'] is None) or 'nothing'
-        raise Refused(f"'{path}' is not a copy that this ledger has on its list: there is {listed}.")
+        raise InputError(f"'{path}' is not a copy that this ledger has on its list: there is {listed}.")
     for o in (path, *(_aside(made[i]) for i in found)):
         if o is not None and o.exists():
-            raise Refused(f"'{o}' is still there: remove or purge it first.")
+            raise InputError(f"'{o}' is still there: remove or purge it first.")
     for i in found: self._mark(i, purged=f'{_now()}, by hand')

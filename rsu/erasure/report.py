@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pandas as pd
-from ..core.config import Refused, _decode
+from ..core.config import InputError, _decode
 from .ledger import _now, _open_requests
 from ..app.report import code_span, escape_markdown, figure, write_report
 import rsu.algorithms.table # so that the algorithms that an entry names are known
@@ -22,12 +22,12 @@ def load_ledger(
 ) -> SimpleNamespace: # entries, made (a list of dicts each), trash (names of files), entry (of the request), path
     "What a ledger holds, read without its key and so without a check that it is authentic"
     try: facts = json.loads((Path(path)/'ledger.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError): raise Refused(f"There is no ledger in '{path}': name the folder in which requests were answered.") from None
+    except (OSError, ValueError): raise InputError(f"There is no ledger in '{path}': name the folder in which requests were answered.") from None
     entries = facts['entries']
-    if not entries: raise Refused(f"The ledger in '{path}' has no entry yet: answer a request first.")
+    if not entries: raise InputError(f"The ledger in '{path}' has no entry yet: answer a request first.")
     n = len(entries) if request is None else request
     if not 1 <= n <= len(entries):
-        raise Refused(f"The ledger in '{path}' has no request {n}: give a number from 1 to {len(entries)}.")
+        raise InputError(f"The ledger in '{path}' has no request {n}: give a number from 1 to {len(entries)}.")
     return SimpleNamespace(entries=entries, made=facts['made'], trash=[*facts['trash']], entry=entries[n-1],
                            path=Path(path))
 
@@ -65,7 +65,7 @@ def requested(
 def _how(d):
     "An algorithm or sequence as an entry holds it, as it prints"
     try: return repr(_decode(d))
-    except Refused: return json.dumps({k: v for k,v in d.items() if v is not None}) # with groups that were given, of which only the number is kept
+    except InputError: return json.dumps({k: v for k,v in d.items() if v is not None}) # with groups that were given, of which only the number is kept
 
 _names = dict(forget='the forgotten samples of this request', retain='the samples that stay', valid='validation samples', test='test samples')
 

@@ -14,7 +14,7 @@ from scipy.stats import t
 from fastcore.basics import patch
 from fastai.learner import Learner
 from .. import __version__
-from ..core.config import Refused
+from ..core.config import InputError
 from ..core.store import read_shard, write_shard
 from ..core.indexing import as_fastai, positions, subset_dls
 from ..core.outputs import predict, predict_train, margin
@@ -99,12 +99,12 @@ def _due(called, called_most, lost, lost_most):
 
 # %% ../../nbs/erasure/01_stream.ipynb #3216aded
 def _is_request(o, by):
-    "`Refused` where `o` is one id or position, and not a list of them, a mask or a name of samples"
+    "`InputError` where `o` is one id or position, and not a list of them, a mask or a name of samples"
     named = isinstance(o, (str,Path)) and (Path(o).exists() or str(o).endswith('.csv') or by is None and ':' in str(o))
     if named or np.ndim(o) or hasattr(o, '__iter__') and not isinstance(o, (str,Path)): return
     what = 'positions' if by is None else f"values of {by if isinstance(by, str) else 'by='}"
     one = o.item() if isinstance(o, np.generic) else o
-    raise Refused(f"requests= holds {one!r}, which is no request: "
+    raise InputError(f"requests= holds {one!r}, which is no request: "
                   f"give a list of requests, each a list of {what} or the path of a CSV file, "
                   f"as [[{one!r}]] for one sample or person.")
 
@@ -131,12 +131,12 @@ def _listed(numbers): return f"Request{'s'*(len(numbers) > 1)} {', '.join(map(st
 
 def _checked(ledger, dls, requests, seed):
     "A list of requests, each of which can be answered; one by one where they are no list"
-    if isinstance(requests, (str,Path,np.ndarray)): raise Refused("requests= is one request: give a list of them, [request].")
+    if isinstance(requests, (str,Path,np.ndarray)): raise InputError("requests= is one request: give a list of them, [request].")
     if isinstance(requests, (list,tuple)):
         at = np.concatenate([np.array([], dtype=np.int64), *(_asked_for(ledger, dls, r, seed) for r in requests)])
         gone = np.union1d(at, np.flatnonzero(ledger.forgotten(dls)))
         if not len(np.setdiff1d(positions(dls.train), gone)):
-            raise Refused("The requests ask for all samples that are left: nothing would stay to be trained on; "
+            raise InputError("The requests ask for all samples that are left: nothing would stay to be trained on; "
                           "delete the model instead.")
     return requests
 
@@ -153,7 +153,7 @@ def _about(learn, dls, ledger):
         logits,y = predict(learn.model, dls.valid)
         return dict(start=own, valid=(logits.argmax(1) == y).double().mean().item())
     if own not in (facts['start'], entries[-1]['digest']):
-        raise Refused(f"The ledger in '{ledger.path}' is about another model: "
+        raise InputError(f"The ledger in '{ledger.path}' is about another model: "
                       "give the learner that its first request was made of, "
                       "or the one that it ended with.")
     return {k: facts[k] for k in ('start','valid')}
@@ -165,12 +165,12 @@ def _as_it_stands(learn, dls, ledger):
     if not entries: return new
     file = ledger.path/f'model-{len(entries):04}.safetensors'
     try: new.model.load_state_dict(read_shard(file)[0])
-    except (Refused, RuntimeError):
-        raise Refused(f"The weights after request {len(entries)}, '{file}', are gone or damaged: "
+    except (InputError, RuntimeError):
+        raise InputError(f"The weights after request {len(entries)}, '{file}', are gone or damaged: "
                       "restore them, or retrain on what stays "
                       "and begin another ledger.") from None
     if digest(_state(new.model)) != entries[-1]['digest']:
-        raise Refused(f"'{file}' does not hold the weights that request {len(entries)} left, "
+        raise InputError(f"'{file}' does not hold the weights that request {len(entries)} left, "
                       "by the digest that the ledger recorded: "
                       "restore them from a copy.")
     if isinstance(new.model, Shards): new.model.leave_out(np.flatnonzero(known & ~_by_others(ledger, dls)))
@@ -263,7 +263,7 @@ def _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed, **kw
     new = unlearn(new, what, how, seed=derived(seed, n), path=None if isinstance(new.model, Shards) else work, **kwargs)
     rec = new.unlearning
     if all(torch.equal(v, was[k]) for k,v in new.model.named_parameters()):
-        raise Refused(f"{rec.how!r} changed nothing (it ended: {rec.stages.ended.iloc[-1]}), "
+        raise InputError(f"{rec.how!r} changed nothing (it ended: {rec.stages.ended.iloc[-1]}), "
                       "so the request is not answered: "
                       "give other settings, a lower lr where it diverged, or another algorithm.")
     facts = dict(how=_said(rec.how), seed=derived(seed, n), **_figures(rec), digest=digest(_state(new.model)),
@@ -337,13 +337,13 @@ def unlearn_stream(
 ) -> Learner:              # As the last request left it; its `ledger` reports what was done
     """Answer requests one after another: each is forgotten, entered in the ledger, and never trained on again.
     The same call again resumes. `made` takes the kinds 'weights', 'bank', 'oracles' and 'cache'."""
-    if oracles == 1: raise Refused("oracles=1 cannot be compared with another: give 2 or more, or none.")
+    if oracles == 1: raise InputError("oracles=1 cannot be compared with another: give 2 or more, or none.")
     if oracles: recipe_of(learn) # refuses a learner that does not say how it was made
     if isinstance(bank, ReferenceBank): bank.phi_valid # refuses a bank without validation margins
     ledger = ledger if isinstance(ledger, Ledger) else Ledger(ledger or Path(learn.path)/'ledger')
-    if isinstance(bank, (str,Path)): raise Refused(f"bank='{bank}' is a folder: give ReferenceBank.open('{bank}').")
+    if isinstance(bank, (str,Path)): raise InputError(f"bank='{bank}' is a folder: give ReferenceBank.open('{bank}').")
     if isinstance(made, (str,Path)) or any(isinstance(o, (str,Path)) or len(o) != 2 for o in made):
-        raise Refused("made= lists pairs of a path and its kind: [('old.safetensors', 'weights')] for example.")
+        raise InputError("made= lists pairs of a path and its kind: [('old.safetensors', 'weights')] for example.")
     dls = _with_test(learn.dls, None, seed)
     made = [*made, *([(bank.path, 'bank')] if bank is not None and bank.path else [])]
     with ledger.held():

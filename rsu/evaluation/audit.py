@@ -8,7 +8,7 @@ __all__ = ['lr_mia', 'indiscernibility', 'svc_mia', 'u_lira', 'shadows', 'shadow
 # %% ../../nbs/evaluation/02_audit.ipynb #8d11c650
 from itertools import product
 import numpy as np, pandas as pd, torch
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 from rsu.core.indexing import as_fastai, positions, subset_dls
 from rsu.core.outputs import predict, predict_train, margin, _finite
 from rsu.core.split import ForgetSplit
@@ -38,7 +38,7 @@ def _losses(o):
     "Losses (n,) as numpy knows them; an infinite one is a probability of 0, and counts as the smallest there is"
     o = _finite(torch.as_tensor(o).double()).cpu().numpy()
     if len(o) < 10 or np.isnan(o).any():
-        raise Refused(f"There are {len(o)} losses, {np.isnan(o).sum()} of them NaN: "
+        raise InputError(f"There are {len(o)} losses, {np.isnan(o).sum()} of them NaN: "
                       "this attack holds a tenth out, so give 10 or more of each kind, all of them numbers.")
     return o
 
@@ -54,7 +54,7 @@ def _signals(logits, y):
     "Each signal (n, d) of samples"
     p,y = torch.as_tensor(logits).double().cpu().softmax(-1), torch.as_tensor(y).long().cpu()
     if not len(p) or p.isnan().any():
-        raise Refused(f"There are {len(p)} samples with {int(p.isnan().any(-1).sum())} outputs that are NaN: "
+        raise InputError(f"There are {len(p)} samples with {int(p.isnan().any(-1).sum())} outputs that are NaN: "
                       "the attack needs outputs of forget, retain and test samples.")
     one = dict(correctness=(p.argmax(-1) == y).double(), confidence=p.gather(-1, y[:,None])[:,0],
                entropy=entropy(p), modified_entropy=modified_entropy(p, y))
@@ -110,7 +110,7 @@ def u_lira(
     Hayes et al. 2024, algorithm 1."""
     a,b = both = [torch.as_tensor(o).double() for o in (unlearned, never)]
     if a.shape != b.shape or a.dim() != 2 or len(a) < 3:
-        raise Refused(f"Margins {tuple(a.shape)} and {tuple(b.shape)} are no two worlds: "
+        raise InputError(f"Margins {tuple(a.shape)} and {tuple(b.shape)} are no two worlds: "
                       "give (M, n) of each, of 3 models or more.")
     if judged is None:
         pairs = [_ratios((a[j],b[j]), (_others(a, j),_others(b, j)), variance) for j in range(len(a))]
@@ -130,7 +130,7 @@ def shadows(
     "Models trained on random halves of the data, in pairs that share no sample, and what each of them has to unlearn"
     at,pool = np.unique(at), positions(learn.dls.train)
     if n < 6 or n % 2 or len(at) < 2:
-        raise Refused(f"n={n} shadow models of {len(at)} samples are no two worlds: "
+        raise InputError(f"n={n} shadow models of {len(at)} samples are no two worlds: "
                       "give an even number of models, 6 or more, and two samples or more.")
     rest = np.setdiff1d(pool, at)
     both = zip(halves(n, len(at), seed), halves(n, len(rest), derived(seed)))
@@ -165,7 +165,7 @@ def exposure(
     models = models if isinstance(models, dict) else {'model': models}
     valid,refs = as_fastai(split.valid), bank.of(split.dls).phi
     if len(valid.dataset) != bank.phi_valid.shape[1]:
-        raise Refused(f"The bank speaks of {bank.phi_valid.shape[1]} validation samples "
+        raise InputError(f"The bank speaks of {bank.phi_valid.shape[1]} validation samples "
                       f"and the split has {len(valid.dataset)}: fit the bank to this learner.")
     refs = torch.cat([refs, bank.phi_valid[:,positions(valid)]], 1)
     seen = torch.cat([bank.members, torch.as_tensor(halves(len(bank), refs.shape[1]-split.N, bank.seed))], 1)

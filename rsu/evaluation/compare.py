@@ -9,7 +9,7 @@ __all__ = ['UnlearnProbe', 'Comparison', 'compare_orders', 'evaluate_stages', 'm
 import hashlib, os
 from pathlib import Path
 import numpy as np, pandas as pd, rsu
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 from rsu.core.store import check_writable
 from rsu.core.outputs import margin, predict_train
 from rsu.core.split import ForgetSplit
@@ -88,7 +88,7 @@ def compare_orders(
     if isinstance(algorithms, Algorithm): algorithms = [algorithms]
     runs = list(_studied(orders, algorithms, seeds, groups, more))
     n = oracles if isinstance(oracles, int) else len(oracles)
-    if n < 2: raise Refused(f"oracles={n} cannot be held against each other: ask for 2 or more.")
+    if n < 2: raise InputError(f"oracles={n} cannot be held against each other: ask for 2 or more.")
     ranking.valid, ranking.test # refuse a split without such samples
     for *_,how in runs: _asked(learn, ranking, how) # refuses what cannot be done before any work
     divided = runs[0][-1].stages(ranking)
@@ -128,10 +128,10 @@ def evaluate_stages(
                       # margins alone (`measure_table`); `x_se` is the standard error of `x` over samples
     "What became of every group, stage after stage, against oracles"
     rec = new.unlearning
-    if not rec.seen: raise Refused("This record does not hold what the model made of the samples after each stage: unlearn again.")
+    if not rec.seen: raise InputError("This record does not hold what the model made of the samples after each stage: unlearn again.")
     rec.split.valid, rec.split.test # refuse a split without such samples
     n = oracles if isinstance(oracles, int) else len(oracles)
-    if n < 2: raise Refused(f"oracles={n} cannot be compared with each other: ask for 2 or more.")
+    if n < 2: raise InputError(f"oracles={n} cannot be compared with each other: ask for 2 or more.")
     if isinstance(oracles, int): oracles = fit_oracles(rec.parent, rec.split, oracles, path, quiet)
     refs = [_looked(o.model, rec.split) for o in oracles]
     parts = {'all': np.arange(len(rec.split)), **{k: np.searchsorted(rec.split.forget, at) for k,at in rec.groups.items()}}

@@ -11,7 +11,7 @@ from math import ceil, log, sqrt
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch
 from scipy.special import rel_entr
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 from rsu.evaluation.metrics import _shares
 
 # %% ../../nbs/evaluation/01_distance.ipynb #ddf4d53e
@@ -78,11 +78,11 @@ def _populations(unlearned, oracle):
     "Two tables (M, N) as tensors; refuses those that cannot be compared"
     u,o = torch.as_tensor(unlearned), torch.as_tensor(oracle)
     if u.dim() != 2 or o.dim() != 2 or u.shape[1] != o.shape[1] or not (u.numel() and o.numel()):
-        raise Refused("Populations are compared sample by sample: "
+        raise InputError("Populations are compared sample by sample: "
                       f"give tables (models, samples) over the same samples, not {tuple(u.shape)} and "
                       f"{tuple(o.shape)}.")
     if not (u.isfinite().all() and o.isfinite().all()):
-        raise Refused("A statistic is not finite: leave diverged models out; rsu.ranking.membership.margin bounds all others.")
+        raise InputError("A statistic is not finite: leave diverged models out; rsu.ranking.membership.margin bounds all others.")
     return u,o
 
 def _by_sample(*populations):
@@ -100,15 +100,15 @@ def forgetting_quality(
     Triantafillou et al. 2024, the NeurIPS 2023 challenge."""
     u,o = _populations(stat_unlearned, stat_oracle)
     if (fewer := min(len(u), len(o))) < 3:
-        raise Refused(f"{len(u)} unlearned and {len(o)} retrained models cannot show an epsilon: "
+        raise InputError(f"{len(u)} unlearned and {len(o)} retrained models cannot show an epsilon: "
                       "give 3 or more of both.")
-    if not 0 <= delta < 1: raise Refused(f"delta={delta} is no probability: give one from 0 to below 1.")
+    if not 0 <= delta < 1: raise InputError(f"delta={delta} is no probability: give one from 0 to below 1.")
     eps = _table(len(u), len(o), delta).ravel()
     flipped = eps[::-1].copy() # what is not called positive, when the other population is
     pairs = (pair for part in _by_sample(u, o) for pair in zip(*(p.numpy() for p in part)))
     epsilon = torch.tensor([_epsilon(a, b, eps, flipped) for a,b in pairs])
     if (mute := epsilon.isneginf()).any():
-        raise Refused(f"No threshold says anything of sample {mute.nonzero()[0].item()} ({mute.sum()} in all), "
+        raise InputError(f"No threshold says anything of sample {mute.nonzero()[0].item()} ({mute.sum()} in all), "
                       "where models are too few or too alike: leave such samples out.")
     return Forgetting(_points(epsilon, fewer).mean().item(), epsilon)
 
@@ -129,7 +129,7 @@ def forgetting_floor(
     "The score of perfect unlearning: both populations drawn from one normal distribution for each sample"
     rng,scale = np.random.default_rng(seed), np.asarray(scale, dtype=float).ravel()
     if not (len(scale) and (scale > 0).all()):
-        raise Refused("A spread must be above 0: leave out samples on which all retrained models say the same.")
+        raise InputError("A spread must be above 0: leave out samples on which all retrained models say the same.")
     scale = rng.choice(scale, n)
     return forgetting_quality(*(rng.normal(size=(m, n))*scale for m in (m_unlearned, m_oracle)), delta)
 
@@ -144,7 +144,7 @@ def forgetting_score(
     ra_u,ta_u = _shares('unlearned', unlearned, ('retain','test'))
     ra_r,ta_r = _shares('oracle', oracle, ('retain','test'))
     if not ra_r*ta_r:
-        raise Refused("An oracle that reads nothing rightly cannot be compared with: look at how it was trained.")
+        raise InputError("An oracle that reads nothing rightly cannot be compared with: look at how it was trained.")
     return quality.score * ra_u/ra_r * ta_u/ta_r
 
 # %% ../../nbs/evaluation/01_distance.ipynb #6aa37865
@@ -183,7 +183,7 @@ def margin_z(
 ) -> MarginZ:                # The deviation is pooled within samples, with K-1 degrees of freedom each
     "How many deviations the margins of one model lie from those of models that never saw the samples"
     phi,refs = _populations(torch.as_tensor(phi)[None], phi_oracles)
-    if (K := len(refs)) < 2: raise Refused("One oracle shows no deviation: give margins (K, n) of two or more.")
+    if (K := len(refs)) < 2: raise InputError("One oracle shows no deviation: give margins (K, n) of two or more.")
     mean,var = (torch.cat(o) for o in zip(*((o.mean(1), o.var(1)) for o, in _by_sample(refs))))
     z = (phi[0].detach().cpu().double()-mean) / (var.mean()*(1+1/K)).sqrt().clamp_min(1e-6)
     return MarginZ(z.mean().item(), z.std(correction=0).item(), z)
@@ -193,10 +193,10 @@ def _answers(a, b):
     "Two tables of probabilities (n, C) as float64; refuses what is none"
     a,b = (torch.as_tensor(o).detach().cpu().double() for o in (a, b))
     if a.dim() != 2 or a.shape != b.shape or not len(a):
-        raise Refused("Answers to the same samples are compared: "
+        raise InputError("Answers to the same samples are compared: "
                       f"give two tables (samples, classes), not {tuple(a.shape)} and {tuple(b.shape)}.")
     if not all((o >= 0).all() and ((o.sum(1)-1).abs() < .01).all() for o in (a, b)):
-        raise Refused("Probabilities lie between 0 and 1 and sum to 1 for each sample: give logits.softmax(1).")
+        raise InputError("Probabilities lie between 0 and 1 and sum to 1 for each sample: give logits.softmax(1).")
     return a,b
 
 # %% ../../nbs/evaluation/01_distance.ipynb #9b343ee8
@@ -236,7 +236,7 @@ def agreement(
     "The share of samples on which two models name the same class, right or wrong"
     a,b = torch.as_tensor(predicted_a), torch.as_tensor(predicted_b)
     if a.dim() != 1 or a.shape != b.shape or not len(a):
-        raise Refused("Predictions are one class for each sample: "
+        raise InputError("Predictions are one class for each sample: "
                       f"give logits.argmax(1) of both models, not {tuple(a.shape)} and {tuple(b.shape)}.")
     return (a.cpu() == b.cpu()).double().mean().item()
 
@@ -249,7 +249,7 @@ def layer_distance(
     us,rs = _layers(model_u), _layers(model_r)
     shapes = lambda layers: {k: [p.shape for p in v] for k,v in layers.items()}
     if shapes(us) != shapes(rs):
-        raise Refused("The two networks have different layers: "
+        raise InputError("The two networks have different layers: "
                       "give an unlearned and a retrained one of one architecture.")
     distance = pd.Series({k: _norm(a-b for a,b in zip(us[k], rs[k])) for k in us}).rename_axis('layer')
     return pd.DataFrame(dict(distance=distance, relative=distance / pd.Series({k: _norm(v) for k,v in rs.items()})))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np, pandas as pd, rsu, torch, torch.nn.functional as F
 from fastprogress.fastprogress import progress_bar
-from rsu.core.config import Refused, choose
+from rsu.core.config import InputError, choose
 from rsu.core.store import check_writable, read_shard, write_shard
 from rsu.core.outputs import margin, predict, predict_train
 from rsu.core.per_sample import check_outputs
@@ -73,7 +73,7 @@ def _load(learn, split, s, file):
     "The oracle of seed `s` from its file, with the cost it had; None where there is none"
     if not file.exists(): return None
     try: state,facts = read_shard(file)
-    except Refused as e: print(str(e).split(':')[0] + ': it is trained again.'); return None
+    except InputError as e: print(str(e).split(':')[0] + ': it is trained again.'); return None
     how = _Stored()
     how.state = state
     new = unlearn(learn, split, how, seed=s, quiet=True)
@@ -158,7 +158,7 @@ def _population(o):
 def _apart(a, b):
     "Distance of all weights, relative to the norm of the second's; NaN where networks differ"
     try: d = layer_distance(a, b)
-    except Refused: return np.nan
+    except InputError: return np.nan
     return float(d.distance.pow(2).sum()**.5 / (d.distance/d.relative).pow(2).sum()**.5)
 
 def _outputs(o, oracles, untrained):
@@ -214,7 +214,7 @@ def _row(o, votes, oracles, untrained):
 def _known(f, *args):
     "None where models are too few to say anything"
     try: return f(*args)
-    except Refused: return None
+    except InputError: return None
 
 def _null(m, k, refs):
     "Forgetting quality and KLoM of `m` against `k` models that do not differ, whose margins spread as those of the oracles, `refs` (K, n)"
@@ -303,10 +303,10 @@ def _controlled(models, controls):
 def _record(models):
     "The record that pairs of a name and a model share in parent and split"
     for k,o in models:
-        if not hasattr(o, 'unlearning'): raise Refused(f"The model '{k}' has no record of an unlearning: give what learn.unlearn(...) returned.")
+        if not hasattr(o, 'unlearning'): raise InputError(f"The model '{k}' has no record of an unlearning: give what learn.unlearn(...) returned.")
     recs = [o.unlearning for _,o in models]
-    if any(r.parent is None for r in recs): raise Refused("The record of a learner that was read from a file has neither the model that was given nor the data: evaluate before learn.export, or give both back (unlearning.parent and unlearning.split).")
-    if any(r.parent is not recs[0].parent or r.split.key != recs[0].split.key for r in recs): raise Refused("The models forgot different samples or come from different learners: evaluate them one table at a time.")
+    if any(r.parent is None for r in recs): raise InputError("The record of a learner that was read from a file has neither the model that was given nor the data: evaluate before learn.export, or give both back (unlearning.parent and unlearning.split).")
+    if any(r.parent is not recs[0].parent or r.split.key != recs[0].split.key for r in recs): raise InputError("The models forgot different samples or come from different learners: evaluate them one table at a time.")
     return recs[0]
 
 def _gathered(models, oracles, path, controls, quiet):
@@ -314,11 +314,11 @@ def _gathered(models, oracles, path, controls, quiet):
     models = models if isinstance(models, dict) else {'unlearned': models}
     models = {k: list(o) if isinstance(o, (list,tuple)) else [o] for k,o in models.items()}
     refs = None if isinstance(oracles, int) else list(oracles)
-    if taken := {'do nothing','retrain',*controls} & set(models): raise Refused(f"'{min(taken)}' is the name of a control: give the model another.")
-    if empty := [k for k,os in models.items() if not os]: raise Refused(f"There is no run of the model '{empty[0]}': give at least one.")
-    if not models: raise Refused('There is no model: give what learn.unlearn(...) returned.')
+    if taken := {'do nothing','retrain',*controls} & set(models): raise InputError(f"'{min(taken)}' is the name of a control: give the model another.")
+    if empty := [k for k,os in models.items() if not os]: raise InputError(f"There is no run of the model '{empty[0]}': give at least one.")
+    if not models: raise InputError('There is no model: give what learn.unlearn(...) returned.')
     rec = _record([(k, o) for k,os in models.items() for o in os] + [(f'oracle {i}', o) for i,o in enumerate(refs or [])])
-    if (n := oracles if refs is None else len(refs)) < 2: raise Refused(f"oracles={n} cannot be held against each other: ask for 2 or more.")
+    if (n := oracles if refs is None else len(refs)) < 2: raise InputError(f"oracles={n} cannot be held against each other: ask for 2 or more.")
     rec.split.valid, rec.split.test # refuse a split without such samples
     for c in controls: choose('control', c, _controls)
     for o in [o for os in models.values() for o in os] + (refs or []): check_outputs(o.model, rec.split.dls)

@@ -10,7 +10,7 @@ import re, warnings
 import numpy as np, pandas as pd
 from pandas.api.types import is_object_dtype, is_string_dtype
 from scipy.stats import false_discovery_control, norm, t, ttest_1samp, ttest_ind
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 from rsu.evaluation.metrics import tow
 
 # %% ../../nbs/evaluation/03_intervals.ipynb #89510a7a
@@ -50,7 +50,7 @@ def _warn_of_two(names):
 def _as_runs(runs):
     "Rows of runs as they were before `to_csv`, or with the name of the method as the index: every name is a column"
     if not isinstance(runs, pd.DataFrame):
-        raise Refused(f"A {type(runs).__name__} is no frame of runs: give what evaluate_runs returned.")
+        raise InputError(f"A {type(runs).__name__} is no frame of runs: give what evaluate_runs returned.")
     if any(k is not None for k in runs.index.names): runs = runs.reset_index()
     runs = runs[[c for c in runs if not re.fullmatch(r'Unnamed: \d+', str(c))]] # the index that to_csv wrote
     words = [c for c in runs if c != 'draws' and (is_object_dtype(runs[c]) or is_string_dtype(runs[c]))]
@@ -58,14 +58,14 @@ def _as_runs(runs):
 
 def _needed(runs, columns):
     if missing := [k for k in columns if k not in runs]:
-        raise Refused(f"The runs have no column {missing[0]}: they have {', '.join(map(str, runs.columns))}.")
+        raise InputError(f"The runs have no column {missing[0]}: they have {', '.join(map(str, runs.columns))}.")
 
 def _with_errors(runs):
     "Runs with standard errors; rows of `evaluate` that stand for one run each bring theirs as intervals"
     if 'runs' not in runs: return runs
     if several := runs[runs.runs > 1].to_dict('records'):
         name = next(v for v in several[0].values() if isinstance(v, str))
-        raise Refused(f"A row of '{name}' is the mean of {several[0]['runs']} runs already: "
+        raise InputError(f"A row of '{name}' is the mean of {several[0]['runs']} runs already: "
                       "give a row a run, as evaluate_runs does.")
     halves = [c for c in runs if str(c).endswith('_ci')]
     return runs.drop(columns=['runs', *halves]).assign(**{f'{c[:-3]}_se': runs[c]/1.96 for c in halves})
@@ -77,7 +77,7 @@ def _one_a_seed(runs, by):
     if (again := parts.duplicated([*by,'seed'])).any():
         row = parts[again].iloc[0]
         what = ', '.join(str(row[k]) for k in by if row[k] != '')
-        raise Refused(f"There are several runs of '{what}' with seed {row.seed}: "
+        raise InputError(f"There are several runs of '{what}' with seed {row.seed}: "
                       "choose the rows of one group, algorithm and study first, "
                       "or name in by= what tells them apart.")
 
@@ -120,7 +120,7 @@ def differences(
     measures = [measures] if isinstance(measures, str) else list(measures)
     runs = _as_runs(runs)
     _needed(runs, (by,'seed',*measures))
-    if to not in (names := runs[by].unique()): raise Refused(f"There is no run of '{to}': hold against one of {', '.join(map(str, names))}.")
+    if to not in (names := runs[by].unique()): raise InputError(f"There is no run of '{to}': hold against one of {', '.join(map(str, names))}.")
     _one_a_seed(runs, [by])
     told = {k: o.set_index('seed') for k,o in runs.groupby(by, sort=False)}
     rows = [dict(measure=m, model=k, against=to, **_apart(o, told[to], m, k, to)) for m in measures for k,o in told.items() if k != to]
@@ -158,7 +158,7 @@ def _sampled(a, b, measure):
     "Of the same draws from the same samples; None where there are none, or where they all say the same"
     rows = pd.concat([a, b])
     if 'draws' in rows and rows.draws.map(type).eq(str).any():
-        raise Refused("The column draws was read from text, which does not hold the draws: "
+        raise InputError("The column draws was read from text, which does not hold the draws: "
                       "keep runs as Parquet, or drop that column.")
     if not {'draws','split'} <= {*rows} or rows.draws.isna().any() or rows.split.nunique() > 1 or not all(measure in o for o in rows.draws): return None
     sd = np.std(np.subtract(*(np.mean([o[measure] for o in m.draws], axis=0) for m in (a, b))))

@@ -9,7 +9,7 @@ __all__ = ['tow', 'tow_mia', 'average_gap', 'residual_attack', 'null_se', 'auc_s
 from math import prod
 import numpy as np, torch
 from scipy.stats import rankdata
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 from rsu.ranking.membership import auc, lira, tpr_at_fpr
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #79fafdaf
@@ -24,9 +24,9 @@ def tow(
 def _shares(name, told, keys):
     "Figures of the model `name` by each of `keys`; refuses what is missing, and what is no share"
     for k in keys:
-        if k not in told: raise Refused(f"The figures of the {name} model have no '{k}': give all of {', '.join(keys)}.")
+        if k not in told: raise InputError(f"The figures of the {name} model have no '{k}': give all of {', '.join(keys)}.")
         v = np.asarray(told[k], dtype=float)
-        if (wrong := (v < 0) | (v > 1)).any(): raise Refused(f"'{k}' of the {name} model is {v[wrong][0]:g}: give a share between 0 and 1, not a percentage.")
+        if (wrong := (v < 0) | (v > 1)).any(): raise InputError(f"'{k}' of the {name} model is {v[wrong][0]:g}: give a share between 0 and 1, not a percentage.")
     return [told[k] for k in keys]
 
 def _gaps(unlearned, oracle, keys): return [abs(u-o) for u,o in zip(_shares('unlearned', unlearned, keys), _shares('oracle', oracle, keys))]

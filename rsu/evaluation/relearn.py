@@ -13,7 +13,7 @@ import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
 from fastai.torch_core import no_random
-from rsu.core.config import Refused, choose
+from rsu.core.config import InputError, choose
 from rsu.core.outputs import predict_train
 from rsu.core.split import ForgetSplit
 from rsu.algorithms.unlearn import Algorithm, Term, seen_by, _asked, _twin
@@ -67,7 +67,7 @@ class Relearned(NamedTuple):
     ) -> float:        # NaN where it was not reached
         "Steps until the accuracy was this or higher"
         if accuracy > self.target+_tie:
-            raise Refused(f"Relearning ended at an accuracy of {self.target:.3f}, so that nothing is known of "
+            raise InputError(f"Relearning ended at an accuracy of {self.target:.3f}, so that nothing is known of "
                           f"{accuracy:.3f}: call relearn_time with that target=.")
         there = self.curve.index[self.curve >= accuracy-_tie]
         return float(there[0]) if len(there) else np.nan
@@ -102,22 +102,22 @@ def relearn_time(
 
 # %% ../../nbs/evaluation/05_relearn.ipynb #9532acd4
 def _settled(learn, split, target, lr, bs, per, max_epoch):
-    "The accuracy aimed at, and the fit that aims at it; `Refused` where either cannot be"
+    "The accuracy aimed at, and the fit that aims at it; `InputError` where either cannot be"
     if not (lr > 0 and bs >= 1 and max_epoch >= 0):
-        raise Refused(f"lr={lr}, bs={bs}, max_epoch={max_epoch} cannot train: "
+        raise InputError(f"lr={lr}, bs={bs}, max_epoch={max_epoch} cannot train: "
                       "rates are above 0, batches 1 or more, epochs 0 or more.")
     how = _asked(learn, split, _Relearn(n_epoch=max_epoch, lr=lr, bs=bs))
     choose('interval', per, ('step','epoch'))
     if target is None: target = _original(learn, split)
     if not isinstance(target, Real) or not 0 <= target <= 1:
-        raise Refused(f"target={target!r} is no accuracy: give a number from 0 to 1.")
+        raise InputError(f"target={target!r} is no accuracy: give a number from 0 to 1.")
     return float(target),how
 
 def _original(learn, split):
     "The accuracy on the samples to forget before they were forgotten, as the learner's record has it"
     rec = learn.__dict__.get('unlearning')
     if rec is None or rec.split is None or rec.split.key != split.key:
-        raise Refused("This Learner has no record of having forgotten these samples: "
+        raise InputError("This Learner has no record of having forgotten these samples: "
                       "give target=, the accuracy on them that the original model had.")
     return float(rec.before['forget'])
 
@@ -144,13 +144,13 @@ def anamnesis_index(
 ) -> Anamnesis:
     "Relearn time of an unlearned model over that of retrained ones (AIN: Chundawat et al., IEEE TIFS 2023)"
     if not (oracles := list(oracles)):
-        raise Refused("There is no oracle to compare with: give relearn_time of one retrained model or more.")
+        raise InputError("There is no oracle to compare with: give relearn_time of one retrained model or more.")
     if not (0 <= alpha < 1 and eps > 0):
-        raise Refused(f"alpha={alpha}, eps={eps} make no index: give alpha from 0 to below 1, and eps above 0.")
+        raise InputError(f"alpha={alpha}, eps={eps} make no index: give alpha from 0 to below 1, and eps above 0.")
     told = {(round(o.target, 9), o.lr, o.bs, o.per) for o in (unlearned, *oracles)}
     if len(told) > 1:
         ways = ', '.join(map(str, sorted(told)))
-        raise Refused(f"The models were relearned in different ways, (target, lr, bs, per) = {ways}: "
+        raise InputError(f"The models were relearned in different ways, (target, lr, bs, per) = {ways}: "
                       "call relearn_time with the same for all of them, and the accuracy of the original model as the "
                       "target.")
     u,*rs = (o.to((1-alpha)*unlearned.target)/o.per_epoch for o in (unlearned, *oracles))

@@ -21,7 +21,7 @@ from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 import rsu
-from rsu.core.config import Refused, _decode, _integer
+from rsu.core.config import InputError, _decode, _integer
 from rsu.core.store import check_writable
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import derived, recipe_of, _facts, _loss_key, _source
@@ -90,27 +90,27 @@ def _number(v): return isinstance(v, Real) and not isinstance(v, bool) and bool(
 def _asked_range(algorithm, k):
     "The bounds given for setting `k`: two numbers"
     name,bounds = type(algorithm).__name__,algorithm.space[k]
-    if k not in algorithm._names(): raise Refused(f"{name} has no setting '{k}' to search: its settings are {', '.join(algorithm._names())}.")
-    if not isinstance(bounds, (list,tuple)) or len(bounds) != 2 or not all(map(_number, bounds)): raise Refused(f"The range of {k}, {bounds!r}, is none: give its lower and its upper bound, two numbers.")
+    if k not in algorithm._names(): raise InputError(f"{name} has no setting '{k}' to search: its settings are {', '.join(algorithm._names())}.")
+    if not isinstance(bounds, (list,tuple)) or len(bounds) != 2 or not all(map(_number, bounds)): raise InputError(f"The range of {k}, {bounds!r}, is none: give its lower and its upper bound, two numbers.")
     return bounds
 
 def _bounds(algorithm, k):
     "The bounds of setting `k` and the scale between them"
     (low,high),v = _asked_range(algorithm, k),getattr(algorithm, k)
-    if not _number(v): raise Refused(f"{k}={v!r} cannot begin a search, which is one for numbers: give a value from {low} to {high}, or search other settings.")
+    if not _number(v): raise InputError(f"{k}={v!r} cannot begin a search, which is one for numbers: give a value from {low} to {high}, or search other settings.")
     published = next(f.default for f in fields(algorithm) if f.name == k)
     whole = isinstance(published if _number(published) else v, int)
-    if whole and not low == int(low) < high == int(high): raise Refused(f"The range of {k}, {low} to {high}, is none: give two whole numbers, the lower one first.")
+    if whole and not low == int(low) < high == int(high): raise InputError(f"The range of {k}, {low} to {high}, is none: give two whole numbers, the lower one first.")
     if whole: return int(low),int(high),'whole'
-    if not 0 < low < high: raise Refused(f"The range of {k}, {low} to {high}, is none: give a lower bound above 0, and a higher one.")
+    if not 0 < low < high: raise InputError(f"The range of {k}, {low} to {high}, is none: give a lower bound above 0, and a higher one.")
     scale = 'below 1' if low >= .5 and high < 1 else 'log'
-    if v <= 0 or scale == 'below 1' and v >= 1: raise Refused(f"{k}={v} cannot begin a search, which goes by logarithms: give a value from {low} to {high}.")
+    if v <= 0 or scale == 'below 1' and v >= 1: raise InputError(f"{k}={v} cannot begin a search, which goes by logarithms: give a value from {low} to {high}.")
     return float(low),float(high),scale
 
 def _allowed(algorithm, learn, split, name, value):
     "Would the algorithm take this value on this learner and split?"
     try: algorithm.but(**{name: value}).ready(learn, split)
-    except Refused: return False
+    except InputError: return False
     return True
 
 def _ranges(algorithm, learn, split, own):
@@ -119,9 +119,9 @@ def _ranges(algorithm, learn, split, own):
     for k in algorithm.space:
         r,v = _Range(*_bounds(algorithm, k), partial(_allowed, algorithm, learn, split, k)),getattr(algorithm, k)
         low,high = _furthest(r, v, r.low),_furthest(r, v, r.high)
-        if own and (low,high) != r[:2]: raise Refused(f"The range of {k}, {r.low} to {r.high}, goes further than {type(algorithm).__name__} does here, from {low:.4g} to {high:.4g}: narrow it.")
+        if own and (low,high) != r[:2]: raise InputError(f"The range of {k}, {r.low} to {r.high}, goes further than {type(algorithm).__name__} does here, from {low:.4g} to {high:.4g}: narrow it.")
         if low < high: res[k] = r._replace(low=low, high=high)
-    if not res: raise Refused(f"{type(algorithm).__name__} has no settings to search here.")
+    if not res: raise InputError(f"{type(algorithm).__name__} has no settings to search here.")
     return res
 
 # %% ../../nbs/evaluation/07_tune.ipynb #589df65a
@@ -243,8 +243,8 @@ def tune(
     quiet:bool=False      # No progress bar
 ) -> Algorithm:           # With the settings found; its `tuning` tells how
     "Search the settings of an algorithm on validation samples, on seeds of its own"
-    if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm): raise Refused(f"algorithm={algorithm!r} is no algorithm: give an instance such as SCRUB().")
-    if not isinstance(algorithm.space, dict) or not algorithm.space: raise Refused(f"{type(algorithm).__name__} has no settings to search.")
+    if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm): raise InputError(f"algorithm={algorithm!r} is no algorithm: give an instance such as SCRUB().")
+    if not isinstance(algorithm.space, dict) or not algorithm.space: raise InputError(f"{type(algorithm).__name__} has no settings to search.")
     for k,v,low in (('budget',budget,10), ('oracles',oracles,2), ('seed',seed,0)): _integer(k, v, low)
     if isinstance(split, ForgetSplit): split = ForgetSplit(split.dls, split.forget, test=split.valid) # whatever asks for test samples gets those of validation
     own,given,algorithm = 'space' in vars(algorithm),algorithm,_asked(learn, split, algorithm)

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
 from filelock import FileLock, Timeout
 from rsu import __version__
-from rsu.core.config import Refused
+from rsu.core.config import InputError
 from rsu.core.store import check_writable, read_shard, write_shard
 from rsu.core.indexing import as_fastai, device_of, fingerprint, positions, subset, targets, _update
 from rsu.core.outputs import at_once, margin, predict, predict_train
@@ -67,7 +67,7 @@ class ReferenceBank:
         "One kind of tensor, shard after shard"
         for o in self.shards:
             o = o if isinstance(o, dict) else read_shard(o)[0]
-            if name not in o: raise Refused(_absent[name])
+            if name not in o: raise InputError(_absent[name])
             yield o
 
     def _bool(self, name): return torch.stack([_unbits(o[name], _length(o)) for o in self._read(name)])
@@ -121,7 +121,7 @@ def from_arrays(cls:ReferenceBank,
     "A bank of references that were trained elsewhere"
     members,logits = torch.as_tensor(np.asarray(members)), torch.as_tensor(np.asarray(logits)).float()
     if members.dtype != torch.bool or logits.dim() not in (2,3) or members.shape != logits.shape[:2]:
-        raise Refused(f"Memberships {tuple(members.shape)} of {members.dtype} and logits {tuple(logits.shape)} do not fit: give (K, N) of bool, and (K, N, C) or margins (K, N).")
+        raise InputError(f"Memberships {tuple(members.shape)} of {members.dtype} and logits {tuple(logits.shape)} do not fit: give (K, N) of bool, and (K, N, C) or margins (K, N).")
     bank = cls([dict(members=_bits(m), **(dict(logits=o) if o.dim() == 2 else dict(phi=_half(o)))) for m,o in zip(members, logits)])
     if y is not None: bank = bank.labelled(y)
     if logits_valid is not None:
@@ -138,12 +138,12 @@ def labelled(self:ReferenceBank,
     y = torch.as_tensor(np.asarray(y)).long()
     n = _length(next(self._read('members')))
     if len(y) != n:
-        raise Refused(f"The bank was fitted to {n} training samples and the learner has {len(y)}: "
+        raise InputError(f"The bank was fitted to {n} training samples and the learner has {len(y)}: "
                       f"where rows were deleted or added, {_anew}.")
     if self.y is not None:
         other = int((self.y != y).sum())
         if other:
-            raise Refused(f"{other} of {n} labels of the bank differ from the learner's: "
+            raise InputError(f"{other} of {n} labels of the bank differ from the learner's: "
                           f"it was made from other data, or in another order; {_anew}.")
         return self
     return ReferenceBank([{**o, **(_told(o['logits'], y) if 'logits' in o else {})} for o in self.shards], y)
@@ -153,13 +153,13 @@ def labelled(self:ReferenceBank,
 def of(self:ReferenceBank,
     dls # `DataLoaders` of a learner
 ):      # A `ReferenceBank`
-    """This bank with the labels of a training set; `Refused` where its columns are not those of the samples.
+    """This bank with the labels of a training set; `InputError` where its columns are not those of the samples.
     A bank without a folder knows labels only."""
     bank = self.labelled(targets(dls))
     if self.path is None: return bank
     fitted = read_shard(Path(self.path)/'labels.safetensors')[1].get('samples')
     if fitted in (None, _samples_of(dls.train)): return bank
-    raise Refused("The bank was fitted to a training set with the same labels and other samples, "
+    raise InputError("The bank was fitted to a training set with the same labels and other samples, "
                   f"so its columns are not those of this one: {_anew}.")
 
 @patch
@@ -196,7 +196,7 @@ def _samples_of(dl):
     return h.hexdigest()[:8]
 
 def _claim(path, made):
-    "Note in the folder what the bank is made from; `Refused` where it is another bank's"
+    "Note in the folder what the bank is made from; `InputError` where it is another bank's"
     note = path/'bank.json'
     if not note.exists():
         check_writable(path)
@@ -204,7 +204,7 @@ def _claim(path, made):
         _replace(note, made)
     has = _note(path)
     other = [k for k in made if has.get(k) != made[k]]
-    if other: raise Refused(f"'{path}' holds references of another {' and '.join(other)}: give another path, or delete it.")
+    if other: raise InputError(f"'{path}' holds references of another {' and '.join(other)}: give another path, or delete it.")
 
 def _replace(file, facts):
     part = file.with_suffix(f'.{os.getpid()}.part')
@@ -213,14 +213,14 @@ def _replace(file, facts):
 
 def _note(path):
     try: return json.loads((path/'bank.json').read_text(encoding='utf-8'))
-    except FileNotFoundError: raise Refused(f"There is no bank in '{path}': name the folder in which one was fitted.") from None
-    except ValueError: raise Refused(f"'{path/'bank.json'}' is not a bank's note: delete the folder, or give another path.") from None
+    except FileNotFoundError: raise InputError(f"There is no bank in '{path}': name the folder in which one was fitted.") from None
+    except ValueError: raise InputError(f"'{path/'bank.json'}' is not a bank's note: delete the folder, or give another path.") from None
 
 def _state(file, logits=False):
     "'whole', 'damaged' or 'missing'; a shard without the logits that are wanted counts as missing"
     if not file.exists(): return 'missing'
     try: return 'whole' if 'logits' in read_shard(file)[0] or not logits else 'missing'
-    except Refused: return 'damaged'
+    except InputError: return 'damaged'
 
 # %% ../../nbs/ranking/01_bank.ipynb #ad5674b0
 class _Hands:
@@ -302,10 +302,10 @@ def fit(cls:ReferenceBank,
 ):                      # A `ReferenceBank`
     "Train what is not there yet of a bank of `n` references, and open it"
     if vars(learn).get('ledger') is not None and len(positions(learn.dls.train)) < len(learn.dls.train_ds):
-        raise Refused("This learner has forgotten samples that its data set still holds, "
+        raise InputError("This learner has forgotten samples that its data set still holds, "
                       "and the bank's files would show which: "
                       "delete their rows from the data, and fit the bank to a learner on what stays.")
-    if n < 2 or n % 2: raise Refused(f"n={n} references cannot come in pairs of halves: give an even number, 2 or more.")
+    if n < 2 or n % 2: raise InputError(f"n={n} references cannot come in pairs of halves: give an even number, 2 or more.")
     dls,recipe = learn.dls,recipe_of(learn, recipe)
     check_outputs(learn.model, dls)
     made = _made_from(dls, recipe)
@@ -352,7 +352,7 @@ def open(cls:ReferenceBank,
     for f in files:
         if _state(f) == 'damaged': print(f"'{f}' is damaged and left out: fit the bank again to mend it.")
     files = [f for f in files if _state(f) == 'whole']
-    if not files: raise Refused(f"There is no reference in '{path}': fit the bank first.")
+    if not files: raise InputError(f"There is no reference in '{path}': fit the bank first.")
     y = read_shard(path/'labels.safetensors')[0]['y'].long()
     return cls(files, y, path, int(read_shard(files[0])[1]['seed']))
 
@@ -363,7 +363,7 @@ def extend(self:ReferenceBank,
     **kwargs  # What else `fit` takes
 ):            # A `ReferenceBank`
     "Train further references, beside those that are there"
-    if self.path is None: raise Refused("This bank has no folder to grow in: fit one with path=.")
+    if self.path is None: raise InputError("This bank has no folder to grow in: fit one with path=.")
     return ReferenceBank.fit(learn, n, self.path, self.seed, **kwargs)
 
 @patch
@@ -374,14 +374,14 @@ def merge(self:ReferenceBank,
     "One bank of the references of several"
     banks = [self, *others]
     for o in others:
-        if (self.y is None) != (o.y is None) or self.y is not None and not torch.equal(self.y, o.y): raise Refused("These banks have different labels: only banks of one training set can be merged.")
+        if (self.y is None) != (o.y is None) or self.y is not None and not torch.equal(self.y, o.y): raise InputError("These banks have different labels: only banks of one training set can be merged.")
     notes = [_note(o.path) for o in banks if o.path]
-    if any(o != notes[0] for o in notes): raise Refused("These banks were made from different data, recipes or versions: only banks of one making can be merged.")
+    if any(o != notes[0] for o in notes): raise InputError("These banks were made from different data, recipes or versions: only banks of one making can be merged.")
     shards = [o for b in banks for o in b.shards]
     names = [o.name for o in shards if not isinstance(o, dict)]
-    if len(set(names)) < len(names): raise Refused("The same reference is in two of these banks: fit one of them with another seed.")
+    if len(set(names)) < len(names): raise InputError("The same reference is in two of these banks: fit one of them with another seed.")
     if path is None: return ReferenceBank(shards, self.y, seed=self.seed)
-    if len(names) < len(shards): raise Refused("A bank in memory has no files to copy: merge it without path=.")
+    if len(names) < len(shards): raise InputError("A bank in memory has no files to copy: merge it without path=.")
     _claim(Path(path), notes[0])
     for o in [*shards, self.path/'labels.safetensors']: _copy(o, Path(path)/o.name)
     return ReferenceBank([Path(path)/o.name for o in shards], self.y, Path(path), self.seed)
@@ -423,7 +423,7 @@ def stability(self:ReferenceBank,
     "How far would the ranking of n references be from that of n others? For n from 2 up to four times the bank's"
     score = score or (lambda phi, members: privacy_risk(phi, members, 'global'))
     phi,members,K = self.phi,self.members,len(self)
-    if K < 4: raise Refused(f"A bank of {K} references cannot be divided: give 4 or more.")
+    if K < 4: raise InputError(f"A bank of {K} references cannot be divided: give 4 or more.")
     everything,rng = score(phi, members),np.random.default_rng(seed)
     pairs = np.arange(K//2*2).reshape(-1, 2) # the halves of a pair stay together: no sample without an in and an out world
     rows = []

@@ -16,7 +16,7 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
 from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
-from rsu.core.config import Refused, choose, register
+from rsu.core.config import InputError, choose, register
 from rsu.core.indexing import as_fastai, as_they_are, positions, subset, targets
 from rsu.core.outputs import predict, predict_train, margin
 from rsu.core.split import ForgetSplit, _held_out
@@ -36,8 +36,8 @@ class Ranking(ForgetSplit):
     ):
         "A ranking from scores of your own"
         scores = np.asarray(scores, dtype=np.float64)
-        if scores.shape != split.forget.shape: raise Refused(f"{len(np.atleast_1d(scores))} scores for {len(split)} samples to forget: give one a sample, in the order of split.forget.")
-        if not np.isfinite(scores).all(): raise Refused(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are NaN or infinite: a ranking needs a number for every sample.")
+        if scores.shape != split.forget.shape: raise InputError(f"{len(np.atleast_1d(scores))} scores for {len(split)} samples to forget: give one a sample, in the order of split.forget.")
+        if not np.isfinite(scores).all(): raise InputError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are NaN or infinite: a ranking needs a number for every sample.")
         res = copy.copy(split)
         res.__class__,res.scores,res.name = cls,scores,name
         return res
@@ -84,7 +84,7 @@ def _first(scores, counts, k):
 # %% ../../nbs/ranking/02_rankers.ipynb #b5d01af7
 def _check_same(a, b):
     if not (np.array_equal(a.forget, b.forget) and np.array_equal(a.y, b.y)):
-        raise Refused(f"'{a.name}' and '{b.name}' rank different samples: rank the same split by both.")
+        raise InputError(f"'{a.name}' and '{b.name}' rank different samples: rank the same split by both.")
 
 def _agree(a, b, k, counts):
     "The three figures (3, B) for scores `a` and `b` (n,)"
@@ -103,7 +103,7 @@ def agreement(self:Ranking,
     "How far two rankings agree: correlation, the same few at the top, and the correlation among this one's top fifth"
     _check_same(self, other)
     n,k = len(self), max(1, len(self)//10) if k is None else k
-    if not 1 <= k <= n or n_boot < 1: raise Refused(f"k={k}, n_boot={n_boot} cannot be had of {n} samples: k is 1 to {n}, n_boot 1 or more.")
+    if not 1 <= k <= n or n_boot < 1: raise InputError(f"k={k}, n_boot={n_boot} cannot be had of {n} samples: k is 1 to {n}, n_boot 1 or more.")
     rng,block = np.random.default_rng(seed), max(1, 2**17//n) # resamples at a time: what a processor's cache holds
     draws = (rng.multinomial(n, np.full(n, 1/n), size=min(block, n_boot-i)).astype(float) for i in range(0, n_boot, block))
     boot = np.concatenate([_agree(self.scores, other.scores, k, o) for o in draws], axis=1)
@@ -116,7 +116,7 @@ def combine(cls:Ranking,
     rankings:list # Rankings of the same samples, one or more
 ) -> Ranking:     # Scores are minus the mean rank, ties in the middle
     "Several rankings in one, by mean rank"
-    if not rankings: raise Refused("There is no ranking to combine: give a list of one or more.")
+    if not rankings: raise InputError("There is no ranking to combine: give a list of one or more.")
     for o in rankings[1:]: _check_same(rankings[0], o)
     mean = np.mean([rankdata(-o.scores) for o in rankings], axis=0)
     return cls.from_scores(rankings[0], -mean, f"mean rank of {', '.join(o.name for o in rankings)}")
@@ -188,7 +188,7 @@ class Record(Callback):
 # %% ../../nbs/ranking/02_rankers.ipynb #08645d04
 @patch
 def _noted(self:Record, i):
-    if not self.rows: raise Refused("The record is empty: give it to a fit first, Recipe(...).fit(dls, cbs=record) for example.")
+    if not self.rows: raise InputError("The record is empty: give it to a fit first, Recipe(...).fit(dls, cbs=record) for example.")
     return torch.stack([o[i] for o in self.rows])
 
 # %% ../../nbs/ranking/02_rankers.ipynb #4ad1664d
@@ -273,7 +273,7 @@ class Curvature(Ranker):
 
     def score(self, learn, at):
         def bend(model, each, xs, y):
-            if not all(x.is_floating_point() for x in xs): raise Refused("Curvature takes gradients with respect to the inputs, and these hold whole numbers: take a ranker that does not, GradNorm() for example.")
+            if not all(x.is_floating_point() for x in xs): raise InputError("Curvature takes gradients with respect to the inputs, and these hold whole numbers: take a ranker that does not, GradNorm() for example.")
             here = input_grads(model, each, xs, y)
             scale = self.h / _norm([o.sign() for o in here]).clamp_min(1)
             moved = tuple(x + torch.einsum('n,n...->n...', scale, o.sign()) for x,o in zip(xs, here))
@@ -284,7 +284,7 @@ class Curvature(Ranker):
 def _features(learn, at):
     "What the last linear layer is given for positions `at` of the training set, (n, d)"
     layers = [m for m in called(learn.model, _two(learn.model, learn.dls)) if isinstance(m, nn.Linear)]
-    if not layers: raise Refused("The network has no linear layer, whose input would be the features: take another ranker, GradNorm() for example.")
+    if not layers: raise InputError("The network has no linear layer, whose input would be the features: take another ranker, GradNorm() for example.")
     seen = []
     hook = layers[-1].register_forward_pre_hook(lambda m,args: seen.append(args[0].detach().float().flatten(1).cpu()))
     try: predict_train(learn.model, learn.dls, at)
@@ -310,7 +310,7 @@ class _Recorded(Ranker):
     def _at(self, learn, at):
         "Positions `at` as an index, where the record is of this learner's data"
         n,N = self.record.phi.shape[1], len(learn.dls.train_ds)
-        if n != N: raise Refused(f"The record speaks of {n} training samples and the learner has {N}: record this learner's own training.")
+        if n != N: raise InputError(f"The record speaks of {n} training samples and the learner has {N}: record this learner's own training.")
         return torch.as_tensor(np.array(at))
 
 # %% ../../nbs/ranking/02_rankers.ipynb #c23511ce
@@ -352,7 +352,7 @@ class EL2N(_Recorded):
         at = self._at(learn, at)
         E = len(self.record.rows)
         epoch = max(1, round(E/10)) if self.epoch is None else self.epoch
-        if not 1 <= epoch <= E: raise Refused(f"epoch={epoch} is not in the record: give a number from 1 to {E}.")
+        if not 1 <= epoch <= E: raise InputError(f"epoch={epoch} is not in the record: give a number from 1 to {E}.")
         return self.record.el2n[epoch-1,at].numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #293feb88
@@ -461,7 +461,7 @@ class RMIA(_Banked):
     def score(self, learn, at):
         bank,_ = self._columns(learn, at)
         valid,phi_valid = as_fastai(_held_out(learn.dls, 'validation')), self.bank.phi_valid
-        if len(valid.dataset) != phi_valid.shape[1]: raise Refused(f"The bank speaks of {phi_valid.shape[1]} validation samples and the learner has {len(valid.dataset)}: fit the bank to this learner.")
+        if len(valid.dataset) != phi_valid.shape[1]: raise InputError(f"The bank speaks of {phi_valid.shape[1]} validation samples and the learner has {len(valid.dataset)}: fit the bank to this learner.")
         population = margin(*predict(learn.model, valid)), phi_valid[:,positions(valid)]
         p,p_refs,p_pop,p_pop_refs = (o.double().sigmoid() for o in (_phi(learn, at), bank.phi, *population))
         return rmia(p, p_refs, bank.members, p_pop, p_pop_refs, self.a, self.gamma).numpy()

@@ -11,7 +11,7 @@ import inspect
 from functools import wraps
 import numpy as np, torch
 from fastai.callback.core import Callback
-from rsu.core.config import Refused, Value, choose, _integer
+from rsu.core.config import InputError, Value, choose, _integer
 from rsu.core.split import class_names
 from rsu.algorithms.unlearn import Algorithm, Stage
 
@@ -23,7 +23,7 @@ def _partition(divide):
         groups = divide(self, split)
         at = np.sort(np.concatenate([np.array([], dtype=np.int64), *groups.values()]))
         if not np.array_equal(at, split.forget) or not all(map(len, groups.values())):
-            raise Refused(f"{self!r} does not divide the {len(split)} samples to forget: "
+            raise InputError(f"{self!r} does not divide the {len(split)} samples to forget: "
                           "each must be in one group, and no group empty, but its "
                           f"groups hold {len(at)} samples, of which {len(np.unique(at))} are different.")
         return groups
@@ -44,7 +44,7 @@ class Groups(Value):
 # %% ../../nbs/sequence/00_sequence.ipynb #d4cbb752
 def _scores(split):
     "The scores of a ranking"
-    if not hasattr(split, 'scores'): raise Refused("A sequence needs scores to form its groups: rank the split first, LiRA(bank).rank(learn, split) for example, or Random().rank(learn, split) for groups by chance.")
+    if not hasattr(split, 'scores'): raise InputError("A sequence needs scores to form its groups: rank the split first, LiRA(bank).rank(learn, split) for example, or Random().rank(learn, split) for groups by chance.")
     return split.scores
 
 def _numbered(parts): return {str(i+1): np.sort(o) for i,o in enumerate(o for o in parts if len(o))}
@@ -60,7 +60,7 @@ class Quantiles(Groups):
     def divide(self, split):
         if self.n == 1: return {'1': split.forget}
         _scores(split)
-        if self.n > len(split): raise Refused(f"{self.n} groups cannot be made of {len(split)} samples to forget: ask for 1 to {len(split)}.")
+        if self.n > len(split): raise InputError(f"{self.n} groups cannot be made of {len(split)} samples to forget: ask for 1 to {len(split)}.")
         return _numbered(np.array_split(split.order, self.n))
 
 # %% ../../nbs/sequence/00_sequence.ipynb #70111c3b
@@ -69,7 +69,7 @@ class Thresholds(Groups):
     at:tuple # Scores at which a group ends, highest first; a score there belongs to the group above
 
     def __post_init__(self):
-        if not len(self.at) or not all(np.isfinite(o) for o in self.at) or any(a <= b for a,b in zip(self.at, self.at[1:])): raise Refused(f"The thresholds {', '.join(map(str, self.at))} do not fall: give one number or more, highest first.")
+        if not len(self.at) or not all(np.isfinite(o) for o in self.at) or any(a <= b for a,b in zip(self.at, self.at[1:])): raise InputError(f"The thresholds {', '.join(map(str, self.at))} do not fall: give one number or more, highest first.")
 
     def divide(self, split):
         k = (_scores(split)[:,None] < np.asarray(self.at)).sum(1)
@@ -85,7 +85,7 @@ class NaturalBreaks(Groups):
     def divide(self, split):
         from sklearn.cluster import KMeans
         scores = _scores(split)
-        if not 1 <= self.n <= len(np.unique(scores)): raise Refused(f"{self.n} groups cannot be made of {len(np.unique(scores))} different scores: ask for 1 to {len(np.unique(scores))}.")
+        if not 1 <= self.n <= len(np.unique(scores)): raise InputError(f"{self.n} groups cannot be made of {len(np.unique(scores))} different scores: ask for 1 to {len(np.unique(scores))}.")
         found = KMeans(self.n, n_init=10, random_state=0).fit(scores[:,None])
         return _numbered(split.forget[found.labels_ == i] for i in np.argsort(-found.cluster_centers_[:,0]))
 
@@ -108,10 +108,10 @@ class Labelled(Groups):
     labels:tuple # A string for each sample to forget, in the order of `split.forget`
 
     def __post_init__(self):
-        if not isinstance(self.labels, (list,tuple)) or not all(isinstance(o, str) for o in self.labels): raise Refused("Labels of groups are strings: give a list with one for each sample to forget.")
+        if not isinstance(self.labels, (list,tuple)) or not all(isinstance(o, str) for o in self.labels): raise InputError("Labels of groups are strings: give a list with one for each sample to forget.")
 
     def divide(self, split):
-        if len(self.labels) != len(split): raise Refused(f"{len(self.labels)} labels for {len(split)} samples to forget: give one a sample, in the order of split.forget.")
+        if len(self.labels) != len(split): raise InputError(f"{len(self.labels)} labels for {len(split)} samples to forget: give one a sample, in the order of split.forget.")
         labels = np.asarray(self.labels)
         return _exposure({str(k): split.forget[labels == k] for k in dict.fromkeys(self.labels)}, split)
 
@@ -128,7 +128,7 @@ class ByChance(Groups):
     def __post_init__(self): _integer('groups', self.n, 1)
 
     def divide(self, split):
-        if not 1 <= self.n <= len(split): raise Refused(f"{self.n} groups cannot be made of {len(split)} samples to forget: ask for 1 to {len(split)}.")
+        if not 1 <= self.n <= len(split): raise InputError(f"{self.n} groups cannot be made of {len(split)} samples to forget: ask for 1 to {len(split)}.")
         return _numbered(np.array_split(np.random.default_rng(self.seed).permutation(split.forget), self.n))
 
 # %% ../../nbs/sequence/00_sequence.ipynb #d2ca4fe1
@@ -144,7 +144,7 @@ def _ordered(order, groups, split, seed):
     if isinstance(order, str):
         if len(groups) > 1 and order != 'shuffled': _scores(split)
         return _orders[order](list(groups), seed)
-    if sorted(order) != sorted(groups): raise Refused(f"The order {', '.join(map(str, order))} is not one of the groups {', '.join(groups)}: name each of them once.")
+    if sorted(order) != sorted(groups): raise InputError(f"The order {', '.join(map(str, order))} is not one of the groups {', '.join(groups)}: name each of them once.")
     return list(order)
 
 # %% ../../nbs/sequence/00_sequence.ipynb #baf29440
@@ -183,7 +183,7 @@ class _Carry(Callback):
 def _each(what, names, kind):
     "What is given for every group by its name: one thing for all, or a tuple in the order of exposure"
     if not isinstance(what, (list,tuple)): return dict.fromkeys(names, what)
-    if len(what) != len(names): raise Refused(f"{kind} is given for {len(what)} groups and there are {len(names)} ({', '.join(names)}): give one for all, or one a group, most exposed first.")
+    if len(what) != len(names): raise InputError(f"{kind} is given for {len(what)} groups and there are {len(names)} ({', '.join(names)}): give one for all, or one a group, most exposed first.")
     return dict(zip(names, what))
 
 # %% ../../nbs/sequence/00_sequence.ipynb #8de2b923
@@ -202,21 +202,21 @@ class SeqUnlearn(Value):
 
     def __post_init__(self):
         for o in self._given():
-            if not isinstance(o, Algorithm): raise Refused(f"algorithm={o!r} is no algorithm: give an instance such as SCRUB().")
-        if not self._given(): raise Refused("No group has an algorithm, so nothing would be forgotten: give one, SCRUB for example.")
-        if not isinstance(self.groups, (int, Groups)): raise Refused(f"groups={self.groups!r} are no groups: give a number, or a value such as ByClass().")
+            if not isinstance(o, Algorithm): raise InputError(f"algorithm={o!r} is no algorithm: give an instance such as SCRUB().")
+        if not self._given(): raise InputError("No group has an algorithm, so nothing would be forgotten: give one, SCRUB for example.")
+        if not isinstance(self.groups, (int, Groups)): raise InputError(f"groups={self.groups!r} are no groups: give a number, or a value such as ByClass().")
         if isinstance(self.groups, int): Quantiles(self.groups)
         if isinstance(self.order, str): choose('order', self.order, _orders)
-        elif not isinstance(self.order, (list,tuple)) or not all(isinstance(o, str) for o in self.order): raise Refused(f"order={self.order!r} is no order: give one of {', '.join(_orders)}, or the groups' names, which are strings.")
+        elif not isinstance(self.order, (list,tuple)) or not all(isinstance(o, str) for o in self.order): raise InputError(f"order={self.order!r} is no order: give one of {', '.join(_orders)}, or the groups' names, which are strings.")
         choose('pending policy', self.pending, ['held out','retain']); choose('schedule', self.schedule, ['each stage','whole']); choose('policy for the optimiser', self.optimiser, ['fresh','kept'])
-        if self.optimiser == 'kept' and isinstance(self.algorithm, (list,tuple)): raise Refused("What one algorithm's optimiser remembers is nothing to another: keep it for a single algorithm only.")
+        if self.optimiser == 'kept' and isinstance(self.algorithm, (list,tuple)): raise InputError("What one algorithm's optimiser remembers is nothing to another: keep it for a single algorithm only.")
         # a repair has nothing to forget: MSG, say, which reads S before it begins, is none
-        if self.repair is not None and (not isinstance(self.repair, Algorithm) or self.repair.n_epoch == 0 or {r for e in range(self.repair.n_epoch or 1) for o in self.repair.passes(e) for r in o} != {'retain'} or 'S' in self.repair.reads.split()): raise Refused(f"repair={self.repair!r} does not train on retained samples alone: give FineTune, for example.")
+        if self.repair is not None and (not isinstance(self.repair, Algorithm) or self.repair.n_epoch == 0 or {r for e in range(self.repair.n_epoch or 1) for o in self.repair.passes(e) for r in o} != {'retain'} or 'S' in self.repair.reads.split()): raise InputError(f"repair={self.repair!r} does not train on retained samples alone: give FineTune, for example.")
         for o in (self.until if isinstance(self.until, (list,tuple)) else [self.until]):
-            if o is not None and o != 'valid' and not (isinstance(o, (int,float)) and 0 <= o <= 1): raise Refused(f"until={o!r} is no target of a group: give an accuracy from 0 to 1, or 'valid'.")
-        if self.rerank is not None and not (isinstance(self.rerank, type) and hasattr(self.rerank, 'score')): raise Refused(f"rerank={self.rerank!r} is no ranker's class: give Confidence, for example.")
-        if self.rerank is not None and (needs := [k for k,p in inspect.signature(self.rerank).parameters.items() if p.default is p.empty]): raise Refused(f"{self.rerank.__name__} cannot rank again after each stage, for it needs more than the model ({', '.join(needs)}): give Confidence, for example.")
-        if self.rerank is not None and not isinstance(self.groups, (int, Quantiles, Singly)): raise Refused(f"{type(self.groups).__name__} groups do not change with a ranking: rerank goes with a number of groups, or with Singly().")
+            if o is not None and o != 'valid' and not (isinstance(o, (int,float)) and 0 <= o <= 1): raise InputError(f"until={o!r} is no target of a group: give an accuracy from 0 to 1, or 'valid'.")
+        if self.rerank is not None and not (isinstance(self.rerank, type) and hasattr(self.rerank, 'score')): raise InputError(f"rerank={self.rerank!r} is no ranker's class: give Confidence, for example.")
+        if self.rerank is not None and (needs := [k for k,p in inspect.signature(self.rerank).parameters.items() if p.default is p.empty]): raise InputError(f"{self.rerank.__name__} cannot rank again after each stage, for it needs more than the model ({', '.join(needs)}): give Confidence, for example.")
+        if self.rerank is not None and not isinstance(self.groups, (int, Quantiles, Singly)): raise InputError(f"{type(self.groups).__name__} groups do not change with a ranking: rerank goes with a number of groups, or with Singly().")
 
     def _given(self): return [o for o in (self.algorithm if isinstance(self.algorithm, (list,tuple)) else [self.algorithm]) if o is not None or self.algorithm is None]
 
@@ -236,7 +236,7 @@ class SeqUnlearn(Value):
         learn, # The learner that will be changed
         split  # What must be forgotten
     ):         # A sequence
-        "The sequence as it will be run on this learner; `Refused` where it cannot be"
+        "The sequence as it will be run on this learner; `InputError` where it cannot be"
         res = self._but_algorithms(lambda o: o.ready(learn, split))
         return res if self.repair is None else res.but(repair=self.repair.ready(learn, split))
 
@@ -323,6 +323,6 @@ def RUM(
     shuffled:int|None=None    # The paper's control: three groups by chance, by this seed
 ) -> SeqUnlearn:
     "Low, mid and high memorization, one after the other, pending groups trained on (Zhao et al., NeurIPS 2024, Algorithm RUM)"
-    if len(algorithms) not in (1,3): raise Refused(f"RUM has three groups and {len(algorithms)} algorithms were given: give one for all, or those of the low, the mid and the high group.")
+    if len(algorithms) not in (1,3): raise InputError(f"RUM has three groups and {len(algorithms)} algorithms were given: give one for all, or those of the low, the mid and the high group.")
     how = algorithms[0] if len(algorithms) == 1 else algorithms[::-1]
     return SeqUnlearn(how, 3, 'ascending', 'retain') if shuffled is None else SeqUnlearn(how, ByChance(3, shuffled), ('3','2','1'), 'retain')
