@@ -137,7 +137,7 @@ def test_loaders_of_ones_own(make, how, recipe, folder, tmp_path): goes_through(
 def test_workers(folder, tmp_path): goes_through(from_torch(2)(folder), cnn, scrub, tmp_path)
 
 def test_a_sequence_on_files(folder, tmp_path):
-    table = goes_through(from_folder(folder), cnn, SeqUnlearn(scrub.but(bs=16), groups=2), tmp_path)
+    table = goes_through(from_folder(folder), cnn, SeqUnlearn(scrub.replace(bs=16), groups=2), tmp_path)
     assert table.steps['one-shot'] == table.steps['unlearned']
 
 def test_a_vision_learner(folder, tmp_path): goes_through(in_colour(folder), by_vision_learner, scrub, tmp_path)

@@ -31,7 +31,7 @@ def learn():
     with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-2)
     return learn
 
-def but(learn, loss):
+def replace(learn, loss):
     res = copy.copy(learn)
     res.loss_func = loss
     return res

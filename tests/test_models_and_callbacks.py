@@ -74,7 +74,7 @@ def test_accumulation_is_refused_where_each_batch_counts(learn, split, how):
 def test_accumulated_small_batches_are_one_large_batch(learn, split, how):
     "FineTune with 41 retained samples: batches of 10, the last joined by the one that is left."
     whole = unlearn(learn, split, how, quiet=True)
-    parts = unlearn(learn, split, how.but(bs=10), cbs=GradientAccumulation(how.bs), quiet=True)
+    parts = unlearn(learn, split, how.replace(bs=10), cbs=GradientAccumulation(how.bs), quiet=True)
     assert parts.unlearning.steps == whole.unlearning.steps == 1
     torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=1e-5)
     assert (weights(whole)-weights(learn)).abs().max() > .05

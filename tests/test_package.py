@@ -104,7 +104,7 @@ each = late + """
 for name, how in algorithms().items():
     one = how()
     loaded.clear()
-    try: learn.unlearn(split, one.but(n_epoch=2) if (one.n_epoch or 0) > 2 else one, quiet=True)
+    try: learn.unlearn(split, one.replace(n_epoch=2) if (one.n_epoch or 0) > 2 else one, quiet=True)
     except InputError: continue # no recipe, no shards
     tell(name)
 """

@@ -144,7 +144,7 @@ def test_a_sequence_keeps_its_word(asked, groups, order, pending, algorithm, who
     N, *request, scores = asked
     learn, dls = small(N)
     ranking = Ranking.from_scores(ForgetSplit(dls, *request), scores)
-    algorithm = algorithm.but(n_epoch=3, bs=2, lr=1e-5)
+    algorithm = algorithm.replace(n_epoch=3, bs=2, lr=1e-5)
     with only_what_can_be_divided():
         how = sequence_of(ranking, groups, order, seed, algorithm, pending=pending,
                           repair=FineTune(n_epoch=1, bs=8, lr=1e-5), schedule='whole' if whole else 'each stage',
@@ -170,7 +170,7 @@ def test_a_sequence_keeps_its_word(asked, groups, order, pending, algorithm, who
         assert alike(unlearn(learn, ranking, SeqUnlearn.from_json(how.to_json()), seed=seed, path=d, quiet=True), new)
     # one group, in whatever order and way, is one shot is the algorithm alone
     bare = unlearn(learn, ranking, algorithm, seed=seed, quiet=True)
-    assert alike(bare, unlearn(learn, ranking, how.but(groups=1, repair=None, order='descending' if order == 'given' else order), seed=seed, quiet=True))
+    assert alike(bare, unlearn(learn, ranking, how.replace(groups=1, repair=None, order='descending' if order == 'given' else order), seed=seed, quiet=True))
     assert alike(bare, unlearn(learn, ForgetSplit(dls, *request), OneShot(algorithm), seed=seed, quiet=True))
 
 @given(st.integers(1, 60), seeds, st.integers(2, 9))
@@ -244,10 +244,10 @@ def test_a_value_travels_as_json(v):
     again = Value.from_json(v.to_json())
     assert again == v and type(again) is type(v) and hash(again) == hash(v) and again.key == v.key
     assert json.loads(v.to_json()) == json.loads(json.dumps(v.to_dict()))
-    assert v.but() == v
+    assert v.replace() == v
     # a change of any one field is told apart
     for f in fields(v):
-        if isinstance(getattr(v, f.name), bool): assert v.but(**{f.name: not getattr(v, f.name)}) != v
+        if isinstance(getattr(v, f.name), bool): assert v.replace(**{f.name: not getattr(v, f.name)}) != v
 
 @given(st.integers(1, 12), st.integers(2, 60), seeds)
 def test_halves_are_balanced(pairs, N, seed):

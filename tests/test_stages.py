@@ -44,7 +44,7 @@ def test_the_schedule_of_a_whole_sequence_is_cut_where_its_steps_are():
     steps = [sum(s.steps) for s in stages]
     ends = np.cumsum([0, *steps])/sum(steps)
     assert [s.part for s in stages] == [(a, b) for a, b in zip(ends, ends[1:])] and ends[-1] == 1
-    assert {s.part for s in how.but(schedule='each stage').stages(ranked(range(20)))} == {(0., 1.)}
+    assert {s.part for s in how.replace(schedule='each stage').stages(ranked(range(20)))} == {(0., 1.)}
 
 def test_steps_are_shared_by_size_in_every_epoch():
     assert share([10, 10], [1, 3]) == [[2, 3], [8, 7]]
@@ -61,5 +61,5 @@ def test_ranked_again_ties_stay_in_the_order_of_their_positions():
     todo = how.stages(risk)[1:]
     assert [s.forget.tolist() for s in todo] == [[0, 2], [4]]
     assert [s.forget.tolist() for s in how.again(todo, risk, None)] == [[0, 2], [4]]
-    up = how.but(order='ascending')
+    up = how.replace(order='ascending')
     assert [s.forget.tolist() for s in up.again(up.stages(risk)[1:], risk, None)] == [[2, 3], [0, 1]]

@@ -127,7 +127,7 @@ class EUk(CFk):
         if not isinstance(recipe, Recipe):
             raise InputError("EUk trains as long as the original was trained, and a recipe that is a function does not "
                           "say how long: give n_epoch.")
-        return res.but(n_epoch=recipe.n_epoch)
+        return res.replace(n_epoch=recipe.n_epoch)
 
     def before_fit(self):
         super().before_fit()

@@ -47,7 +47,7 @@ class Retrain(Algorithm):
         recipe,said = recipe_of(learn), {k: v for k,v in vars(self).items() if k in self._names() and v is not None}
         if said and not isinstance(recipe, Recipe):
             raise InputError(f"The recipe is a function, so Retrain cannot change {', '.join(said)}: change the function.")
-        return recipe.but(**said) if said else recipe
+        return recipe.replace(**said) if said else recipe
 
     def ready(self, learn, split):
         if len(split.retain) == 1:
@@ -152,7 +152,7 @@ def _slice_epochs(n_epoch, slices):
 
 # %% ../../nbs/algorithms/02_exact.ipynb #bccbb343
 @patch
-def again(self:Shards,
+def retrain_shard(self:Shards,
     i,         # Which shard, from 0
     first,     # The slice to begin with, from 0
     dls,       # Loaders
@@ -166,7 +166,7 @@ def again(self:Shards,
     for j in range(first, r):
         at = np.sort(np.concatenate(self.members[i][:j+1]))
         if epochs[j] and len(at) > 1:
-            recipe,part = self.recipe.but(n_epoch=epochs[j]), with_train(dls, subset(dls.train, at))
+            recipe,part = self.recipe.replace(n_epoch=epochs[j]), with_train(dls, subset(dls.train, at))
             state = recipe.fit(part, derived(self.seed, i, j), quiet, cbs, state).model.state_dict()
         if j < r-1: kept.append({k: v.cpu().clone() for k,v in state.items()})
     self.nets[i].load_state_dict(state)
@@ -227,7 +227,7 @@ class SISA(Algorithm):
         for i,slices in enumerate(model.members):
             hit = [j for j,at in enumerate(slices) if np.isin(at, stage.forget).any()]
             model.members[i] = [np.setdiff1d(at, stage.forget) for at in slices]
-            if hit: model.again(i, hit[0], learn.dls, cbs)
+            if hit: model.retrain_shard(i, hit[0], learn.dls, cbs)
 
 # %% ../../nbs/algorithms/02_exact.ipynb #761c4992
 class Sharded(Value):
@@ -257,11 +257,11 @@ def fit(self:SISA,
     members = [[np.sort(o) for o in np.array_split(shard, self.slices)] for shard in np.array_split(at, self.shards)]
     learn = recipe.learner(dls)
     learn.model,learn.recipe = Shards(self, _all_classes(recipe, dls), members, dls, seed), Sharded(self, recipe)
-    for i in range(self.shards): learn.model.again(i, 0, dls, cbs, quiet)
+    for i in range(self.shards): learn.model.retrain_shard(i, 0, dls, cbs, quiet)
     return learn
 
 # %% ../../nbs/algorithms/02_exact.ipynb #c5f8c126
 def _all_classes(recipe, dls):
     "The recipe with the number of classes of all the data, where its network asks for it"
     if 'c_out' not in inspect.signature(recipe.network).parameters: return recipe
-    return recipe.but(args={'c_out': n_classes(dls), **(recipe.args or {})})
+    return recipe.replace(args={'c_out': n_classes(dls), **(recipe.args or {})})

@@ -68,7 +68,7 @@ class _ClosedForm(Algorithm):
     def value(self, logits, y): return sample_losses(self.own_loss, logits, y).sum()
 
     def ready(self, learn, split):
-        one = super().ready(learn, split).but()
+        one = super().ready(learn, split).replace()
         one.learn,one.split,one.own_loss = learn,split,averaged(learn.loss_func)
         try:
             probe = copied(learn.model)

@@ -99,7 +99,7 @@ def _shape(learn, job, how):
     "What must be alike in runs that go together, as a string"
     res = []
     for i,s in enumerate(how.stages(job.split)):
-        one = s.algorithm.but()
+        one = s.algorithm.replace()
         feed = one._begin(learn, job.split, s, derived(job.seed, i))
         sizes = {r: (len(o.positions), o.bs, np.isin(o.positions, s.retain).sum()) for r,o in feed.streams.items()}
         res.append((type(one), feed.plan, sizes, [[(t.role, t.target) for t in one.terms(e)] for e in range(len(feed.plan))]))
@@ -249,7 +249,7 @@ def step(self:_Abreast, fed, rates):
 def stage(self:_Abreast, learn, splits, stages, seeds):
     "Carry out one stage of every run; steps, samples of each, seconds, and the numbers of those that diverged"
     began,lost,step = perf_counter(),set(),0
-    ones = [s.algorithm.but() for s in stages]
+    ones = [s.algorithm.replace() for s in stages]
     feeds = [one._begin(learn, *o) for one,*o in zip(ones, splits, stages, seeds)]
     plans = [[_epoch(feed, e) for e in range(len(feed.plan))] for feed in feeds]
     with _turn, no_random(seeds[0]), with_gradients():

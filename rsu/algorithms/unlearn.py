@@ -202,7 +202,7 @@ def given(self:Algorithm,
     lr=None       # Learning rate; as it is where not given
 ):                # An algorithm of the same class
     "The algorithm with these epochs and this learning rate, where they are given"
-    return self.but(**{k: v for k,v in dict(n_epoch=n_epoch, lr=lr).items() if v is not None})
+    return self.replace(**{k: v for k,v in dict(n_epoch=n_epoch, lr=lr).items() if v is not None})
 
 @patch
 def stages(self:Algorithm,
@@ -810,7 +810,7 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     if kept and todo: check_writable(path)
     while todo:
         s,*todo = todo
-        meter,one = Meter(),s.algorithm.but()
+        meter,one = Meter(),s.algorithm.replace()
         target = (wanted if s.until is None else aim(s.until))(s.forget) if len(s.forget) else None
         with PeakMemory(next(new.model.parameters()).device) as peak: one.forget(new, split, s, derived(seed, len(done)), [meter, *L(s.carry), *L(cbs)], quiet, target)
         if meter.samples and not meter.steps: warnings.warn(f"{s.algorithm!r} took no step: each was cancelled, by mixed precision where gradients overflow in float16, or by a callback. Nothing was forgotten: use to_bf16(), or no mixed precision.", stacklevel=3)

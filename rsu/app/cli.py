@@ -302,12 +302,12 @@ def search(
     _integer('budget', budget, 10)
     out,hows = Path(out),_asked(s.algorithm)
     _rows(out)
-    s = s.but(algorithm='scrub') # the folder serves all of them
+    s = s.replace(algorithm='scrub') # the folder serves all of them
     _check(s)
     dls = load_data(s)
     split = _split(s, dls)
     recipe_for(s, dls) # refuses a network that does not suit
-    _claim(out, s.but(algorithm=''), fingerprint(split.dls) if _top(s.forget) else split.key)
+    _claim(out, s.replace(algorithm=''), fingerprint(split.dls) if _top(s.forget) else split.key)
     for o in (out, out/'bank', out/'oracles'): check_writable(o)
     if s.seed == Settings().seed: print(f"Seed {s.seed} is the one that rsu run takes where none is given: report what is found here with another.")
     learn,ranker = _model_and_ranker(s, split.dls, out)
@@ -382,7 +382,7 @@ def _policy(s):
     "What forgets a request: the algorithm alone where nothing of a sequence was asked for"
     plain = s.groups == 1 and not (s.repair or s.until or s.rerank)
     if plain and isinstance(s.algorithm, str) and ',' not in s.algorithm: return _algorithm(s.algorithm).given(s.n_epoch, s.lr)
-    return lambda split: _sequence(s.but(groups=min(s.groups, len(split))) if isinstance(s.groups, int) else s, split).given(s.n_epoch, s.lr)
+    return lambda split: _sequence(s.replace(groups=min(s.groups, len(split))) if isinstance(s.groups, int) else s, split).given(s.n_epoch, s.lr)
 
 def _forgets_all(s):
     "Refuse settings by which a request would leave some of its samples as they are"
@@ -434,7 +434,7 @@ def forget(
 ) -> list:         # Of `Path`: the pages of the requests that answer this one
     "Answer an erasure request: unlearned weights, an entry in the ledger, and a page"
     _forgets_all(s)
-    _check(s.but(oracles=max(2, s.oracles)))
+    _check(s.replace(oracles=max(2, s.oracles)))
     if s.oracles == 1: raise InputError("oracles=1 cannot be compared with another: give 2 or more, or none.")
     dls,policy,ledger = load_data(s), _policy(s), Ledger(out, by, key)
     answered,begun = _first(s, dls, by, ledger), len(ledger)

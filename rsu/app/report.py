@@ -253,7 +253,7 @@ def to_toml(
     how         # The `SeqUnlearn` that it came to: its algorithms are written with the settings that they had
 ) -> str:       # TOML
     "The settings of a run as a file, all of them, so that it says the same when defaults have changed"
-    said = s.but(algorithm=how.algorithm, **({} if how.repair is None else {'repair': how.repair})).to_dict()
+    said = s.replace(algorithm=how.algorithm, **({} if how.repair is None else {'repair': how.repair})).to_dict()
     if isinstance(how.algorithm, (list,tuple)): said['algorithm'] = [o or 'none' for o in said['algorithm']]
     return tomli_w.dumps(_said(spelt_out({k: v for k,v in said.items() if k != 'kind'})))
 

@@ -136,7 +136,7 @@ class Value:
     def __setattr__(self, name, value):
         f = self._settings.get(name)
         if f and name in self.__dict__:
-            raise FrozenInstanceError(f"{type(self).__name__}.{name} is fixed; .but({name}=...) gives a changed copy")
+            raise FrozenInstanceError(f"{type(self).__name__}.{name} is fixed; .replace({name}=...) gives a changed copy")
         super().__setattr__(name, _plain(f, value) if f else value)
 
     @classmethod
@@ -150,7 +150,7 @@ class Value:
     def __eq__(self, other): return type(self) is type(other) and self.to_dict() == other.to_dict()
     def __hash__(self): return int(self.key, 16)
 
-    def but(self, **changes):
+    def replace(self, **changes):
         "A copy in which `changes` hold; the copy carries the fields and nothing else"
         return replace(self, **changes)
 

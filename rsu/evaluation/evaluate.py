@@ -67,7 +67,7 @@ def _save(oracle, file):
 class _Stored(Retrain):
     "A retraining that was kept: its weights are read"
     def forget(self, learn, split, stage, seed, cbs=None, quiet=False, until=None): learn.model.load_state_dict(self.state)
-    def but(self, **kwargs): return self
+    def replace(self, **kwargs): return self
 
 def _load(learn, split, s, file):
     "The oracle of seed `s` from its file, with the cost it had; None where there is none"
@@ -291,8 +291,8 @@ def measure_table() -> pd.DataFrame: # A row a column of `evaluate`: name, defin
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #9ce586d2
 _controls = {'one-shot': lambda r: r.how.oneshot,
-             'shuffled': lambda r: None if r.how.order == 'shuffled' else r.how.but(order='shuffled', seed=r.seed),
-             'reversed': lambda r: None if r.how.order == 'shuffled' else r.how.but(order=tuple(r.groups)[::-1])}
+             'shuffled': lambda r: None if r.how.order == 'shuffled' else r.how.replace(order='shuffled', seed=r.seed),
+             'reversed': lambda r: None if r.how.order == 'shuffled' else r.how.replace(order=tuple(r.groups)[::-1])}
 
 def _controlled(models, controls):
     "Runs of the controls that the records of sequences allow, by name"

@@ -109,7 +109,7 @@ def _bounds(algorithm, k):
 
 def _allowed(algorithm, learn, split, name, value):
     "Would the algorithm take this value on this learner and split?"
-    try: algorithm.but(**{name: value}).ready(learn, split)
+    try: algorithm.replace(**{name: value}).ready(learn, split)
     except InputError: return False
     return True
 
@@ -279,7 +279,7 @@ def _run(study, trial, settings, learn, split, algorithm, told, seed, again):
     trial.set_user_attr('settings', settings); trial.set_user_attr('seed', seed); trial.set_user_attr('again', again)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', Diverged) # the column `ended` says it
-        new = unlearn(learn, split, algorithm.but(**settings), seed=seed, quiet=True)
+        new = unlearn(learn, split, algorithm.replace(**settings), seed=seed, quiet=True)
     rec,found = new.unlearning, _score(new, split, told)
     found.update(steps=rec.steps, seconds=rec.seconds, ended=rec.stages.ended.iloc[-1])
     trial.set_user_attr('found', found)
@@ -290,7 +290,7 @@ def _told(algorithm, first, ranges, trials, again, learn, split, told):
     runs = lambda s: [t for t in (*trials, *again) if t.user_attrs['settings'] == s]
     mean = lambda s: float(np.mean([t.user_attrs['found']['score'] for t in runs(s)]))
     taken = max(_best(trials), key=lambda s: np.mean([t.value for t in runs(s)]))
-    res,wide = algorithm.but(**taken),{k: r.over([t.user_attrs['settings'][k] for t in trials])[:2] for k,r in ranges.items()}
+    res,wide = algorithm.replace(**taken),{k: r.over([t.user_attrs['settings'][k] for t in trials])[:2] for k,r in ranges.items()}
     edges,alone = _on_edge(taken, ranges, trials),[_score_of(o, told[:i]+told[i+1:]) for i,o in enumerate(told)]
     res.tuning = Tuning(pd.DataFrame(map(_row, (*trials, *again))), mean(taken), mean(first), _score(learn, split, told)['score'], float(np.mean(alone)),
                         float(np.mean([t.user_attrs['found']['ended'] == 'diverged' for t in runs(taken)])), {k: wide[k] for k,v in edges.items() if v is not None}, {k: wide[k] for k,v in edges.items() if v is None})

@@ -268,7 +268,7 @@ class _Work:
         r = self.recipe
         if obstacle(r, self.dls) or device_of(self.dls).type != 'cpu': return None
         at = np.flatnonzero(self.member(ks[0]))
-        some,trainer = at[:4*r.bs], Trainer(r.but(n_epoch=1), self.dls)
+        some,trainer = at[:4*r.bs], Trainer(r.replace(n_epoch=1), self.dls)
         for _ in range(2): # the first time all is new
             began = time.perf_counter()
             next(trainer([some], [0]))

@@ -223,7 +223,7 @@ class SeqUnlearn(Value):
     def _but_algorithms(self, f):
         "The sequence with every algorithm changed by `f`"
         one = lambda o: o if o is None else f(o)
-        return self.but(algorithm=tuple(map(one, self.algorithm)) if isinstance(self.algorithm, (list,tuple)) else one(self.algorithm))
+        return self.replace(algorithm=tuple(map(one, self.algorithm)) if isinstance(self.algorithm, (list,tuple)) else one(self.algorithm))
 
     def given(self,
         n_epoch=None, # Epochs of every stage; as they are where not given
@@ -238,13 +238,13 @@ class SeqUnlearn(Value):
     ):         # A sequence
         "The sequence as it will be run on this learner; `InputError` where it cannot be"
         res = self._but_algorithms(lambda o: o.ready(learn, split))
-        return res if self.repair is None else res.but(repair=self.repair.ready(learn, split))
+        return res if self.repair is None else res.replace(repair=self.repair.ready(learn, split))
 
     @property
     def oneshot(self):
         "The control: all groups at once, in as many steps; None where there is no such thing, since groups have algorithms or targets of their own, or is one already"
         if self.groups == 1 or isinstance(self.algorithm, (list,tuple)) or isinstance(self.until, (list,tuple)): return None
-        return self.but(groups=1, order='descending', rerank=None)
+        return self.replace(groups=1, order='descending', rerank=None)
 
 # %% ../../nbs/sequence/00_sequence.ipynb #e05a3f55
 from fastcore.basics import patch
