@@ -61,9 +61,9 @@ class _ClosedForm(Algorithm):
         said = [f.name for f in fields(self) if f.name in _idle and getattr(self, f.name) != f.default]
         if said: raise InputError(f"{type(self).__name__} takes no gradient steps, so {' and '.join(said)} would change nothing: leave it out.")
 
-    def given(self, n_epoch=None, lr=None):
+    def with_budget(self, n_epoch=None, lr=None):
         if n_epoch is not None or lr is not None: raise InputError(f"{type(self).__name__} computes its weights at once and has neither epochs nor a learning rate: leave n_epoch and lr out.")
-        return super().given()
+        return super().with_budget()
 
     def value(self, logits, y): return sample_losses(self.own_loss, logits, y).sum()
 

@@ -197,7 +197,7 @@ def _plan(self:Algorithm, stage, roles):
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #a9de04be
 @patch
-def given(self:Algorithm,
+def with_budget(self:Algorithm,
     n_epoch=None, # Epochs; as they are where not given
     lr=None       # Learning rate; as it is where not given
 ):                # An algorithm of the same class
@@ -657,7 +657,7 @@ def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     _same_data(learn, split)
     check_outputs(learn.model, split.dls)
     _beside(learn.loss_func, learn.model)
-    how = how.given(n_epoch, lr).ready(learn, split)
+    how = how.with_budget(n_epoch, lr).ready(learn, split)
     _no_batch_of_one(learn.model, split, how.stages(split))
     return how
 

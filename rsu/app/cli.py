@@ -182,7 +182,7 @@ def _write(path, facts):
 # %% ../../nbs/app/02_cli.ipynb #cf5fc0c0
 def _budget(s, dls, split):
     "The sequence with the epochs and the learning rate that were asked for, or else with the settings that come with the package; and what is said of these"
-    if s.n_epoch is not None or s.lr is not None: return _sequence(s, split).given(s.n_epoch, s.lr),[]
+    if s.n_epoch is not None or s.lr is not None: return _sequence(s, split).with_budget(s.n_epoch, s.lr),[]
     recipe,taken = recipe_for(s, dls),{}
     def settings(name):
         found = _search_for(s.data, recipe.network.__name__, s.forget, name)
@@ -381,8 +381,8 @@ def _weights(path, ledger):
 def _policy(s):
     "What forgets a request: the algorithm alone where nothing of a sequence was asked for"
     plain = s.groups == 1 and not (s.repair or s.until or s.rerank)
-    if plain and isinstance(s.algorithm, str) and ',' not in s.algorithm: return _algorithm(s.algorithm).given(s.n_epoch, s.lr)
-    return lambda split: _sequence(s.replace(groups=min(s.groups, len(split))) if isinstance(s.groups, int) else s, split).given(s.n_epoch, s.lr)
+    if plain and isinstance(s.algorithm, str) and ',' not in s.algorithm: return _algorithm(s.algorithm).with_budget(s.n_epoch, s.lr)
+    return lambda split: _sequence(s.replace(groups=min(s.groups, len(split))) if isinstance(s.groups, int) else s, split).with_budget(s.n_epoch, s.lr)
 
 def _forgets_all(s):
     "Refuse settings by which a request would leave some of its samples as they are"

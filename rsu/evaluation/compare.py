@@ -157,9 +157,9 @@ def matched(
     low,high,tried = np.log(lr/span), np.log(lr*span), []
     for _ in range(runs):
         at = (low+high)/2
-        tried.append(dict(lr=float(np.exp(at)), value=of(unlearn(learn, split, how.given(lr=float(np.exp(at))), seed=seed, quiet=True))))
+        tried.append(dict(lr=float(np.exp(at)), value=of(unlearn(learn, split, how.with_budget(lr=float(np.exp(at))), seed=seed, quiet=True))))
         low,high = (at,high) if tried[-1]['value'] > target else (low,at)
     best = min(tried, key=lambda o: abs(o['value']-target))
-    res = how.given(lr=best['lr'])
+    res = how.with_budget(lr=best['lr'])
     res.tried = pd.DataFrame(tried)
     return res

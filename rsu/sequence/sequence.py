@@ -225,12 +225,12 @@ class SeqUnlearn(Value):
         one = lambda o: o if o is None else f(o)
         return self.replace(algorithm=tuple(map(one, self.algorithm)) if isinstance(self.algorithm, (list,tuple)) else one(self.algorithm))
 
-    def given(self,
+    def with_budget(self,
         n_epoch=None, # Epochs of every stage; as they are where not given
         lr=None       # Learning rate; as it is where not given
     ):                # A sequence
         "The sequence with these epochs and this learning rate in every stage but a repair, where they are given"
-        return self._but_algorithms(lambda o: o.given(n_epoch, lr))
+        return self._but_algorithms(lambda o: o.with_budget(n_epoch, lr))
 
     def ready(self,
         learn, # The learner that will be changed
