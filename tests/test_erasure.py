@@ -292,7 +292,7 @@ def test_nor_from_an_interrupted_request(here, monkeypatch):
     names = {}
     for who, at in pd.Series(range(120)).groupby(learn.dls.train_ds.frame.person):
         split = ForgetSplit(learn.dls, at)
-        how = NegGradPlus().with_budget(2, .02).ready(learn, split)
+        how = NegGradPlus().with_budget(2, .02).resolve(learn, split)
         names[who] = _Kept(here/'none', learn, split, how, derived(0, 1), None, how.stages(split)).made.encode()
     log, stages = here/'log.txt', lambda: list((here/'out').glob('work-*/stages.safetensors'))
     for k in range(4, 40):

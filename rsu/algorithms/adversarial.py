@@ -154,9 +154,9 @@ class BoundaryShrink(Algorithm):
 
     def __post_init__(self):
         if not self.eps > 0: raise InputError(f"eps={self.eps} moves no sample: give a number above 0; published is 0.1.")
-    def ready(self, learn, split):
+    def resolve(self, learn, split):
         _moves(split)
-        return super().ready(learn, split)
+        return super().resolve(learn, split)
 
     def passes(self, epoch): return (('forget',),)
     def terms(self, epoch): return (Term('forget','assigned'),)
@@ -192,9 +192,9 @@ class AMUN(Algorithm):
         if not self.eps > 0: raise InputError(f"eps={self.eps} moves no sample: a radius is above 0; published is 0.04.")
         _integer('steps', self.steps, 1); _integer('doublings', self.doublings)
         if not self.retain: self.needs = ('continuous inputs',)
-    def ready(self, learn, split):
+    def resolve(self, learn, split):
         _moves(split)
-        return super().ready(learn, split)
+        return super().resolve(learn, split)
 
     def passes(self, epoch): return (('mixed',),)
     def terms(self, epoch): return (Term('retain'), Term('forget'), Term('made'))
@@ -265,13 +265,13 @@ class UNSIR(Algorithm):
             raise InputError(f"penalty={self.penalty}, noise_lr={self.noise_lr} make no noise: "
                           "a penalty is 0 or more and a rate above 0; both are published as 0.1.")
 
-    def ready(self, learn, split):
+    def resolve(self, learn, split):
         if self.n_epoch < 2:
             raise InputError(f"n_epoch={self.n_epoch}: "
                           "UNSIR harms in its first epoch and repairs in the others, so give 2 or more.")
         _whole(split, split.forget, split.retain)
         continuous(split.dls.train)
-        return super().ready(learn, split)
+        return super().resolve(learn, split)
 
     def passes(self, epoch): return (('retain',),) if epoch else (('mixed',),)
     def terms(self, epoch): return (Term('retain'), Term('made'))

@@ -54,14 +54,14 @@ class RandomLabel(Algorithm):
     joint:bool=False       # One shuffled pass over both, instead of a pass over forget and then one over retain
 
     def __post_init__(self): choose('way to redraw', self.redraw, ['once','epoch'])
-    def ready(self, learn, split):
+    def resolve(self, learn, split):
         if (c := n_classes(split.dls)) < 2:
             raise InputError(f"{type(self).__name__} draws other labels, and the data have one class only: "
                           "choose another algorithm.")
         if c > (k := check_outputs(learn.model, split.dls)):
             raise InputError(f"{type(self).__name__} draws labels among the {c} classes of the data, "
                           f"and the model has {k} logits: give the loaders a vocabulary of the model's classes.")
-        return super().ready(learn, split)
+        return super().resolve(learn, split)
 
     def passes(self, epoch): return (('mixed',),) if self.joint else (('forget',),('retain',))
     def terms(self, epoch): return (Term('forget','assigned'), Term('retain'))
@@ -154,8 +154,8 @@ class SFRon(Algorithm):
             raise InputError(f"alpha={self.alpha}, clip={self.clip} make no ascent: "
                           "alpha is 0 or more and clip above 0; published are 25 and 7.")
 
-    def ready(self, learn, split):
-        res = super().ready(learn, split)
+    def resolve(self, learn, split):
+        res = super().resolve(learn, split)
         refuse_batch_loss(learn.loss_func, n_classes(split.dls), next(learn.model.parameters()).device)
         return res
 

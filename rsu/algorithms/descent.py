@@ -66,7 +66,7 @@ class CFk(FineTune):
     def __post_init__(self):
         _integer('k', self.k, 1)
 
-    def ready(self, learn, split):
+    def resolve(self, learn, split):
         last = last_layers(learn.model, self.k, _two(learn.model, split.dls))
         n = sum(isinstance(m, _layers) for m in learn.model.modules())
         if self.k > n:
@@ -75,7 +75,7 @@ class CFk(FineTune):
         if not any(p.requires_grad for m in last for p in m.parameters()):
             raise InputError(f"The last layers (k={self.k}) are frozen, so nothing would learn: "
                           "unfreeze them, or raise k.")
-        return super().ready(learn, split)
+        return super().resolve(learn, split)
 
     def _last(self): return last_layers(self.model, self.k, _two(self.model, self.split.dls))
 
@@ -119,9 +119,9 @@ class EUk(CFk):
 
     def rate(self, epoch): return .05 + .95*_cosine(epoch, self.n_epoch)
 
-    def ready(self, learn, split):
+    def resolve(self, learn, split):
         _own_weights(learn.model, self)
-        res = super().ready(learn, split)
+        res = super().resolve(learn, split)
         if self.n_epoch is not None: return res
         recipe = recipe_of(learn)
         if not isinstance(recipe, Recipe):
@@ -171,12 +171,12 @@ class MSG(FineTune):
             if not 0 <= getattr(self, k) <= 1:
                 raise InputError(f"{k}={getattr(self, k)} is no share: give a number from 0 to 1.")
 
-    def ready(self, learn, split):
+    def resolve(self, learn, split):
         _own_weights(learn.model, self)
         if not _kernels(learn):
             raise InputError("MSG draws weights of convolutions anew, and no convolution learns in this network: "
                           "take CFk or EUk instead.")
-        return super().ready(learn, split)
+        return super().resolve(learn, split)
 
     def rate(self, epoch):
         e,top = int(epoch)+1, (self.n_epoch+1)//2
@@ -208,7 +208,7 @@ class ConvTranspose(FineTune):
     lr:float=1e-3
     bs:int=64
 
-    def ready(self, learn, split):
+    def resolve(self, learn, split):
         _own_weights(learn.model, self)
         shapes = {tuple(p.shape[2:]) for p in _kernels(learn).values()}
         if not shapes:
@@ -218,7 +218,7 @@ class ConvTranspose(FineTune):
             if len(o) != 2 or o[0] != o[1]:
                 raise InputError("ConvTranspose swaps the two spatial dimensions of a kernel, "
                               f"and this network has one of {' x '.join(map(str, o))}: take MSG instead.")
-        return super().ready(learn, split)
+        return super().resolve(learn, split)
 
     def rate(self, epoch): return _cosine(epoch, self.n_epoch)
 

@@ -49,7 +49,7 @@ class Retrain(Algorithm):
             raise InputError(f"The recipe is a function, so Retrain cannot change {', '.join(said)}: change the function.")
         return recipe.replace(**said) if said else recipe
 
-    def ready(self, learn, split):
+    def resolve(self, learn, split):
         if len(split.retain) == 1:
             raise InputError("One retained sample is too few to train on (batch statistics of one do not exist): "
                           "leave some more out of the forget set.")
@@ -59,7 +59,7 @@ class Retrain(Algorithm):
                           "and retraining goes by the recipe. "
                           "Give it to the data set, learn.dls.train_ds.loss_func = ..., before the model is trained.",
                           stacklevel=2)
-        return super().ready(learn, split)
+        return super().resolve(learn, split)
 
     def forget(self, learn, split, stage, seed, cbs=None, quiet=False, until=None):
         began = perf_counter()
@@ -203,7 +203,7 @@ class SISA(Algorithm):
         raise InputError("SISA trains its shards again by itself, so it cannot be one stage after another: "
                       "use it alone.")
 
-    def ready(self, learn, split):
+    def resolve(self, learn, split):
         if not isinstance(learn.model, Shards):
             raise InputError("SISA forgets only from what it has trained: "
                           "make the learner by SISA(...).fit(dls, recipe), or retrain (Retrain).")

@@ -67,8 +67,8 @@ class _ClosedForm(Algorithm):
 
     def value(self, logits, y): return sample_losses(self.own_loss, logits, y).sum()
 
-    def ready(self, learn, split):
-        one = super().ready(learn, split).replace()
+    def resolve(self, learn, split):
+        one = super().resolve(learn, split).replace()
         one.learn,one.split,one.own_loss = learn,split,averaged(learn.loss_func)
         try:
             probe = copied(learn.model)
@@ -167,11 +167,11 @@ class Fisher(_ClosedForm):
         super().__post_init__()
         if not 0 <= self.alpha < float('inf'): raise InputError(f"alpha={self.alpha} is no variance: give a number of 0 or more; published is 1e-6.")
 
-    def ready(self, learn, split):
+    def resolve(self, learn, split):
         head = _head(learn.model, n_classes(split.dls), _two(learn.model, split.dls))
         if head is None: raise InputError(f"Fisher needs a last layer, an nn.Linear with one output a class ({n_classes(split.dls)}), and the model has none: choose another algorithm.")
         if 'weight' not in learn.model.get_submodule(head)._parameters: raise InputError(f"Fisher treats the weights of the last layer, '{head}', apart, and they are computed from other parameters (by weight or spectral normalisation): take those away first (torch.nn.utils.parametrize.remove_parametrizations).")
-        return super().ready(learn, split)
+        return super().resolve(learn, split)
 
     def _expected(self, at):
         "The samples `at` with every label in turn, weighted by its probability under the model"
@@ -236,9 +236,9 @@ class Influence(_ClosedForm):
         _integer('n', self.n, 1)
         if not self.damping > 0: raise InputError(f"damping={self.damping} gives no curvature that can be inverted: it is above 0.")
 
-    def ready(self, learn, split):
+    def resolve(self, learn, split):
         jvp(torch.sin, (torch.zeros(1),), (torch.zeros(1),)) # PyTorch loads forward mode when it is first asked for: no cost of this run
-        return super().ready(learn, split)
+        return super().resolve(learn, split)
 
     def change(self):
         S,R = self.stage.forget,self.stage.retain

@@ -87,7 +87,7 @@ def after_train(self:SCRUB):
     self.kept = []
 
 @patch
-def ready(self:SCRUB, learn, split):
+def resolve(self:SCRUB, learn, split):
     "`InputError`, too, where there is nothing to rewind by"
     if self.rewind:
         has = torch.cat([b[-1].flatten().cpu() for b in split.valid]).numpy()
@@ -95,7 +95,7 @@ def ready(self:SCRUB, learn, split):
         if len(lacks):
             raise InputError("SCRUB(rewind=True) compares with validation samples of the classes to forget, and class "
                           f"{lacks[0]} has none: give validation data that have it, or leave rewind out.")
-    return Algorithm.ready(self, learn, split)
+    return Algorithm.resolve(self, learn, split)
 
 # %% ../../nbs/algorithms/05_teacher.ipynb #e5bd3925
 def _cannot_reset(model):
@@ -134,12 +134,12 @@ class BadTeacher(Algorithm):
     def roles(self, split, forget, retain, seed):
         part = shuffled(retain, seed, 1)[:max(1, round(self.share*len(retain)))]
         return dict(forget=forget, mixed=np.union1d(forget, part))
-    def ready(self, learn, split):
+    def resolve(self, learn, split):
         fixed = [] if isinstance(learn.__dict__.get('recipe'), Recipe) else _cannot_reset(learn.model)
         if fixed:
             raise InputError(f"BadTeacher needs the network with random weights, and {fixed[0]} has no "
                           "reset_parameters() to draw its own: give it one, or train the learner by a Recipe.")
-        return super().ready(learn, split)
+        return super().resolve(learn, split)
     def before_fit(self):
         super().before_fit()
         self.bad = frozen(_untrained(self.learn, self.split.dls, self.seed))

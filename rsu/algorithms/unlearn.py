@@ -127,7 +127,7 @@ class Algorithm(Value, Callback):
         "The samples of each role"
         return dict(forget=forget, retain=retain, mixed=np.union1d(forget, retain))
 
-    def ready(self,
+    def resolve(self,
         learn,  # The learner that will be changed
         split   # What must be forgotten
     ):          # An algorithm
@@ -176,7 +176,7 @@ def budget(self:Algorithm,
     split # What must be forgotten
 ) -> list: # One number an epoch
     "The gradient steps that the algorithm takes, epoch by epoch, when it forgets all samples at once"
-    if self.n_epoch is None: raise InputError(f"How long {type(self).__name__} trains is for the learner's recipe to say: ask .ready(learn, split) of it first, or give n_epoch.")
+    if self.n_epoch is None: raise InputError(f"How long {type(self).__name__} trains is for the learner's recipe to say: ask .resolve(learn, split) of it first, or give n_epoch.")
     roles = self.roles(split, split.forget, split.retain, 0)
     self._fits(roles)
     n = {r: len(at) for r,at in roles.items()}
@@ -657,7 +657,7 @@ def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     _same_data(learn, split)
     check_outputs(learn.model, split.dls)
     _beside(learn.loss_func, learn.model)
-    how = how.with_budget(n_epoch, lr).ready(learn, split)
+    how = how.with_budget(n_epoch, lr).resolve(learn, split)
     _no_batch_of_one(learn.model, split, how.stages(split))
     return how
 

@@ -242,7 +242,7 @@ def run(
     dls = load_data(s)
     split = _split(s, dls)
     how,taken = _budget(s, dls, split)
-    how = how.ready(recipe_for(s, dls).learner(dls), split)
+    how = how.resolve(recipe_for(s, dls).learner(dls), split)
     if isinstance(how.groups, int) or not _top(s.forget) and isinstance(how.groups, (ByClass,Labelled,Singly)): how.stages(Ranking.from_scores(split, np.zeros(len(split)))) # refuses what groups and steps do not allow
     request = f'{fingerprint(split.dls) if _top(s.forget) else split.key} {split.held}'
     if _claim(out, s, request).get('done') and all((out/f).exists() for f in _kept): return out/'report.html'

@@ -109,7 +109,7 @@ def _bounds(algorithm, k):
 
 def _allowed(algorithm, learn, split, name, value):
     "Would the algorithm take this value on this learner and split?"
-    try: algorithm.replace(**{name: value}).ready(learn, split)
+    try: algorithm.replace(**{name: value}).resolve(learn, split)
     except InputError: return False
     return True
 

@@ -232,13 +232,13 @@ class SeqUnlearn(Value):
         "The sequence with these epochs and this learning rate in every stage but a repair, where they are given"
         return self._but_algorithms(lambda o: o.with_budget(n_epoch, lr))
 
-    def ready(self,
+    def resolve(self,
         learn, # The learner that will be changed
         split  # What must be forgotten
     ):         # A sequence
         "The sequence as it will be run on this learner; `InputError` where it cannot be"
-        res = self._but_algorithms(lambda o: o.ready(learn, split))
-        return res if self.repair is None else res.replace(repair=self.repair.ready(learn, split))
+        res = self._but_algorithms(lambda o: o.resolve(learn, split))
+        return res if self.repair is None else res.replace(repair=self.repair.resolve(learn, split))
 
     @property
     def oneshot(self):
