@@ -60,6 +60,6 @@ def test_ranked_again_ties_stay_in_the_order_of_their_positions():
     how = SeqUnlearn(FineTune(n_epoch=1, bs=2), 3, rerank=Fixed)
     todo = how.stages(risk)[1:]
     assert [s.forget.tolist() for s in todo] == [[0, 2], [4]]
-    assert [s.forget.tolist() for s in how.again(todo, risk, None)] == [[0, 2], [4]]
+    assert [s.forget.tolist() for s in how.replan(todo, risk, None)] == [[0, 2], [4]]
     up = how.replace(order='ascending')
-    assert [s.forget.tolist() for s in up.again(up.stages(risk)[1:], risk, None)] == [[2, 3], [0, 1]]
+    assert [s.forget.tolist() for s in up.replan(up.stages(risk)[1:], risk, None)] == [[2, 3], [0, 1]]

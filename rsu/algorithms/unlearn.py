@@ -212,7 +212,7 @@ def stages(self:Algorithm,
     return [Stage('all', split.forget, split.retain, self, self.budget(split))]
 
 @patch
-def again(self:Algorithm,
+def replan(self:Algorithm,
     todo:list, # `Stage`s that are still to come
     split,     # What must be forgotten
     learn      # The learner as the stages so far have made it
@@ -816,7 +816,7 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
         if meter.samples and not meter.steps: warnings.warn(f"{s.algorithm!r} took no step: each was cancelled, by mixed precision where gradients overflow in float16, or by a callback. Nothing was forgotten: use to_bf16(), or no mixed precision.", stacklevel=3)
         done.append(s); told.append(seen_by(new.model, split))
         rows.append(dict(stage=len(done), group=s.name, n=len(s.forget), steps=meter.steps, samples=meter.samples, seconds=meter.seconds+one.preparation, memory=peak.mb, ended=one.ended))
-        if todo: todo = how.again(todo, split, new)
+        if todo: todo = how.replan(todo, split, new)
         if kept: kept.keep(todo, done, rows, told, new)
     _lost(how, told)
     groups = {s.name: s.forget for s in done if len(s.forget)} if len(done) > 1 else {}

@@ -286,7 +286,7 @@ def stages(self:SeqUnlearn,
     return res
 
 @patch
-def again(self:SeqUnlearn,
+def replan(self:SeqUnlearn,
     todo:list, # `Stage`s that are still to come
     split,     # What must be forgotten
     learn      # The learner as the stages so far have made it
