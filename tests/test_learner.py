@@ -14,7 +14,7 @@ from fastai.vision.all import ImageDataLoaders, PILImageBW
 from PIL import Image
 from torch import nn
 from rsu.core.data import Samples, loaders
-from rsu.core.indexing import positions
+from rsu.core.indexing import indices
 from rsu.core.outputs import predict_train
 from rsu.core.split import ForgetSplit
 from rsu.evaluation.evaluate import evaluate
@@ -105,8 +105,8 @@ def test_it_shows_new_data_and_its_own(pair, capsys):
 
 def test_its_own_loaders_keep_their_samples(pair):
     new, old, *_ = pair
-    assert np.array_equal(positions(new.dls.train.new()), np.setdiff1d(positions(old.dls.train), [1, 5, 8]))
-    assert len(new.get_preds(ds_idx=1)[0]) == len(positions(new.dls.valid)) < len(old.get_preds(ds_idx=1)[0])
+    assert np.array_equal(indices(new.dls.train.new()), np.setdiff1d(indices(old.dls.train), [1, 5, 8]))
+    assert len(new.get_preds(ds_idx=1)[0]) == len(indices(new.dls.valid)) < len(old.get_preds(ds_idx=1)[0])
 
 def test_it_exports(pair, tmp_path):
     new, old, items, one, _ = pair

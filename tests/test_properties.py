@@ -11,7 +11,7 @@ from fastai.losses import CrossEntropyLossFlat
 from scipy import stats
 from rsu.ranking.membership import lira
 from rsu.core.data import Order, Samples, loaders, lone, shuffled
-from rsu.core.indexing import positions, subset
+from rsu.core.indexing import indices, subset
 from rsu.core.split import ForgetSplit
 from rsu.ranking.rankers import Confidence, Random, Ranking
 from rsu.core.recipe import Recipe, cifar_resnet18, derived, mlp, small_cnn
@@ -190,7 +190,7 @@ def drawn(dl): return [o for b in dl for o in b[0][:,0].long().tolist()]
 @given(st.integers(2, 60), seeds, st.integers(1, 60), st.integers(2, 9))
 def test_subset_draws_its_positions(N, seed, n, bs):
     dl, at = data(N).train, np.random.default_rng(seed).permutation(N)[:n]
-    assert drawn(subset(dl, at)) == at.tolist() and (positions(subset(dl, at)) == at).all()
+    assert drawn(subset(dl, at)) == at.tolist() and (indices(subset(dl, at)) == at).all()
     one = subset(dl, at, bs, seed)
     sizes = [len(b[0]) for b in one]
     assert len(sizes) == len(one) and (len(at) == 1 or 1 not in sizes[-1:] or bs == 1)

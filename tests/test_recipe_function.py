@@ -7,7 +7,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
-from rsu.core.indexing import positions, subset_dls
+from rsu.core.indexing import indices, subset_dls
 from rsu.core.split import ForgetSplit
 from rsu.evaluation.evaluate import evaluate, fit_oracles
 from rsu.algorithms.exact import SISA, Retrain, Sharded
@@ -37,10 +37,10 @@ def looped(dl, dls):
 full = user_dls()
 honest = dict(fit=fitted, loop=lambda dls: looped(dls.train, dls),
               derived=lambda dls: fitted(DataLoaders(dls.train.new(bs=4), dls.valid)),
-              subset=lambda dls: fitted(DataLoaders(DataLoader(Subset(dls.train_ds, positions(dls.train).tolist()), 8),
+              subset=lambda dls: fitted(DataLoaders(DataLoader(Subset(dls.train_ds, indices(dls.train).tolist()), 8),
                                                     dls.valid)),
               indices=lambda dls: looped([dls.train_ds[i:i+1] for i in dls.train.get_idxs()], full),
-              part=lambda dls: fitted(subset_dls(dls, positions(dls.train)[:16])),
+              part=lambda dls: fitted(subset_dls(dls, indices(dls.train)[:16])),
               recipe=lambda dls: Recipe(net, n_epoch=1).fit(dls, quiet=True))
 astray = dict(fit=lambda dls: fitted(full), loop=lambda dls: looped(full.train, full),
               again=lambda dls: fitted(user_dls()),

@@ -188,12 +188,12 @@ weights = np.where(np.arange(60) < 20, 0., 1.)
     (TorchLoader(rows, batch_sampler=BatchSampler(list(range(20, 50)), 16, False)), range(20, 50)),
     (DataLoader(rows, bs=16, n=40), range(40))])
 def test_which_samples_a_loader_draws(loader, at):
-    assert positions(loader).tolist() == list(at)
+    assert indices(loader).tolist() == list(at)
     split = ForgetSplit(DataLoaders(loader, TorchLoader(rows, 16)), [at[0]])
     assert sorted([*split.retain, at[0]]) == list(at)
 
 def test_a_sampler_that_does_not_say():
-    with pytest.raises(InputError, match='Some does not say'): positions(TorchLoader(rows, 16, sampler=Some(range(30))))
+    with pytest.raises(InputError, match='Some does not say'): indices(TorchLoader(rows, 16, sampler=Some(range(30))))
 
 def test_labels_are_those_of_the_loaders():
     dls = digits(n=100)

@@ -13,7 +13,7 @@ import numpy as np, torch, torch.nn.functional as F
 from fastai.data.transforms import Normalize
 from rsu.core.config import InputError, choose, _integer
 from rsu.core.data import shuffled
-from rsu.core.indexing import as_they_are, positions, subset
+from rsu.core.indexing import as_they_are, indices, subset
 from rsu.core.per_sample import evaluating
 from rsu.algorithms.unlearn import Algorithm, Term, _of_one, _train
 
@@ -51,7 +51,7 @@ def continuous(
     dl       # The training loader
 ) -> Pixels: # `InputError` where there is nothing to move
     "Which input of the loader's batches can be moved, and on which scale"
-    *xb,_ = next(iter(subset(dl, positions(dl)[:2])))
+    *xb,_ = next(iter(subset(dl, indices(dl)[:2])))
     at = [i for i,x in enumerate(xb) if x.is_floating_point() and x.numel()]
     if len(at) != 1:
         raise InputError(f"An adversary moves one continuous input and these data have {len(at)}: "

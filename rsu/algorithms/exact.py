@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.core.config import InputError, Value, choose, _integer
 from rsu.core.data import shuffled
-from rsu.core.indexing import positions, subset, with_train
+from rsu.core.indexing import indices, subset, with_train
 from rsu.core.recipe import Meter, Recipe, derived, make, n_classes, recipe_of, _loss_key
 from rsu.algorithms.unlearn import Algorithm, Stage
 
@@ -250,7 +250,7 @@ def fit(self:SISA,
     if not isinstance(recipe, Recipe):
         raise InputError("SISA trains slice after slice from the weights of the one before, which a recipe function "
                       "cannot: give a Recipe.")
-    at = shuffled(positions(dls.train), seed)
+    at = shuffled(indices(dls.train), seed)
     if len(at) < 2*self.shards*self.slices:
         raise InputError(f"{len(at)} samples are too few for {self.shards} shards of {self.slices} slices: "
                       "two a slice are needed, so give fewer.")

@@ -20,7 +20,7 @@ def _chunks(at, bs):
     return np.split(at, cuts[:-1] if lone(len(at), bs) else cuts)
 
 class _Stream:
-    "Batches of `positions` without end, drawn anew by `seed` at every pass"
+    "Batches of `indices` without end, drawn anew by `seed` at every pass"
     def __init__(self, positions, bs, seed, weights=None): self.positions,self.bs,self.seed,self.weights,self.k,self.queue = positions,bs,seed,weights,0,[]
 
     def take(self, n):

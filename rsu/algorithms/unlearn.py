@@ -29,7 +29,7 @@ from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
 from rsu.core.config import InputError, Value, choose, _integer
 from rsu.core.store import check_writable, read_shard, write_shard, _seal, _unseal
-from rsu.core.indexing import as_they_are, positions, targets, with_train
+from rsu.core.indexing import as_they_are, indices, targets, with_train
 from rsu.core.outputs import margin, predict, predict_train
 from rsu.core.split import ForgetSplit, _is_empty
 from rsu.core.per_sample import (averaged, check_outputs, class_weights, copied, divisor, evaluating, weighted_mean,
@@ -562,7 +562,7 @@ def _right(model, split):
 
 def _right_and_margins(model, dl):
     "Of each sample of a loader whether it is classified correctly (n,) bool, and its margin (n,)"
-    if not len(positions(dl)): return np.array([], dtype=bool), torch.tensor([])
+    if not len(indices(dl)): return np.array([], dtype=bool), torch.tensor([])
     logits,y = predict(model, dl)
     return (logits.argmax(1) == y).numpy(), margin(logits, y)
 
@@ -709,7 +709,7 @@ def _joins(cbs, split, how):
 
 def _goes_on(learn, split):
     "Refuse a split by which the learner would train on what it has forgotten before"
-    new = np.setdiff1d(split.retain, positions(learn.dls.train))
+    new = np.setdiff1d(split.retain, indices(learn.dls.train))
     if len(new): raise InputError(f"The split would retain position {new[0]}, which this learner does not train on: it was forgotten before, or never trained on. Make the split from learn.dls.")
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #a22492ba

@@ -111,7 +111,7 @@ def shuffled(
     positions,   # Positions, (n,)
     *seed:int    # One or several non-negative numbers
 ) -> np.ndarray: # The same positions, (n,)
-    "`positions` in an order that `seed` (one or several non-negative numbers) determines"
+    "`indices` in an order that `seed` (one or several non-negative numbers) determines"
     return np.random.default_rng(seed).permutation(positions)
 
 def drawn(
@@ -119,7 +119,7 @@ def drawn(
     weights,     # Of each position of the data set: weights from 0 on, NaN for what is drawn just once; None for all once
     *seed:int    # One or several non-negative numbers
 ) -> np.ndarray: # (n,)
-    "One pass over `positions`: with replacement, as often as their weights say, in an order that `seed` determines"
+    "One pass over `indices`: with replacement, as often as their weights say, in an order that `seed` determines"
     if weights is None: return shuffled(positions, *seed)
     w,rng = weights[positions],np.random.default_rng(seed)
     by = ~np.isnan(w)

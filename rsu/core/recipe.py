@@ -30,7 +30,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.core.config import InputError, Value, choose, register
 from rsu.core.data import Order, is_resident
-from rsu.core.indexing import as_fastai, as_they_are, device_of, positions, subset, subset_dls, targets, with_train
+from rsu.core.indexing import as_fastai, as_they_are, device_of, indices, subset, subset_dls, targets, with_train
 from rsu.core.split import _is_empty
 from rsu.core.per_sample import check_outputs, evaluating, with_gradients
 
@@ -347,7 +347,7 @@ class Recipe(Value):
 # %% ../../nbs/core/08_recipe.ipynb #0b0ef8fd
 def _takes(net, dls, name):
     "Refuse samples that the network does not take, before anything is trained"
-    *xb,_ = to_device(next(iter(as_they_are(dls.train, positions(dls.train)[:2]))), device_of(dls))
+    *xb,_ = to_device(next(iter(as_they_are(dls.train, indices(dls.train)[:2]))), device_of(dls))
     try:
         with evaluating(net), torch.no_grad(), no_random(): out = net(*(o.as_subclass(torch.Tensor) for o in xb))
         why = f'it gives {tuple(out.shape)} and not logits (N, C)' if torch.is_tensor(out) and out.dim() != 2 else ''
@@ -359,7 +359,7 @@ def _takes(net, dls, name):
 
 @torch.no_grad()
 def _first_pass(net, dls):
-    *xb,_ = next(iter(as_they_are(dls.train, positions(dls.train)[:2])))
+    *xb,_ = next(iter(as_they_are(dls.train, indices(dls.train)[:2])))
     with evaluating(net): net(*(o.as_subclass(torch.Tensor).cpu() for o in xb))
 
 @patch
@@ -371,7 +371,7 @@ def build(self:Recipe,
     given = dict(self.args or {})
     asks = inspect.signature(self.network).parameters
     if 'c_in' in asks:
-        first = next(iter(as_they_are(dls.train, positions(dls.train)[:1])))[0]
+        first = next(iter(as_they_are(dls.train, indices(dls.train)[:1])))[0]
         given.setdefault('c_in', first.shape[1])
     if 'c_out' in asks: given.setdefault('c_out', n_classes(dls))
     with no_random(self.seed if seed is None else seed):
@@ -405,7 +405,7 @@ def fit(self:Recipe,
 ) -> Learner:
     "A fastai `Learner`, trained on `dls`, that carries this recipe; `seed` may be another than the recipe's"
     seed = self.seed if seed is None else seed
-    with with_gradients(): learn,train = self.learner(dls, seed), subset(dls.train, positions(dls.train), self.bs, seed)
+    with with_gradients(): learn,train = self.learner(dls, seed), subset(dls.train, indices(dls.train), self.bs, seed)
     if start is not None: learn.model.load_state_dict(start)
     ours = [ParamScheduler(_schedules[self.schedule](self.lr)), StepSeed(seed)]
     if self.augment: ours.append(Augment(seed))
@@ -455,7 +455,7 @@ class _Noted(Order):
         self._positions,self.asked = vars(self).pop('positions'),False
 
     @property
-    def positions(self):
+    def indices(self):
         self.asked = True
         return self._positions
 
@@ -469,7 +469,7 @@ class _Within(Callback):
     def before_fit(self):
         dl = self.learn.dls.loaders[0]
         if getattr(dl, 'dataset', None) is not self.ds or not isinstance(as_fastai(dl), DataLoader): return
-        others = np.setdiff1d(positions(dl), self.at)
+        others = np.setdiff1d(indices(dl), self.at)
         if len(others):
             raise InputError(f"The recipe function trains on position {others[0]}, "
                           f"which is not among the {len(self.at)} samples that it was given: "

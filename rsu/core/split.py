@@ -18,7 +18,7 @@ from fastai.data.load import DataLoader
 from torch.utils.data import DataLoader as TorchLoader, Subset
 from rsu.core.config import InputError, _integer
 from rsu.core.data import IndexLoader, is_resident, shuffled
-from rsu.core.indexing import (as_fastai, as_they_are, fingerprint, positions, subset, subset_dls, targets, _in_order,
+from rsu.core.indexing import (as_fastai, as_they_are, fingerprint, indices, subset, subset_dls, targets, _in_order,
                                _look_through, _update)
 
 # %% ../../nbs/core/06_split.ipynb #d645b2e9
@@ -245,7 +245,7 @@ def _of_files(dls, names):
 def _ask(dls, forget, by, seed):
     "The positions that `forget` asks for, in whichever of its forms"
     _integer('seed', seed)
-    N,pool = len(dls.train_ds), positions(dls.train)
+    N,pool = len(dls.train_ds), indices(dls.train)
     if isinstance(forget, (str, Path)):
         kind,_,what = str(forget).partition(':')
         if kind == 'random' and what: return _random(what, pool, seed)
@@ -304,7 +304,7 @@ def _loader_like(dl, test):
     dl = as_fastai(dl)
     return dl.new(test, **({} if is_resident(test) or not isinstance(dl, IndexLoader) else dict(cls=TfmdDL)))
 
-def _trains_alone(dls): return not any(len(positions(o)) for o in dls.loaders[1:])
+def _trains_alone(dls): return not any(len(indices(o)) for o in dls.loaders[1:])
 
 def _without_held_out(dls):
     "`dls` with an empty validation and an empty test loader"
@@ -319,7 +319,7 @@ def _is_empty(dl):
 def _held_out(dls, name):
     "The 'validation' or 'test' loader; `InputError` where it has no samples"
     i = ['training','validation','test'].index(name)
-    if len(dls.loaders) > i and len(positions(dls.loaders[i])): return dls.loaders[i]
+    if len(dls.loaders) > i and len(indices(dls.loaders[i])): return dls.loaders[i]
     raise InputError(f"There are no {name} samples, which are needed here: "
                   "give ForgetSplit loaders (train, valid, test), or test= samples that the model was not trained on, "
                   "of which half are for validation.")
@@ -336,13 +336,13 @@ def _with_test(dls, test, seed):
     valid,test = (None if o is None else _in_order(o) for o in (dls.loaders[1] if len(dls.loaders) > 1 else None, test))
     if valid is None or test is None:
         name,dl = ('test',valid) if test is None else ('validation',test)
-        both = np.array_split(shuffled(positions(dl), seed), 2)
+        both = np.array_split(shuffled(indices(dl), seed), 2)
         print(f"There is no {name} loader: "
-              f"the {len(positions(dl))} {'validation' if test is None else 'test'} samples are divided by seed {seed} "
+              f"the {len(indices(dl))} {'validation' if test is None else 'test'} samples are divided by seed {seed} "
               f"into {len(both[0])} for validation and {len(both[1])} for the test.")
         valid,test = [subset(dl, np.sort(o)) for o in both]
     for name,dl in dict(validation=valid, test=test).items():
-        if not len(positions(dl)): raise InputError(f"There are no {name} samples: give a loader that has some.")
+        if not len(indices(dl)): raise InputError(f"There are no {name} samples: give a loader that has some.")
     res = copy.copy(dls)
     res.loaders = [as_fastai(dls.loaders[0]), valid, test]
     return res
@@ -359,7 +359,7 @@ class ForgetSplit:
     ):
         dls = _gathered(dls)
         dls = _without_held_out(dls) if test is None and _trains_alone(dls) else _with_test(dls, test, seed)
-        self.dls,self.forget = dls,_checked(_ask(dls, forget, by, seed), len(dls.train_ds), positions(dls.train))
+        self.dls,self.forget = dls,_checked(_ask(dls, forget, by, seed), len(dls.train_ds), indices(dls.train))
         self.y = targets(dls)
         _look_through(dls)
 
@@ -370,7 +370,7 @@ class ForgetSplit:
     @property
     def retain(self) -> np.ndarray:
         "Positions of the training samples that stay, sorted"
-        return np.setdiff1d(positions(self.dls.train), self.forget)
+        return np.setdiff1d(indices(self.dls.train), self.forget)
     @property
     def valid(self):
         "The validation loader: for tuning, scores and early stopping; `InputError` where the split has none"
@@ -412,14 +412,14 @@ class ForgetSplit:
         "Twelve hexadecimal digits of the validation and test samples: results that hang on them are told apart by it"
         h = hashlib.sha256()
         for dl in self.dls.loaders[1:]:
-            at = positions(dl)
+            at = indices(dl)
             h.update(at.tobytes())
             _update(h, dl, at)
         return h.hexdigest()[:12]
 
     def __len__(self): return len(self.forget)
     def __repr__(self):
-        n = [len(self.forget), len(self.retain), *(len(positions(o)) for o in self.dls.loaders[1:])]
+        n = [len(self.forget), len(self.retain), *(len(indices(o)) for o in self.dls.loaders[1:])]
         return "{}: forget {}, retain {}, valid {}, test {} samples".format(type(self).__name__, *n)
 
 # %% ../../nbs/core/06_split.ipynb #7c093b94

@@ -16,7 +16,7 @@ from fastai.learner import Learner
 from .. import __version__
 from ..core.config import InputError
 from ..core.store import read_shard, write_shard
-from ..core.indexing import as_fastai, positions, subset_dls
+from ..core.indexing import as_fastai, indices, subset_dls
 from ..core.outputs import predict, predict_train, margin
 from ..core.split import ForgetSplit, _requested, _with_test
 from ..core.recipe import derived, recipe_of
@@ -77,7 +77,7 @@ def drift(
     "Hold a model that has forgotten against the references that never saw the samples"
     phi,a = torch.full((len(learn.dls.train_ds),), torch.nan), alpha/2/look/(look+1)
     phi[at] = margin(*predict_train(learn.model, learn.dls, at))
-    (logits,y),valid = predict(learn.model, learn.dls.valid), bank.phi_valid[:,positions(as_fastai(learn.dls.valid))] # of the same samples
+    (logits,y),valid = predict(learn.model, learn.dls.valid), bank.phi_valid[:,indices(as_fastai(learn.dls.valid))] # of the same samples
     called,shares = _called(phi, margin(logits, y), bank.phi, valid, bank.members, bank.variance)[at].nanmean().item(), _out_shares(bank, at, valid)
     lost,right = before - (logits.argmax(1) == y).double().mean().item(), (valid > 0).double().mean(1)
     most = prediction_bound(shares, a, _least(shares, len(at))), prediction_bound(right - right.mean(), a, 1/len(y)) * 2**.5
@@ -112,7 +112,7 @@ def _asked_for(ledger, dls, request, seed, todo=True):
     "Positions of a request, (n,): those that are still to be forgotten, or all that are in the data"
     _is_request(request, ledger.by)
     known,unsettled = ledger.forgotten(dls),ledger.still_known(dls)
-    whole = subset_dls(dls, np.union1d(positions(dls.train), np.flatnonzero(known)))
+    whole = subset_dls(dls, np.union1d(indices(dls.train), np.flatnonzero(known)))
     if ledger.by is not None:
         ids = _requested(whole, request, ledger.by)
         there = set(ledger._named(dls)) # the rows of an answered request may be gone
@@ -135,7 +135,7 @@ def _checked(ledger, dls, requests, seed):
     if isinstance(requests, (list,tuple)):
         at = np.concatenate([np.array([], dtype=np.int64), *(_asked_for(ledger, dls, r, seed) for r in requests)])
         gone = np.union1d(at, np.flatnonzero(ledger.forgotten(dls)))
-        if not len(np.setdiff1d(positions(dls.train), gone)):
+        if not len(np.setdiff1d(indices(dls.train), gone)):
             raise InputError("The requests ask for all samples that are left: nothing would stay to be trained on; "
                           "delete the model instead.")
     return requests
@@ -161,7 +161,7 @@ def _about(learn, dls, ledger):
 def _as_it_stands(learn, dls, ledger):
     "The learner with the weights that the last request left, on the samples that stay"
     known,entries = ledger.forgotten(dls),ledger.entries
-    new = _twin(learn, subset_dls(dls, np.setdiff1d(positions(dls.train), np.flatnonzero(known))))
+    new = _twin(learn, subset_dls(dls, np.setdiff1d(indices(dls.train), np.flatnonzero(known))))
     if not entries: return new
     file = ledger.path/f'model-{len(entries):04}.safetensors'
     try: new.model.load_state_dict(read_shard(file)[0])
@@ -249,7 +249,7 @@ def _judged(new, start, at, bank, n):
 
 def _split(new, at, ledger):
     "A request for these positions of what the learner draws, and of those themselves where they were forgotten before"
-    return ForgetSplit(subset_dls(new.dls, np.union1d(positions(new.dls.train), at)), at).with_secret(ledger.key)
+    return ForgetSplit(subset_dls(new.dls, np.union1d(indices(new.dls.train), at)), at).with_secret(ledger.key)
 
 def _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed, **kwargs):
     "Answer one request; the learner that has forgotten it"

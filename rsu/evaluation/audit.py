@@ -9,7 +9,7 @@ __all__ = ['lr_mia', 'indiscernibility', 'svc_mia', 'u_lira', 'shadows', 'shadow
 from itertools import product
 import numpy as np, pandas as pd, torch
 from rsu.core.config import InputError
-from rsu.core.indexing import as_fastai, positions, subset_dls
+from rsu.core.indexing import as_fastai, indices, subset_dls
 from rsu.core.outputs import predict, predict_train, margin, _finite
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import derived, recipe_of
@@ -128,7 +128,7 @@ def shadows(
     seed:int=0 # Of the halves and the models
 ) -> list:     # Pairs: a trained `Learner`, and a `ForgetSplit` of those samples in question that it has seen
     "Models trained on random halves of the data, in pairs that share no sample, and what each of them has to unlearn"
-    at,pool = np.unique(at), positions(learn.dls.train)
+    at,pool = np.unique(at), indices(learn.dls.train)
     if n < 6 or n % 2 or len(at) < 2:
         raise InputError(f"n={n} shadow models of {len(at)} samples are no two worlds: "
                       "give an even number of models, 6 or more, and two samples or more.")
@@ -167,7 +167,7 @@ def exposure(
     if len(valid.dataset) != bank.phi_valid.shape[1]:
         raise InputError(f"The bank speaks of {bank.phi_valid.shape[1]} validation samples "
                       f"and the split has {len(valid.dataset)}: fit the bank to this learner.")
-    refs = torch.cat([refs, bank.phi_valid[:,positions(valid)]], 1)
+    refs = torch.cat([refs, bank.phi_valid[:,indices(valid)]], 1)
     seen = torch.cat([bank.members, torch.as_tensor(halves(len(bank), refs.shape[1]-split.N, bank.seed))], 1)
     return pd.DataFrame([dict(model=k, **row) for k,o in models.items()
                          for row in _rungs(o.model, split, valid, refs, seen, fpr)])

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from rsu import __version__
 from rsu.core.config import InputError
 from rsu.core.store import check_writable, read_shard, write_shard
-from rsu.core.indexing import as_fastai, device_of, fingerprint, positions, subset, targets, _update
+from rsu.core.indexing import as_fastai, device_of, fingerprint, indices, subset, targets, _update
 from rsu.core.outputs import at_once, margin, predict, predict_train
 from rsu.core.per_sample import check_outputs
 from rsu.core.recipe import derived, recipe_of, _facts, _loss_key, _made_by
@@ -259,7 +259,7 @@ class _Work:
     def __getstate__(self): return {k: v for k,v in self.__dict__.items() if k != 'trainer'}
 
     def member(self, k):
-        pool,res = positions(self.dls.train), np.zeros(len(self.dls.train_ds), dtype=bool)
+        pool,res = indices(self.dls.train), np.zeros(len(self.dls.train_ds), dtype=bool)
         res[pool] = _half_world(k, len(pool), self.seed)
         return res
 
@@ -301,7 +301,7 @@ def fit(cls:ReferenceBank,
     quiet:bool=False    # No progress bar
 ):                      # A `ReferenceBank`
     "Train what is not there yet of a bank of `n` references, and open it"
-    if vars(learn).get('ledger') is not None and len(positions(learn.dls.train)) < len(learn.dls.train_ds):
+    if vars(learn).get('ledger') is not None and len(indices(learn.dls.train)) < len(learn.dls.train_ds):
         raise InputError("This learner has forgotten samples that its data set still holds, "
                       "and the bank's files would show which: "
                       "delete their rows from the data, and fit the bank to a learner on what stays.")

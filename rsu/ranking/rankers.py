@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
 from rsu.core.config import InputError, choose, register
-from rsu.core.indexing import as_fastai, as_they_are, positions, subset, targets
+from rsu.core.indexing import as_fastai, as_they_are, indices, subset, targets
 from rsu.core.outputs import predict, predict_train, margin
 from rsu.core.split import ForgetSplit, _held_out
 from rsu.core.recipe import Meter, StepSeed, borrowed, n_classes, optimiser, _beside
@@ -296,7 +296,7 @@ class Entanglement(Ranker):
     "Minus the distance of the features to the middle of all training samples' features"
     needs,trainings,cost,source = _model,'0','one pass over the training set','Zhao et al. 2024 (RUM), distance form'
     def score(self, learn, at):
-        middle = _features(learn, positions(learn.dls.train)).mean(0)
+        middle = _features(learn, indices(learn.dls.train)).mean(0)
         return -(_features(learn, at)-middle).norm(dim=1).numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #928906f4
@@ -385,7 +385,7 @@ def _tuned(learn, n_epoch, lr, bs, patience, seed):
     "A copy of the model, trained on the validation samples"
     valid = as_fastai(_held_out(learn.dls, 'validation'))
     new = Learner(learn.dls, copied(learn.model), learn.loss_func, opt_func=optimiser('sgd', .9, 5e-4))
-    with no_random(seed), borrowed(new, subset(valid, positions(valid), bs, seed), quiet=True):
+    with no_random(seed), borrowed(new, subset(valid, indices(valid), bs, seed), quiet=True):
         new.fit(n_epoch, lr, cbs=[StepSeed(seed), _Patience(patience)])
     return new.model
 
@@ -462,7 +462,7 @@ class RMIA(_Banked):
         bank,_ = self._columns(learn, at)
         valid,phi_valid = as_fastai(_held_out(learn.dls, 'validation')), self.bank.phi_valid
         if len(valid.dataset) != phi_valid.shape[1]: raise InputError(f"The bank speaks of {phi_valid.shape[1]} validation samples and the learner has {len(valid.dataset)}: fit the bank to this learner.")
-        population = margin(*predict(learn.model, valid)), phi_valid[:,positions(valid)]
+        population = margin(*predict(learn.model, valid)), phi_valid[:,indices(valid)]
         p,p_refs,p_pop,p_pop_refs = (o.double().sigmoid() for o in (_phi(learn, at), bank.phi, *population))
         return rmia(p, p_refs, bank.members, p_pop, p_pop_refs, self.a, self.gamma).numpy()
 
