@@ -14,7 +14,7 @@ from rsu.core.data import Order, Samples, loaders, lone, shuffled
 from rsu.core.indexing import indices, subset
 from rsu.core.split import ForgetSplit
 from rsu.ranking.rankers import Confidence, Random, Ranking
-from rsu.core.recipe import Recipe, cifar_resnet18, derived, mlp, small_cnn
+from rsu.core.recipe import Recipe, cifar_resnet18, derive_seed, mlp, small_cnn
 from rsu.ranking.bank import halves
 from rsu.app.report import Settings
 from rsu.sequence.sequence import ByChance, ByClass, Groups, Labelled, NaturalBreaks, OneShot, Quantiles, SeqUnlearn, Singly, Thresholds, share
@@ -314,5 +314,5 @@ def test_each_pass_over_retain_covers_it_once(asked, bs, bs_forget, seed):
 
 @given(st.lists(seeds, min_size=1, max_size=4))
 def test_derived_seeds_are_seeds(parts):
-    assert derived(*parts) == derived(*parts) and 0 <= derived(*parts) < 2**32
-    assert derived(*parts, 0) != derived(*parts, 1)
+    assert derive_seed(*parts) == derive_seed(*parts) and 0 <= derive_seed(*parts) < 2**32
+    assert derive_seed(*parts, 0) != derive_seed(*parts, 1)

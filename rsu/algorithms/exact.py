@@ -17,7 +17,7 @@ from fastcore.foundation import L
 from rsu.core.config import InputError, Value, choose, _integer
 from rsu.core.data import shuffled
 from rsu.core.indexing import indices, subset, with_train
-from rsu.core.recipe import Meter, Recipe, derived, make, n_classes, recipe_of, _loss_key
+from rsu.core.recipe import Meter, Recipe, derive_seed, make, n_classes, recipe_of, _loss_key
 from rsu.algorithms.unlearn import Algorithm, Stage
 
 # %% ../../nbs/algorithms/02_exact.ipynb #b0cc77a7
@@ -84,7 +84,7 @@ class Shards(nn.Module):
         super().__init__()
         self.how,self.recipe,self.members,self.seed = how,recipe,members,seed
         self.assigned = [*members] # stays as it is, whoever is forgotten
-        self.nets = nn.ModuleList(recipe.build(dls, derived(seed, i, 0)) for i in range(len(members)))
+        self.nets = nn.ModuleList(recipe.build(dls, derive_seed(seed, i, 0)) for i in range(len(members)))
         self.checkpoints = [[] for _ in members] # of each shard, the weights before its second slice, its third, ...
 
     def forward(self, *xb):
@@ -162,12 +162,12 @@ def retrain_shard(self:Shards,
     "Train network `i` from slice `first` on; the checkpoints from there on are made anew"
     r,kept = len(self.members[i]), self.checkpoints[i][:first]
     epochs = _slice_epochs(self.recipe.n_epoch, r)
-    state = kept[-1] if first else self.recipe.build(dls, derived(self.seed, i, 0)).state_dict()
+    state = kept[-1] if first else self.recipe.build(dls, derive_seed(self.seed, i, 0)).state_dict()
     for j in range(first, r):
         at = np.sort(np.concatenate(self.members[i][:j+1]))
         if epochs[j] and len(at) > 1:
             recipe,part = self.recipe.replace(n_epoch=epochs[j]), with_train(dls, subset(dls.train, at))
-            state = recipe.fit(part, derived(self.seed, i, j), quiet, cbs, state).model.state_dict()
+            state = recipe.fit(part, derive_seed(self.seed, i, j), quiet, cbs, state).model.state_dict()
         if j < r-1: kept.append({k: v.cpu().clone() for k,v in state.items()})
     self.nets[i].load_state_dict(state)
     self.checkpoints[i] = kept

@@ -11,7 +11,7 @@ import numpy as np, torch
 from fastcore.basics import GetAttr, patch
 from rsu.core.data import drawn, lone, shuffled
 from rsu.core.indexing import batches, weights_of
-from rsu.core.recipe import derived
+from rsu.core.recipe import derive_seed
 
 # %% ../../nbs/algorithms/00_feed.ipynb #77769ed6
 def _chunks(at, bs):
@@ -37,7 +37,7 @@ class _Mixed(_Stream):
         super().__init__(positions, bs, seed, weights)
         must = np.sort(positions[~np.isin(positions, kept)])
         again = np.r_[False, must[1:] == must[:-1]]
-        self.must,self.others = must[~again], _Stream(np.r_[kept, must[again]], 1, derived(seed, 0), weights)
+        self.must,self.others = must[~again], _Stream(np.r_[kept, must[again]], 1, derive_seed(seed, 0), weights)
 
     def take(self, n):
         "The next `n` batches of an epoch, as position arrays: whole passes, and one that is cut short"
@@ -71,7 +71,7 @@ class Feed(GetAttr):
     ):
         self.dl,self.roles,self.plan,self.epoch,self.now,self.made = dl,roles,plan,0,{},None
         weights,steps = _retain_weights(dl, retain, roles),[self._steps(e) for e in range(len(plan))]
-        self.streams = {r: self._stream(at, at[np.isin(at, retain)], bs[r], derived(seed, i), weights, sum(o.get(r, 0) for o in steps)) for i,(r,at) in enumerate(roles.items())}
+        self.streams = {r: self._stream(at, at[np.isin(at, retain)], bs[r], derive_seed(seed, i), weights, sum(o.get(r, 0) for o in steps)) for i,(r,at) in enumerate(roles.items())}
 
     def _stream(self, at, kept, bs, seed, weights, steps):
         "The stream of a role that has `steps` batches in the whole fit"

@@ -20,7 +20,7 @@ from torch import nn
 from rsu.core.indexing import device_of
 from rsu.core.split import ForgetSplit
 from rsu.core.config import InputError
-from rsu.core.recipe import PeakMemory, derived, optimiser, reseed
+from rsu.core.recipe import PeakMemory, derive_seed, optimiser, reseed
 from rsu.core.per_sample import copied, with_gradients
 from rsu.core.parallel import _one_thread, _turn, _spread
 from rsu.core.stacked import _indirect, _joined, _widened
@@ -100,7 +100,7 @@ def _shape(learn, job, how):
     res = []
     for i,s in enumerate(how.stages(job.split)):
         one = s.algorithm.replace()
-        feed = one._begin(learn, job.split, s, derived(job.seed, i))
+        feed = one._begin(learn, job.split, s, derive_seed(job.seed, i))
         sizes = {r: (len(o.positions), o.bs, np.isin(o.positions, s.retain).sum()) for r,o in feed.streams.items()}
         res.append((type(one), feed.plan, sizes, [[(t.role, t.target) for t in one.terms(e)] for e in range(len(feed.plan))]))
     return repr(res)
@@ -281,7 +281,7 @@ def _abreast(learn, jobs, hows, k):
     members,rows,lost = _Abreast(learn, k),[[] for _ in jobs],set()
     _first_optimiser()
     for i,now in enumerate(zip(*stages)):
-        with PeakMemory(device_of(learn.dls)) as peak: steps,samples,seconds,gone = members.stage(learn, splits, now, [derived(s, i) for s in seeds])
+        with PeakMemory(device_of(learn.dls)) as peak: steps,samples,seconds,gone = members.stage(learn, splits, now, [derive_seed(s, i) for s in seeds])
         lost |= gone
         for j in range(len(jobs)):
             told[j].append(seen_by(members.nets[j], splits[j]))

@@ -34,7 +34,7 @@ from rsu.core.outputs import margin, predict, predict_train
 from rsu.core.split import ForgetSplit, _is_empty
 from rsu.core.per_sample import (averaged, check_outputs, class_weights, copied, divisor, evaluating, weighted_mean,
                                  with_gradients)
-from rsu.core.recipe import (Meter, PeakMemory, StepSeed, borrowed, derived, n_classes, optimiser, _beside, _loss_key,
+from rsu.core.recipe import (Meter, PeakMemory, StepSeed, borrowed, derive_seed, n_classes, optimiser, _beside, _loss_key,
                              _opts)
 from rsu.algorithms.feed import Feed, _chunks
 
@@ -364,7 +364,7 @@ def chance(self:Algorithm,
     *key:int # Tells several draws of one run apart
 ):
     "Inside the block PyTorch draws by the run's own seed, whatever was drawn before (loaders draw, too, some more than others)"
-    return no_random(derived(self.seed, *key))
+    return no_random(derive_seed(self.seed, *key))
 
 def _flat(groups):
     "The parameters that a splitter gives, in groups or not"
@@ -812,7 +812,7 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
         s,*todo = todo
         meter,one = Meter(),s.algorithm.replace()
         target = (wanted if s.until is None else aim(s.until))(s.forget) if len(s.forget) else None
-        with PeakMemory(next(new.model.parameters()).device) as peak: one.forget(new, split, s, derived(seed, len(done)), [meter, *L(s.carry), *L(cbs)], quiet, target)
+        with PeakMemory(next(new.model.parameters()).device) as peak: one.forget(new, split, s, derive_seed(seed, len(done)), [meter, *L(s.carry), *L(cbs)], quiet, target)
         if meter.samples and not meter.steps: warnings.warn(f"{s.algorithm!r} took no step: each was cancelled, by mixed precision where gradients overflow in float16, or by a callback. Nothing was forgotten: use to_bf16(), or no mixed precision.", stacklevel=3)
         done.append(s); told.append(seen_by(new.model, split))
         rows.append(dict(stage=len(done), group=s.name, n=len(s.forget), steps=meter.steps, samples=meter.samples, seconds=meter.seconds+one.preparation, memory=peak.mb, ended=one.ended))

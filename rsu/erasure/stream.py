@@ -19,7 +19,7 @@ from ..core.store import read_shard, write_shard
 from ..core.indexing import as_fastai, indices, subset_dls
 from ..core.outputs import predict, predict_train, margin
 from ..core.split import ForgetSplit, _requested, _with_test
-from ..core.recipe import derived, recipe_of
+from ..core.recipe import derive_seed, recipe_of
 from ..ranking.membership import lira
 from ..ranking.bank import ReferenceBank
 from .ledger import Ledger, _sha
@@ -260,13 +260,13 @@ def _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed, **kw
     if n == 1: ledger.about(start)
     _note(ledger, made)
     was = {k: v.clone() for k,v in new.model.named_parameters()}
-    new = unlearn(new, what, how, seed=derived(seed, n), path=None if isinstance(new.model, Shards) else work, **kwargs)
+    new = unlearn(new, what, how, seed=derive_seed(seed, n), path=None if isinstance(new.model, Shards) else work, **kwargs)
     rec = new.unlearning
     if all(torch.equal(v, was[k]) for k,v in new.model.named_parameters()):
         raise InputError(f"{rec.how!r} changed nothing (it ended: {rec.stages.ended.iloc[-1]}), "
                       "so the request is not answered: "
                       "give other settings, a lower lr where it diverged, or another algorithm.")
-    facts = dict(how=_said(rec.how), seed=derived(seed, n), **_figures(rec), digest=digest(_state(new.model)),
+    facts = dict(how=_said(rec.how), seed=derive_seed(seed, n), **_figures(rec), digest=digest(_state(new.model)),
                  rsu=__version__, torch=torch.__version__)
     if ranker is not None: facts['ranker'] = ranker.name
     if oracles: facts['evidence'] = _evidence(new, oracles, work/'oracles', kwargs['quiet'])

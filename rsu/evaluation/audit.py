@@ -12,7 +12,7 @@ from rsu.core.config import InputError
 from rsu.core.indexing import as_fastai, indices, subset_dls
 from rsu.core.outputs import predict, predict_train, margin, _finite
 from rsu.core.split import ForgetSplit
-from rsu.core.recipe import derived, recipe_of
+from rsu.core.recipe import derive_seed, recipe_of
 from rsu.core.stacked import Trainer
 from rsu.algorithms.unlearn import _twin, unlearn
 from rsu.evaluation.metrics import auc_se
@@ -133,9 +133,9 @@ def shadows(
         raise InputError(f"n={n} shadow models of {len(at)} samples are no two worlds: "
                       "give an even number of models, 6 or more, and two samples or more.")
     rest = np.setdiff1d(pool, at)
-    both = zip(halves(n, len(at), seed), halves(n, len(rest), derived(seed)))
+    both = zip(halves(n, len(at), seed), halves(n, len(rest), derive_seed(seed)))
     sets = [np.sort(np.r_[at[a], rest[b]]) for a,b in both]
-    nets = dict(Trainer(recipe_of(learn), learn.dls)(sets, [derived(seed, k) for k in range(n)]))
+    nets = dict(Trainer(recipe_of(learn), learn.dls)(sets, [derive_seed(seed, k) for k in range(n)]))
     return [_shadow(learn, nets[k], some, np.intersect1d(at, some)) for k,some in enumerate(sets)]
 
 def _shadow(learn, net, some, at):

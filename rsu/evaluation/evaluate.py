@@ -16,7 +16,7 @@ from rsu.core.config import InputError, choose
 from rsu.core.store import check_writable, read_shard, write_shard
 from rsu.core.outputs import margin, predict, predict_train
 from rsu.core.per_sample import check_outputs
-from rsu.core.recipe import Recipe, derived, recipe_of, _facts, _loss_key, _made_by, _source
+from rsu.core.recipe import Recipe, derive_seed, recipe_of, _facts, _loss_key, _made_by, _source
 from rsu.ranking.membership import attack_p, auc
 from rsu.algorithms.unlearn import digest, unlearn
 from rsu.algorithms.exact import Retrain
@@ -329,7 +329,7 @@ def _gathered(models, oracles, path, controls, quiet):
 def _untrained(learn, split):
     "What a network that learnt nothing makes of the samples to forget (n, C); None where the recipe is a function"
     recipe = recipe_of(learn)
-    return predict_train(recipe.build(split.dls, derived(recipe.seed, 1)), split.dls, split.forget)[0].softmax(1) if isinstance(recipe, Recipe) else None
+    return predict_train(recipe.build(split.dls, derive_seed(recipe.seed, 1)), split.dls, split.forget)[0].softmax(1) if isinstance(recipe, Recipe) else None
 
 def _places(runs, split):
     "Places of each group among the samples to forget, where all sequences have the same groups and they are few"

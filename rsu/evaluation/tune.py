@@ -24,7 +24,7 @@ import rsu
 from rsu.core.config import InputError, _decode, _integer
 from rsu.core.store import check_writable
 from rsu.core.split import ForgetSplit
-from rsu.core.recipe import derived, recipe_of, _facts, _loss_key, _source
+from rsu.core.recipe import derive_seed, recipe_of, _facts, _loss_key, _source
 from rsu.algorithms.unlearn import Algorithm, Diverged, digest, seen_by, unlearn, _asked, _twin
 from rsu.algorithms.importance import measuring_once
 from rsu.evaluation.evaluate import _against, _code, fit_oracles
@@ -152,7 +152,7 @@ def _beyond_best(ranges, trials):
 def _search(study, ranges, seed, trials, settings):
     "The next run of the search: an Optuna trial and its settings, where none are asked for those that the sampler draws"
     wide = {k: r.over([t.user_attrs['settings'][k] for t in trials] + ([settings[k]] if settings else [])) for k,r in ranges.items()}
-    study.sampler = optuna.samplers.TPESampler(seed=derived(seed, len(trials)), n_startup_trials=8)
+    study.sampler = optuna.samplers.TPESampler(seed=derive_seed(seed, len(trials)), n_startup_trials=8)
     if settings and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)): # a killed search may have said so already
         study.enqueue_trial({k: r.to(settings[k]) if r.scale == 'whole' else float(r.to(settings[k])) for k,r in ranges.items()})
     trial = study.ask()
@@ -270,7 +270,7 @@ def _searched(study, repeats, learn, split, algorithm, ranges, budget, told, see
         if searches: trial,settings = _search(study, ranges, seed, trials, beyond if trials else _settings(algorithm, ranges))
         else: trial,settings = repeats.ask(),_best(trials)[len(again) % len(_best(trials))]
         trial.set_user_attr('beyond', beyond is not None)
-        _run(study if searches else repeats, trial, settings, learn, split, algorithm, told, _first + derived(seed, n) % 2**31, not searches)
+        _run(study if searches else repeats, trial, settings, learn, split, algorithm, told, _first + derive_seed(seed, n) % 2**31, not searches)
     return runs()
 
 # %% ../../nbs/evaluation/07_tune.ipynb #574dad43

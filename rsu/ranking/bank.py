@@ -19,7 +19,7 @@ from rsu.core.store import check_writable, read_shard, write_shard
 from rsu.core.indexing import as_fastai, device_of, fingerprint, indices, subset, targets, _update
 from rsu.core.outputs import at_once, margin, predict, predict_train
 from rsu.core.per_sample import check_outputs
-from rsu.core.recipe import derived, recipe_of, _facts, _loss_key, _made_by
+from rsu.core.recipe import derive_seed, recipe_of, _facts, _loss_key, _made_by
 from rsu.core.parallel import _one_thread, _spread
 from rsu.core.stacked import Trainer, obstacle
 from rsu.ranking.membership import privacy_risk
@@ -279,7 +279,7 @@ class _Work:
         if not hasattr(self, 'trainer'): self.trainer = Trainer(self.recipe, self.dls, self.compile)
         members = [self.member(k) for k in ks]
         with _one_thread(device_of(self.dls)):
-            return [(ks[i], self.told(net, members[i])) for i,net in self.trainer([np.flatnonzero(m) for m in members], [derived(self.seed, k) for k in ks])]
+            return [(ks[i], self.told(net, members[i])) for i,net in self.trainer([np.flatnonzero(m) for m in members], [derive_seed(self.seed, k) for k in ks])]
 
     def told(self, net, member):
         res = dict(members=_bits(member), **_told(*predict_train(net, self.dls), self.logits))
