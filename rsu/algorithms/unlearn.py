@@ -34,7 +34,7 @@ from rsu.core.outputs import margin, predict, predict_train
 from rsu.core.split import ForgetSplit, _is_empty
 from rsu.core.per_sample import (averaged, check_outputs, class_weights, copied, divisor, evaluating, weighted_mean,
                                  with_gradients)
-from rsu.core.recipe import (Meter, PeakMemory, StepSeed, borrowed, derive_seed, n_classes, optimiser, _beside, _loss_key,
+from rsu.core.recipe import (Meter, PeakMemory, StepSeed, overriding, derive_seed, n_classes, optimiser, _beside, _loss_key,
                              _opts)
 from rsu.algorithms.feed import Feed, _chunks
 
@@ -441,7 +441,7 @@ def forget(self:Algorithm,
     "Fit `learn` for one stage; only its weights are other afterwards"
     feed,learns = self._begin(learn, split, stage, seed, until),{p: p.requires_grad for p in learn.model.parameters()}
     try:
-        with no_random(seed), borrowed(learn, feed, quiet, cbs, loss_func=self.objective,
+        with no_random(seed), overriding(learn, feed, quiet, cbs, loss_func=self.objective,
                                        opt_func=optimiser(self.opt, self.mom, self.wd), opt=None,
                                        lr=self.lr, wd=self.wd):
             self.good,self.before,self.began = self._backup(learn.model),self._retained(learn.model),perf_counter()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['small_cnn', 'cifar_resnet18', 'mlp', 'optimiser', 'TrainOnly', 'derive_seed', 'reseed', 'StepSeed', 'Meter',
-           'PeakMemory', 'Augment', 'borrowed', 'Recipe', 'n_classes', 'everywhere', 'recipe_of', 'make']
+           'PeakMemory', 'Augment', 'overriding', 'Recipe', 'n_classes', 'everywhere', 'recipe_of', 'make']
 
 # %% ../../nbs/core/08_recipe.ipynb #c2097b74
 import hashlib, inspect
@@ -250,7 +250,7 @@ def _reads_validation(cb):
     return cb.monitor != 'train_loss' and not getattr(cb, 'every_epoch', False)
 
 @contextmanager
-def borrowed(
+def overriding(
     learn:Learner,     # The learner to be fitted
     train=None,        # A training loader to use meanwhile
     quiet:bool=False,  # Neither progress bar nor validation; with validation where a callback reads its results
@@ -409,7 +409,7 @@ def fit(self:Recipe,
     if start is not None: learn.model.load_state_dict(start)
     ours = [ParamScheduler(_schedules[self.schedule](self.lr)), StepSeed(seed)]
     if self.augment: ours.append(Augment(seed))
-    with no_random(seed), borrowed(learn, train, quiet, cbs): learn.fit(self.n_epoch, self.lr, cbs=[*ours, *L(cbs)])
+    with no_random(seed), overriding(learn, train, quiet, cbs): learn.fit(self.n_epoch, self.lr, cbs=[*ours, *L(cbs)])
     return learn
 
 # %% ../../nbs/core/08_recipe.ipynb #b4098bb2

@@ -20,7 +20,7 @@ from rsu.core.config import InputError, choose, register
 from rsu.core.indexing import as_fastai, as_they_are, indices, subset, targets
 from rsu.core.outputs import predict, predict_train, margin
 from rsu.core.split import ForgetSplit, _held_out
-from rsu.core.recipe import Meter, StepSeed, borrowed, n_classes, optimiser, _beside
+from rsu.core.recipe import Meter, StepSeed, overriding, n_classes, optimiser, _beside
 from rsu.core.per_sample import (called, check_outputs, copied, evaluating, input_grads, refuse_batch_loss, sample_grads,
                             unreduced, with_gradients, _two)
 from rsu.ranking.membership import attack_r, entropy, lira, memorization, modified_entropy, privacy_risk, rmia
@@ -385,7 +385,7 @@ def _tuned(learn, n_epoch, lr, bs, patience, seed):
     "A copy of the model, trained on the validation samples"
     valid = as_fastai(_held_out(learn.dls, 'validation'))
     new = Learner(learn.dls, copied(learn.model), learn.loss_func, opt_func=optimiser('sgd', .9, 5e-4))
-    with no_random(seed), borrowed(new, subset(valid, indices(valid), bs, seed), quiet=True):
+    with no_random(seed), overriding(new, subset(valid, indices(valid), bs, seed), quiet=True):
         new.fit(n_epoch, lr, cbs=[StepSeed(seed), _Patience(patience)])
     return new.model
 
