@@ -13,7 +13,7 @@ import numpy as np, torch, torch.nn.functional as F
 from fastai.data.transforms import Normalize
 from rsu.core.config import InputError, choose, _integer
 from rsu.core.data import shuffled
-from rsu.core.indexing import as_they_are, indices, subset
+from rsu.core.indexing import without_augmentation, indices, subset
 from rsu.core.per_sample import evaluating
 from rsu.algorithms.unlearn import Algorithm, Term, _of_one, _train
 
@@ -68,7 +68,7 @@ def _moves(split):
     "The `Pixels` of the samples to forget; `InputError` where they are not pixels"
     px = continuous(split.dls.train)
     if px.bounded:
-        p = torch.cat([px.read(b[:-1]).flatten() for b in as_they_are(split.dls.train, split.forget)])
+        p = torch.cat([px.read(b[:-1]).flatten() for b in without_augmentation(split.dls.train, split.forget)])
         if p.min() < -1e-3 or p.max() > 1+1e-3:
             raise InputError(f"The pixels lie from {p.min():.2f} to {p.max():.2f} and not in [0, 1], "
                           "and no Normalize of the loader says why: "

@@ -29,7 +29,7 @@ from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
 from rsu.core.config import InputError, Value, choose, _integer
 from rsu.core.store import check_writable, read_shard, write_shard, _seal, _unseal
-from rsu.core.indexing import as_they_are, indices, targets, with_train
+from rsu.core.indexing import without_augmentation, indices, targets, with_train
 from rsu.core.outputs import margin, predict, predict_train
 from rsu.core.split import ForgetSplit, _is_empty
 from rsu.core.per_sample import (averaged, check_outputs, class_weights, copied, divisor, evaluating, weighted_mean,
@@ -355,7 +355,7 @@ def stream(self:Algorithm,
     at # Positions in the training set, (n,)
 ):     # Pairs: inputs (a tuple of tensors) and labels (n,)
     "The samples `at` in batches of `bs`, in their order and as they are (not augmented), on the model's device"
-    for b in as_they_are(self.split.dls.train, at, self.bs):
+    for b in without_augmentation(self.split.dls.train, at, self.bs):
         *xb,y = _plain(b, next(self.model.parameters()).device)
         yield tuple(xb),y
 

@@ -19,7 +19,7 @@ from sklearn.metrics import roc_curve
 from fastai.learner import Learner
 from fastcore.foundation import L
 from rsu.core.config import InputError
-from rsu.core.indexing import as_they_are
+from rsu.core.indexing import without_augmentation
 from rsu.core.outputs import predict, predict_train, margin
 from rsu.core.split import ForgetSplit
 from rsu.ranking.membership import auc
@@ -106,7 +106,7 @@ def gallery(
 # %% ../../nbs/app/00_plot.ipynb #01d31b50
 def _shown(dl, at):
     "Samples at some positions: pictures (C, H, W) or (H, W), or rows of numbers (d,), all inputs of a sample in one"
-    for b in as_they_are(dl, at):
+    for b in without_augmentation(dl, at):
         picture = len(b) == 2 and b[0].dim() > 2
         if picture and hasattr(dl, 'decode'): b = dl.decode(b) # undoes what fastai does to batches, such as normalising
         yield from b[0].cpu().numpy() if picture else torch.cat([o.flatten(1).float() for o in b[:-1]], 1).cpu().numpy()

@@ -10,7 +10,7 @@ import numpy as np, torch
 from fastai.data.load import DataLoader
 from fastai.torch_core import to_device
 from torch.utils.data import DataLoader as TorchLoader
-from rsu.core.indexing import as_they_are, _in_order
+from rsu.core.indexing import without_augmentation, _in_order
 
 # %% ../../nbs/core/05_outputs.ipynb #3745b83f
 @torch.no_grad()
@@ -42,7 +42,7 @@ def predict_train(
     at=None # Positions in the training set, (n,); all of it where not given
 ):          # Logits (n, C) float32 and labels (n,), both on the CPU
     "`predict` for positions `at` of the training set (all of it where not given), in their order"
-    return predict(model, as_they_are(dls.train, np.arange(len(dls.train_ds)) if at is None else at, at_once(model)))
+    return predict(model, without_augmentation(dls.train, np.arange(len(dls.train_ds)) if at is None else at, at_once(model)))
 
 # %% ../../nbs/core/05_outputs.ipynb #2ba28f82
 _bound = 103.3 # nats; minus the log of the smallest positive float32

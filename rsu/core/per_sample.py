@@ -15,7 +15,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from fastai.torch_core import no_random, to_device
 from rsu.core.config import InputError
-from rsu.core.indexing import as_they_are, labels_of, indices
+from rsu.core.indexing import without_augmentation, labels_of, indices
 
 # %% ../../nbs/core/07_per_sample.ipynb #3efa0223
 def _takes_reduction(loss):
@@ -195,7 +195,7 @@ def copied(
 # %% ../../nbs/core/07_per_sample.ipynb #8ce82df9
 def _two(model, dls):
     "The inputs of two training samples, where the model is"
-    b = next(iter(as_they_are(dls.train, indices(dls.train)[:2])))
+    b = next(iter(without_augmentation(dls.train, indices(dls.train)[:2])))
     return tuple(o.as_subclass(torch.Tensor) for o in to_device(tuple(b[:-1]), next(model.parameters()).device))
 
 _wrap = "wrap the model so that it gives the logits alone"

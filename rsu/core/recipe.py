@@ -30,7 +30,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from rsu.core.config import InputError, Value, choose, register
 from rsu.core.data import Order, is_resident
-from rsu.core.indexing import as_fastai, as_they_are, device_of, indices, subset, subset_dls, targets, with_train
+from rsu.core.indexing import as_fastai, without_augmentation, device_of, indices, subset, subset_dls, targets, with_train
 from rsu.core.split import _is_empty
 from rsu.core.per_sample import check_outputs, evaluating, with_gradients
 
@@ -347,7 +347,7 @@ class Recipe(Value):
 # %% ../../nbs/core/08_recipe.ipynb #0b0ef8fd
 def _takes(net, dls, name):
     "Refuse samples that the network does not take, before anything is trained"
-    *xb,_ = to_device(next(iter(as_they_are(dls.train, indices(dls.train)[:2]))), device_of(dls))
+    *xb,_ = to_device(next(iter(without_augmentation(dls.train, indices(dls.train)[:2]))), device_of(dls))
     try:
         with evaluating(net), torch.no_grad(), no_random(): out = net(*(o.as_subclass(torch.Tensor) for o in xb))
         why = f'it gives {tuple(out.shape)} and not logits (N, C)' if torch.is_tensor(out) and out.dim() != 2 else ''
@@ -359,7 +359,7 @@ def _takes(net, dls, name):
 
 @torch.no_grad()
 def _first_pass(net, dls):
-    *xb,_ = next(iter(as_they_are(dls.train, indices(dls.train)[:2])))
+    *xb,_ = next(iter(without_augmentation(dls.train, indices(dls.train)[:2])))
     with evaluating(net): net(*(o.as_subclass(torch.Tensor).cpu() for o in xb))
 
 @patch
@@ -371,7 +371,7 @@ def build(self:Recipe,
     given = dict(self.args or {})
     asks = inspect.signature(self.network).parameters
     if 'c_in' in asks:
-        first = next(iter(as_they_are(dls.train, indices(dls.train)[:1])))[0]
+        first = next(iter(without_augmentation(dls.train, indices(dls.train)[:1])))[0]
         given.setdefault('c_in', first.shape[1])
     if 'c_out' in asks: given.setdefault('c_out', n_classes(dls))
     with no_random(self.seed if seed is None else seed):

@@ -18,7 +18,7 @@ from fastai.data.load import DataLoader
 from torch.utils.data import DataLoader as TorchLoader, Subset
 from rsu.core.config import InputError, _integer
 from rsu.core.data import IndexLoader, is_resident, shuffled
-from rsu.core.indexing import (as_fastai, as_they_are, fingerprint, indices, subset, subset_dls, targets, _in_order,
+from rsu.core.indexing import (as_fastai, without_augmentation, fingerprint, indices, subset, subset_dls, targets, _in_order,
                                _look_through, _update)
 
 # %% ../../nbs/core/06_split.ipynb #d645b2e9
@@ -440,7 +440,7 @@ def _blocks(dls, at, features):
     "Rows (n, d) for the positions `at`, block by block: inputs from the training loader, or given features"
     if features is not None: yield from (features[torch.as_tensor(i)] for i in np.array_split(at, -(-len(at)//2048)))
     else:
-        for b in as_they_are(dls.train, at, 2048):
+        for b in without_augmentation(dls.train, at, 2048):
             yield torch.cat([o.detach().as_subclass(torch.Tensor).flatten(1).float() for o in b[:-1]], 1)
 
 def _features(features, N):

@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
 from rsu.core.config import InputError, choose, register
-from rsu.core.indexing import as_fastai, as_they_are, indices, subset, targets
+from rsu.core.indexing import as_fastai, without_augmentation, indices, subset, targets
 from rsu.core.outputs import predict, predict_train, margin
 from rsu.core.split import ForgetSplit, _held_out
 from rsu.core.recipe import Meter, StepSeed, overriding, n_classes, optimiser, _beside
@@ -248,7 +248,7 @@ def _each(learn, at, bs, f):
     refuse_batch_loss(learn.loss_func, n_classes(learn.dls), device)
     each = unreduced(learn.loss_func)
     with evaluating(model):
-        every = [[o.as_subclass(torch.Tensor) for o in to_device(tuple(b), device)] for b in as_they_are(learn.dls.train, at, bs)]
+        every = [[o.as_subclass(torch.Tensor) for o in to_device(tuple(b), device)] for b in without_augmentation(learn.dls.train, at, bs)]
         return torch.cat([f(model, each, tuple(xs), y).float().cpu() for *xs,y in every]).numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #66fbf65a
