@@ -9,7 +9,7 @@ __all__ = ['Feed']
 from itertools import islice
 import numpy as np, torch
 from fastcore.basics import GetAttr, patch
-from rsu.core.data import drawn, lone, shuffled
+from rsu.core.data import weighted_permutation, lone, shuffled
 from rsu.core.indexing import batches, weights_of
 from rsu.core.recipe import derive_seed
 
@@ -26,7 +26,7 @@ class _Stream:
     def take(self, n):
         "The next `n` batches, as position arrays"
         while len(self.queue) < n:
-            self.queue += _chunks(drawn(self.positions, self.weights, self.seed, self.k), self.bs)
+            self.queue += _chunks(weighted_permutation(self.positions, self.weights, self.seed, self.k), self.bs)
             self.k += 1
         res,self.queue = self.queue[:n],self.queue[n:]
         return res
@@ -84,7 +84,7 @@ class Feed(GetAttr):
 
     def __len__(self): return sum(steps for _,steps in self.plan[self.epoch])
 
-    def drawn(self):
+    def weighted_permutation(self):
         "The passes of the epoch: for each role in it the positions of its batches"
         took = {r: iter(self.streams[r].take(n)) for r,n in self._steps(self.epoch).items()}
         for roles,steps in self.plan[self.epoch]: yield {r: [*islice(took[r], steps)] for r in roles}
