@@ -10,7 +10,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from scipy import stats
 from rsu.ranking.membership import lira
-from rsu.core.data import Order, Samples, loaders, lone, shuffled
+from rsu.core.data import Order, Samples, loaders, leaves_singleton, shuffled
 from rsu.core.indexing import indices, subset
 from rsu.core.split import ForgetSplit
 from rsu.ranking.rankers import Confidence, Random, Ranking
@@ -181,7 +181,7 @@ def test_order_is_determined_by_its_seed(n, seed, bs):
     assert passes == [two() for _ in range(3)]
     if n > 12: assert passes[0] != passes[1] != passes[2]
     for p in passes:
-        assert len(set(p)) == len(p) == n - lone(n, bs) and set(p) <= set(at.tolist())
+        assert len(set(p)) == len(p) == n - leaves_singleton(n, bs) and set(p) <= set(at.tolist())
     assert Order(at)() == at.tolist() == Order(at)()
     assert (shuffled(at, seed, 1) == shuffled(at, seed, 1)).all() and sorted(shuffled(at, seed, 1)) == sorted(at)
 
@@ -197,7 +197,7 @@ def test_subset_draws_its_positions(N, seed, n, bs):
     one, two = subset(dl, at, bs, seed), subset(dl, at, bs, seed)
     first, second = weighted_permutation(one), weighted_permutation(one)
     assert [first, second] == [weighted_permutation(two), weighted_permutation(two)]
-    assert set(first) <= set(at.tolist()) and len(first) == len(at) - lone(len(at), bs)
+    assert set(first) <= set(at.tolist()) and len(first) == len(at) - leaves_singleton(len(at), bs)
 
 @given(requests())
 def test_a_split_keeps_its_word(asked):
@@ -285,7 +285,7 @@ def test_lira_agrees_with_scipy(K, N, seed, online, variance, share_in):
 def test_chunks_hold_every_position_once(n, bs, seed):
     at = shuffled(np.arange(n), seed)
     parts = _chunks(at, bs)
-    assert np.concatenate(parts).tolist() == at.tolist() and len(parts) == max(1, -(-n//bs) - lone(n, bs))
+    assert np.concatenate(parts).tolist() == at.tolist() and len(parts) == max(1, -(-n//bs) - leaves_singleton(n, bs))
     assert all(2 <= len(o) <= bs+1 for o in parts) or n == 1
 
 @given(requests(), st.integers(2, 20), st.integers(2, 20), seeds)

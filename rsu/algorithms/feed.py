@@ -9,7 +9,7 @@ __all__ = ['Feed']
 from itertools import islice
 import numpy as np, torch
 from fastcore.basics import GetAttr, patch
-from rsu.core.data import weighted_permutation, lone, shuffled
+from rsu.core.data import weighted_permutation, leaves_singleton, shuffled
 from rsu.core.indexing import batches, weights_of
 from rsu.core.recipe import derive_seed
 
@@ -17,7 +17,7 @@ from rsu.core.recipe import derive_seed
 def _chunks(at, bs):
     "Positions `at` in batches of `bs`; a last batch of one sample joins the one before it"
     cuts = list(range(bs, len(at), bs))
-    return np.split(at, cuts[:-1] if lone(len(at), bs) else cuts)
+    return np.split(at, cuts[:-1] if leaves_singleton(len(at), bs) else cuts)
 
 class _Stream:
     "Batches of `indices` without end, drawn anew by `seed` at every pass"

@@ -18,7 +18,7 @@ from fastai.callback.data import WeightedDL
 from fastai.data.load import DataLoader
 from fastai.torch_core import default_device, no_random
 from rsu.core.config import InputError
-from rsu.core.data import IndexLoader, Order, Samples, is_resident, lone, _class_each, _exact
+from rsu.core.data import IndexLoader, Order, Samples, is_resident, leaves_singleton, _class_each, _exact
 
 # %% ../../nbs/core/04_indexing.ipynb #d8056528
 def as_fastai(
@@ -135,7 +135,7 @@ def subset(
     bs = bs or dl.bs
     order = Order(positions, seed, bs, weights_of(dl) if weights is None else weights)
     n = len(order.positions)
-    n = n - (seed is not None and lone(n, bs))
+    n = n - (seed is not None and leaves_singleton(n, bs))
     return dl.new(cls=_part_of(type(dl)), bs=bs, shuffle=False, drop_last=False, get_idxs=order, n=n)
 
 def _direct(dl):
