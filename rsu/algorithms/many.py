@@ -24,7 +24,7 @@ from rsu.core.recipe import PeakMemory, derive_seed, optimiser, reseed
 from rsu.core.per_sample import copied, with_gradients
 from rsu.core.parallel import _one_thread, _turn, _spread
 from rsu.core.stacked import _indirect, _joined, _widened
-from rsu.algorithms.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _first_optimiser, _flat, _goes_on, _lost, _no_statistics, _twin
+from rsu.algorithms.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _first_optimiser, _flat, _goes_on, _lost, _no_statistics, clone_learner
 
 # %% ../../nbs/algorithms/09_many.ipynb #f79c1075
 class Job(NamedTuple):
@@ -276,7 +276,7 @@ def _abreast(learn, jobs, hows, k):
     full = lambda o: [*o, *[o[-1]]*(k-len(o))]
     splits,seeds,stages = [o.split for o in full(jobs)], [o.seed for o in full(jobs)], [how.stages(o.split) for how,o in zip(full(hows), full(jobs))]
     groups = [{s.name: s.forget for s in o if len(s.forget)} if len(o) > 1 else {} for o in stages]
-    news = [_twin(learn, o.split.retain_dls) for o in jobs]
+    news = [clone_learner(learn, o.split.retain_dls) for o in jobs]
     told = [[seen_by(new.model, split)] for new,split in zip(news, splits)]
     members,rows,lost = _Abreast(learn, k),[[] for _ in jobs],set()
     _first_optimiser()

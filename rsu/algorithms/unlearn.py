@@ -534,7 +534,7 @@ def _target(until, split, before):
     raise InputError(f"until={until!r} is no target: give an accuracy from 0 to 1, 'valid', or the oracles (Learners) to be like.")
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #a1d177c0
-def _twin(learn, dls):
+def clone_learner(learn, dls):
     "A learner with a copy of the weights and with callbacks of its own: fastai's default ones, and those that set the precision"
     if len(learn.dls.loaders) > 1 and all(map(_is_empty, dls.loaders[1:])):
         dls = with_train(learn.dls, dls.train) # a split of training data alone: the learner's own validation stays
@@ -794,7 +794,7 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     how = _asked(learn, split, how, n_epoch, lr, seed)
     _goes_on(learn, split)
     _first_optimiser()
-    todo,new = how.stages(split), _twin(learn, split.retain_dls)
+    todo,new = how.stages(split), clone_learner(learn, split.retain_dls)
     if any(isinstance(o, str) and o == 'valid' for o in (until, *(s.until for s in todo))): split.valid # there must be some
     _joins([*new.cbs, *L(cbs)], split, how)
     _direct(learn, L(cbs), split, how)

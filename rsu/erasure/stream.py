@@ -26,7 +26,7 @@ from .ledger import Ledger, _sha
 from ..sequence.sequence import Labelled, SeqUnlearn
 from ..algorithms.exact import SISA, Retrain, Shards
 from ..algorithms.teacher import SCRUB
-from ..algorithms.unlearn import Unlearning, _twin, digest, unlearn
+from ..algorithms.unlearn import Unlearning, clone_learner, digest, unlearn
 from ..evaluation.evaluate import evaluate
 
 # %% ../../nbs/erasure/01_stream.ipynb #674173f9
@@ -161,7 +161,7 @@ def _about(learn, dls, ledger):
 def _as_it_stands(learn, dls, ledger):
     "The learner with the weights that the last request left, on the samples that stay"
     known,entries = ledger.forgotten(dls),ledger.entries
-    new = _twin(learn, subset_dls(dls, np.setdiff1d(indices(dls.train), np.flatnonzero(known))))
+    new = clone_learner(learn, subset_dls(dls, np.setdiff1d(indices(dls.train), np.flatnonzero(known))))
     if not entries: return new
     file = ledger.path/f'model-{len(entries):04}.safetensors'
     try: new.model.load_state_dict(read_shard(file)[0])
@@ -302,7 +302,7 @@ def _add_evidence(new, ledger, at, oracles, quiet):
         numbers = _listed(ledger.requests_of(pd.unique(ledger._named(new.dls)[at])))
         return print(f"{numbers} answered for these samples, and for others: add evidence to one whole request at a time.")
     e,split = ledger.entries[k],_split(new, at, ledger)
-    one = _twin(new, split.retain_dls)
+    one = clone_learner(new, split.retain_dls)
     stages = pd.DataFrame([dict(steps=e['steps'], samples=0, seconds=e['seconds'], memory=float('nan'),
                                 ended=e['ended'])])
     one.unlearning = Unlearning(new, split, None, e['seed'], {}, stages)

@@ -14,7 +14,7 @@ from rsu.core.outputs import predict, predict_train, margin, _finite
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import derive_seed, recipe_of
 from rsu.core.stacked import Trainer
-from rsu.algorithms.unlearn import _twin, unlearn
+from rsu.algorithms.unlearn import clone_learner, unlearn
 from rsu.evaluation.metrics import auc_se
 from rsu.ranking.membership import auc, entropy, lira, modified_entropy, rmia, tpr_at_fpr
 from rsu.ranking.bank import halves
@@ -139,7 +139,7 @@ def shadows(
     return [_shadow(learn, nets[k], some, np.intersect1d(at, some)) for k,some in enumerate(sets)]
 
 def _shadow(learn, net, some, at):
-    new = _twin(learn, subset_dls(learn.dls, some))
+    new = clone_learner(learn, subset_dls(learn.dls, some))
     new.model = net
     return new,ForgetSplit(new.dls, at)
 

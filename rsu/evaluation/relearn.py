@@ -16,7 +16,7 @@ from fastai.torch_core import no_random
 from rsu.core.config import InputError, choose
 from rsu.core.outputs import predict_train
 from rsu.core.split import ForgetSplit
-from rsu.algorithms.unlearn import Algorithm, Term, seen_by, _asked, _twin
+from rsu.algorithms.unlearn import Algorithm, Term, seen_by, _asked, clone_learner
 
 # %% ../../nbs/evaluation/05_relearn.ipynb #4967b08e
 class _Relearn(Algorithm):
@@ -94,7 +94,7 @@ def relearn_time(
     with no_random(seed): # loaders draw as soon as they are made
         target,how = _settled(learn, split, target, lr, bs, per, max_epoch)
         watch,(stage,) = _Watch(split, target, per),how.stages(split)
-        how.forget(_twin(learn, split.dls), split, stage, seed, [watch], quiet=True)
+        how.forget(clone_learner(learn, split.dls), split, stage, seed, [watch], quiet=True)
     curve = pd.Series(watch.seen, name='accuracy').rename_axis('steps')
     (_,per_epoch), = how.schedule(0, dict(forget=len(split)))
     steps = float(curve.index[-1]) if curve.iloc[-1] >= target-_tie else np.nan
