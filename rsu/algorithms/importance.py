@@ -18,7 +18,7 @@ from rsu.core.config import InputError, _integer
 from rsu.core.per_sample import (averaged, called, copied, evaluating, refuse_batch_loss, sample_grads, sample_losses,
                                  unreduced, _two)
 from rsu.core.recipe import n_classes, _loss_key
-from rsu.algorithms.unlearn import Algorithm, digest
+from rsu.algorithms.unlearn import Algorithm, weights_hash
 
 # %% ../../nbs/algorithms/06_importance.ipynb #0f07b209
 def importance(
@@ -94,7 +94,7 @@ class _ClosedForm(Algorithm):
         held = _measured.get()
         if held is None: return measure()
         settings,stage = {k: v for k,v in self.to_dict().items() if k not in self.strength}, self.stage
-        key = json.dumps(settings), digest(self.model), *self.learning(), _loss_key(self.own_loss), self.split.key, *(o.tobytes() for o in (stage.forget, stage.retain))
+        key = json.dumps(settings), weights_hash(self.model), *self.learning(), _loss_key(self.own_loss), self.split.key, *(o.tobytes() for o in (stage.forget, stage.retain))
         if key not in held:
             held.clear()
             held[key] = measure()

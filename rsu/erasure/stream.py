@@ -26,7 +26,7 @@ from .ledger import Ledger, _sha
 from ..sequence.sequence import Labelled, SeqUnlearn
 from ..algorithms.exact import SISA, Retrain, Shards
 from ..algorithms.teacher import SCRUB
-from ..algorithms.unlearn import Unlearning, clone_learner, digest, unlearn
+from ..algorithms.unlearn import Unlearning, clone_learner, weights_hash, unlearn
 from ..evaluation.evaluate import evaluate
 
 # %% ../../nbs/erasure/01_stream.ipynb #674173f9
@@ -147,7 +147,7 @@ def _state(model):
 
 def _about(learn, dls, ledger):
     "The digest of the model that the ledger is about, and its validation accuracy before the first request"
-    own,facts = digest(_state(learn.model)), ledger._read()
+    own,facts = weights_hash(_state(learn.model)), ledger._read()
     entries = facts['entries']
     if not entries:
         logits,y = predict(learn.model, dls.valid)
@@ -169,7 +169,7 @@ def _as_it_stands(learn, dls, ledger):
         raise InputError(f"The weights after request {len(entries)}, '{file}', are gone or damaged: "
                       "restore them, or retrain on what stays "
                       "and begin another ledger.") from None
-    if digest(_state(new.model)) != entries[-1]['digest']:
+    if weights_hash(_state(new.model)) != entries[-1]['digest']:
         raise InputError(f"'{file}' does not hold the weights that request {len(entries)} left, "
                       "by the digest that the ledger recorded: "
                       "restore them from a copy.")
@@ -266,7 +266,7 @@ def _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed, **kw
         raise InputError(f"{rec.how!r} changed nothing (it ended: {rec.stages.ended.iloc[-1]}), "
                       "so the request is not answered: "
                       "give other settings, a lower lr where it diverged, or another algorithm.")
-    facts = dict(how=_said(rec.how), seed=derive_seed(seed, n), **_figures(rec), digest=digest(_state(new.model)),
+    facts = dict(how=_said(rec.how), seed=derive_seed(seed, n), **_figures(rec), digest=weights_hash(_state(new.model)),
                  rsu=__version__, torch=torch.__version__)
     if ranker is not None: facts['ranker'] = ranker.name
     if oracles: facts['evidence'] = _evidence(new, oracles, work/'oracles', kwargs['quiet'])
@@ -315,7 +315,7 @@ def _add_evidence(new, ledger, at, oracles, quiet):
 # %% ../../nbs/erasure/01_stream.ipynb #5ec0c017
 def _since(learn, ledger, dls):
     "For what is given with a request that was answered before: how many requests had been answered when it was made"
-    original = digest(_state(learn.model)) == ledger._read()['start']
+    original = weights_hash(_state(learn.model)) == ledger._read()['start']
     there = ledger.forgotten(dls).any() # a bank of data without the forgotten samples cannot hold them
     return lambda kind: 0 if (original if kind == 'weights' else there) else None
 

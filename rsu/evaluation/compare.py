@@ -15,7 +15,7 @@ from rsu.core.outputs import margin, predict_train
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import _loss_key
 from rsu.ranking.rankers import Ranker, Ranking
-from rsu.algorithms.unlearn import Algorithm, digest, unlearn, _asked
+from rsu.algorithms.unlearn import Algorithm, weights_hash, unlearn, _asked
 from rsu.algorithms.ascent import NegGradPlus
 from rsu.algorithms.many import unlearn_many
 from rsu.sequence.sequence import SeqUnlearn
@@ -60,7 +60,7 @@ def _studied(orders, algorithms, seeds, groups, more):
 def _file(path, learn, ranking, how, seed, against, parts, columns):
     "Where the rows of a run are kept"
     samples,loss = [(k, at.tolist()) for k,at in parts.items()], _loss_key(learn.loss_func)
-    made = (f'{ranking.key} {how.key} {seed} {digest(learn.model)} {ranking.held} {against} {loss} '
+    made = (f'{ranking.key} {how.key} {seed} {weights_hash(learn.model)} {ranking.held} {against} {loss} '
             f'{rsu.__version__} {samples} {columns}')
     return Path(path)/f'run-{hashlib.sha256(made.encode() + ranking.scores.tobytes()).hexdigest()[:16]}.parquet'
 
@@ -103,7 +103,7 @@ def compare_orders(
     for i,o in enumerate(oracles):
         cost = dict(steps=o.unlearning.steps, seconds=o.unlearning.seconds)
         rows += _rows(refs[i], refs[:i]+refs[i+1:], parts, algorithm='', order='retrain', seed=i, **cost, ended='done')
-    against = ' '.join(digest(o.model) for o in oracles)
+    against = ' '.join(weights_hash(o.model) for o in oracles)
     files = [path and _file(path, learn, ranking, how, s, against, parts, [*rows[0]]) for _,_,s,how in runs]
     done = [_rows_in(f) for f in files]
     todo = [i for i,df in enumerate(done) if df is None]

@@ -18,7 +18,7 @@ from rsu.core.outputs import margin, predict, predict_train
 from rsu.core.per_sample import check_outputs
 from rsu.core.recipe import Recipe, derive_seed, recipe_of, _facts, _loss_key, _made_by, _source
 from rsu.ranking.membership import attack_p, auc
-from rsu.algorithms.unlearn import digest, unlearn
+from rsu.algorithms.unlearn import weights_hash, unlearn
 from rsu.algorithms.exact import Retrain
 from rsu.evaluation.metrics import auc_se, average_gap, residual_attack, tow, tow_mia, _placed, _residual
 from rsu.evaluation.distance import (activation_distance, agreement, forgetting_floor, forgetting_quality,
@@ -106,7 +106,7 @@ def _looked(model, split):
 
 def _tell(learn, split):
     "What the learner's model makes of the samples, which it keeps: oracles are looked at once, however many tables they serve"
-    key = split.key,split.held,digest(learn.model)
+    key = split.key,split.held,weights_hash(learn.model)
     if vars(learn).get('_told',(None,))[0] != key: learn._told = key,_looked(learn.model, split)
     return learn._told[1]
 

@@ -25,7 +25,7 @@ from rsu.core.config import InputError, _decode, _integer
 from rsu.core.store import check_writable
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import derive_seed, recipe_of, _facts, _loss_key, _source
-from rsu.algorithms.unlearn import Algorithm, Diverged, digest, seen_by, unlearn, _asked, clone_learner
+from rsu.algorithms.unlearn import Algorithm, Diverged, weights_hash, seen_by, unlearn, _asked, clone_learner
 from rsu.algorithms.importance import measuring_once
 from rsu.evaluation.evaluate import _against, _code, fit_oracles
 
@@ -208,7 +208,7 @@ def _key(learn, split, algorithm, ranges, oracles, seed):
     "What a search is about and by which code, in twelve hexadecimal digits"
     recipe,bounds = recipe_of(learn),{k: r[:3] for k,r in ranges.items()}
     cbs = sorted(type(cb).__name__ for cb in clone_learner(learn, split.retain_dls).cbs) # those of mixed precision among them
-    what = [split.key, split.held, getattr(recipe, 'key', 'function'), _code(recipe), algorithm.key, _written(algorithm), bounds, oracles, seed, digest(learn.model), _loss_key(learn.loss_func), cbs, rsu.__version__]
+    what = [split.key, split.held, getattr(recipe, 'key', 'function'), _code(recipe), algorithm.key, _written(algorithm), bounds, oracles, seed, weights_hash(learn.model), _loss_key(learn.loss_func), cbs, rsu.__version__]
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
 # %% ../../nbs/evaluation/07_tune.ipynb #8a7882e6
