@@ -273,7 +273,7 @@ def test_a_repeated_training_draws_by_weight(learn):
             make(how, dls, np.arange(n//2), 0, cbs=Watch(drawn))
             y = torch.cat(drawn)
             assert n//2-32 <= len(y) <= n//2 and not (y == 5).any()
-        assert obstacle(recipe, dls) # never side by side, where each is drawn once
+        assert why_not_stacked(recipe, dls) # never side by side, where each is drawn once
         assert fingerprint(dls) != fingerprint(learn.dls)
 
 def tensors(file): return read_shard(file)[0]

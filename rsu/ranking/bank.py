@@ -21,7 +21,7 @@ from rsu.core.outputs import at_once, margin, predict, predict_train
 from rsu.core.per_sample import check_outputs
 from rsu.core.recipe import derive_seed, recipe_of, _facts, _loss_key, _made_by
 from rsu.core.parallel import _one_thread, _spread
-from rsu.core.stacked import Trainer, obstacle
+from rsu.core.stacked import Trainer, why_not_stacked
 from rsu.ranking.membership import privacy_risk
 
 # %% ../../nbs/ranking/01_bank.ipynb #2cad104e
@@ -266,7 +266,7 @@ class _Work:
     def seconds(self, ks):
         "What training the first of these references will take, from four of its steps; None where only doing it can tell"
         r = self.recipe
-        if obstacle(r, self.dls) or device_of(self.dls).type != 'cpu': return None
+        if why_not_stacked(r, self.dls) or device_of(self.dls).type != 'cpu': return None
         at = np.flatnonzero(self.member(ks[0]))
         some,trainer = at[:4*r.bs], Trainer(r.replace(n_epoch=1), self.dls)
         for _ in range(2): # the first time all is new
