@@ -4,7 +4,7 @@ import json, os, shutil, signal, subprocess, sys, time
 from common import call, rsu
 from filelock import FileLock
 from rsu.app.cli import main
-from rsu.evaluation.tune import settings_for, shipped
+from rsu.evaluation.tune import settings_for, tuned_settings
 
 ask = '--data digits --n 300 --forget random:12 --algorithm gradascent --oracles 2 --train-epochs 2 --budget 12 --seed 1000'.split()
 
@@ -49,7 +49,7 @@ def test_killed_and_taken_up(tmp_path):
     assert done(tmp_path/'cut') == 12 and found(tmp_path/'cut') == found(tmp_path/'whole')
 
 def test_the_settings_that_come_with_the_package():
-    df = shipped()
+    df = tuned_settings()
     df = df[df.command.str.startswith('rsu tune ')]
     for r in df.itertuples():
         # each command says what its row says, and a seed that no report uses
@@ -170,11 +170,11 @@ def test_a_search_that_cannot_be(here, capsys):
         assert says in err and err.count('\n') == 1, err
 
 def test_the_settings_are_known_to_a_process_that_knows_no_algorithm(tmp_path):
-    subprocess.run([sys.executable, '-c', 'from rsu.evaluation.tune import shipped; assert len(shipped()) > 100'], cwd=tmp_path, check=True, timeout=300)
+    subprocess.run([sys.executable, '-c', 'from rsu.evaluation.tune import shipped; assert len(tuned_settings()) > 100'], cwd=tmp_path, check=True, timeout=300)
 
 def test_a_search_has_a_seed_of_its_own(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr('rsu.app.cli.search', lambda s, *args: asked.append(s))
     for args in (['tune', '--out', 'a'], ['tune', '--seed', '7', '--out', 'a']): main(args)
     assert [o.seed for o in asked] == [1000, 7]
-    assert all(f'--seed {asked[0].seed}' in c for c in shipped().command if c.startswith('rsu tune '))
+    assert all(f'--seed {asked[0].seed}' in c for c in tuned_settings().command if c.startswith('rsu tune '))
