@@ -396,7 +396,7 @@ def test_loaders_in_a_tuple_and_one_alone(capsys):
     want = ForgetSplit(dls, [3, 4])
     for given in (tuple(dls.loaders), list(dls.loaders), DataLoaders(*dls.loaders)):
         split = ForgetSplit(given, [3, 4])
-        assert (split.key, split.held) == (want.key, want.held)
+        assert (split.key, split.eval_key) == (want.key, want.held)
     two = ForgetSplit(tuple(dls.loaders[:2]), [3, 4])
     alone = [ForgetSplit(dls.train, [3, 4], test=o)
              for o in (dls.loaders[1], dls.valid_ds, Plain(x[80:100], y[80:100]))]

@@ -727,7 +727,7 @@ class _Kept:
     def __init__(self, path, learn, split, how, seed, target, todo):
         self.file,self.split,self.how = Path(path)/'stages.safetensors',split,how
         plan = b''.join(s.forget.astype(np.int64).tobytes() + b';' for s in todo).hex()
-        facts = split.key, split.held, how.key, seed, target, weights_hash(learn.model), _loss_key(learn.loss_func), plan
+        facts = split.key, split.eval_key, how.key, seed, target, weights_hash(learn.model), _loss_key(learn.loss_func), plan
         self.made = split.keyed_hash(' '.join(map(str, facts)))
 
     def keep(self, todo, done, rows, told, new):

@@ -244,7 +244,7 @@ def run(
     how,taken = _budget(s, dls, split)
     how = how.resolve(recipe_for(s, dls).learner(dls), split)
     if isinstance(how.groups, int) or not _top(s.forget) and isinstance(how.groups, (ByClass,Labelled,Singly)): how.stages(Ranking.from_scores(split, np.zeros(len(split)))) # refuses what groups and steps do not allow
-    request = f'{fingerprint(split.dls) if _top(s.forget) else split.key} {split.held}'
+    request = f'{fingerprint(split.dls) if _top(s.forget) else split.key} {split.eval_key}'
     if _claim(out, s, request).get('done') and all((out/f).exists() for f in _kept): return out/'report.html'
     for o in (out, out/'bank', out/'oracles'): check_writable(o)
     for o in taken: print(o)

@@ -408,7 +408,7 @@ class ForgetSplit:
         return self.keyed_hash(fingerprint(self.dls) + self.forget.tobytes().hex())
 
     @cached_property
-    def held(self) -> str:
+    def eval_key(self) -> str:
         "Twelve hexadecimal digits of the validation and test samples: results that hang on them are told apart by it"
         h = hashlib.sha256()
         for dl in self.dls.loaders[1:]:

@@ -318,7 +318,7 @@ def frame(self:Ledger) -> pd.DataFrame:
 # %% ../../nbs/erasure/00_ledger.ipynb #0823072c
 @patch
 @contextmanager
-def held(self:Ledger):
+def locked(self:Ledger):
     """No other process answers requests of this ledger inside the block; `InputError` where one does.
     A new ledger without an entry leaves nothing where the block is refused."""
     new = not self.path.exists()
@@ -498,7 +498,7 @@ def purge(
     self:Ledger
 ) -> pd.DataFrame: # A row per copy: kind, path and state ('removed', 'not found there' or 'changed since it was noted')
     "Remove the copies that were made before samples were forgotten. Can be killed and called again"
-    with self.held():
+    with self.locked():
         stale = np.flatnonzero(self.made().stale)
         return pd.DataFrame([self._purged(i) for i in stale], columns=['kind','path','state'])
 

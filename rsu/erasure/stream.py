@@ -346,7 +346,7 @@ def unlearn_stream(
         raise InputError("made= lists pairs of a path and its kind: [('old.safetensors', 'weights')] for example.")
     dls = _with_test(learn.dls, None, seed)
     made = [*made, *([(bank.path, 'bank')] if bank is not None and bank.path else [])]
-    with ledger.held():
+    with ledger.locked():
         if bank is not None: bank.of(dls) # refuses another data set's
         requests,start = _checked(ledger, dls, requests, seed), _about(learn, dls, ledger)
         new = _as_it_stands(learn, dls, ledger)

@@ -60,7 +60,7 @@ def _studied(orders, algorithms, seeds, groups, more):
 def _file(path, learn, ranking, how, seed, against, parts, columns):
     "Where the rows of a run are kept"
     samples,loss = [(k, at.tolist()) for k,at in parts.items()], _loss_key(learn.loss_func)
-    made = (f'{ranking.key} {how.key} {seed} {weights_hash(learn.model)} {ranking.held} {against} {loss} '
+    made = (f'{ranking.key} {how.key} {seed} {weights_hash(learn.model)} {ranking.eval_key} {against} {loss} '
             f'{rsu.__version__} {samples} {columns}')
     return Path(path)/f'run-{hashlib.sha256(made.encode() + ranking.scores.tobytes()).hexdigest()[:16]}.parquet'
 

@@ -106,7 +106,7 @@ def _looked(model, split):
 
 def _tell(learn, split):
     "What the learner's model makes of the samples, which it keeps: oracles are looked at once, however many tables they serve"
-    key = split.key,split.held,weights_hash(learn.model)
+    key = split.key,split.eval_key,weights_hash(learn.model)
     if vars(learn).get('_told',(None,))[0] != key: learn._told = key,_looked(learn.model, split)
     return learn._told[1]
 
@@ -341,7 +341,7 @@ def _evaluated(models, oracles, path, controls, more, quiet):
     "The frame of runs; and, by method, what its runs made of the samples"
     rec,runs,refs = _gathered(models, oracles, path, controls, quiet)
     split,groups,untrained,rows = rec.split, _places(runs, rec.split), _untrained(rec.parent, rec.split), []
-    samples = hashlib.sha256(f'{split.key} {split.held}'.encode()).hexdigest()[:12]
+    samples = hashlib.sha256(f'{split.key} {split.eval_key}'.encode()).hexdigest()[:12]
     told = {k: [(one := _tell(o, split), _voted(one)) for o in os] for k,os in {**runs, 'retrain': refs}.items()}
     for k,os in {**runs, 'retrain': refs}.items():
         for i,(o,(one,votes)) in enumerate(zip(os, told[k])):

@@ -208,7 +208,7 @@ def _key(learn, split, algorithm, ranges, oracles, seed):
     "What a search is about and by which code, in twelve hexadecimal digits"
     recipe,bounds = recipe_of(learn),{k: r[:3] for k,r in ranges.items()}
     cbs = sorted(type(cb).__name__ for cb in clone_learner(learn, split.retain_dls).cbs) # those of mixed precision among them
-    what = [split.key, split.held, getattr(recipe, 'key', 'function'), _code(recipe), algorithm.key, _written(algorithm), bounds, oracles, seed, weights_hash(learn.model), _loss_key(learn.loss_func), cbs, rsu.__version__]
+    what = [split.key, split.eval_key, getattr(recipe, 'key', 'function'), _code(recipe), algorithm.key, _written(algorithm), bounds, oracles, seed, weights_hash(learn.model), _loss_key(learn.loss_func), cbs, rsu.__version__]
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
 # %% ../../nbs/evaluation/07_tune.ipynb #8a7882e6
