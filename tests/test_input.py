@@ -265,7 +265,7 @@ class OwnNoise(Plain):
 def test_a_key_is_the_same_whatever_augmentation_draws(make, tmp_path):
     with pytest.warns(UserWarning, match='training and validation and test data are different each time'):
         splits = [ForgetSplit(three(make), [1]) for _ in range(3)]
-    assert len({o.key for o in splits}) == 1 == len({o.held for o in splits})
+    assert len({o.key for o in splits}) == 1 == len({o.eval_key for o in splits})
     assert fingerprint(three(make)) != fingerprint(three(make, y=2-y))
     before = torch.get_rng_state()
     assert fingerprint(three(make)) == fingerprint(three(make)) and torch.equal(torch.get_rng_state(), before)
@@ -396,7 +396,7 @@ def test_loaders_in_a_tuple_and_one_alone(capsys):
     want = ForgetSplit(dls, [3, 4])
     for given in (tuple(dls.loaders), list(dls.loaders), DataLoaders(*dls.loaders)):
         split = ForgetSplit(given, [3, 4])
-        assert (split.key, split.eval_key) == (want.key, want.held)
+        assert (split.key, split.eval_key) == (want.key, want.eval_key)
     two = ForgetSplit(tuple(dls.loaders[:2]), [3, 4])
     alone = [ForgetSplit(dls.train, [3, 4], test=o)
              for o in (dls.loaders[1], dls.valid_ds, Plain(x[80:100], y[80:100]))]

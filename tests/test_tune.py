@@ -170,7 +170,7 @@ def test_a_search_that_cannot_be(here, capsys):
         assert says in err and err.count('\n') == 1, err
 
 def test_the_settings_are_known_to_a_process_that_knows_no_algorithm(tmp_path):
-    subprocess.run([sys.executable, '-c', 'from rsu.evaluation.tune import shipped; assert len(tuned_settings()) > 100'], cwd=tmp_path, check=True, timeout=300)
+    subprocess.run([sys.executable, '-c', 'from rsu.evaluation.tune import tuned_settings; assert len(tuned_settings()) > 100'], cwd=tmp_path, check=True, timeout=300)
 
 def test_a_search_has_a_seed_of_its_own(tmp_path, monkeypatch):
     asked = []

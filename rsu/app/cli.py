@@ -191,7 +191,7 @@ def _budget(s, dls, split):
     return _sequence(s, split, settings),list(taken.values())
 
 def _searched_for(s, recipe, found):
-    "What shipped settings were searched for, and in what this run differs from it, in words"
+    "What tuned settings were searched for, and in what this run differs from it, in words"
     epochs,riskiest = found.epochs,f', the riskiest by {found.ranker},' if isinstance(found.ranker, str) else ''
     return ' '.join([f"The settings of {found.settings.name} are those that come with the package, searched on {s.data} and {found.network} to forget {found.forget}{riskiest} of {found.train:,} with seed {found.seed}.",
                      *([f"The model of that search was trained in {epochs} epochs and that of this run in {recipe.n_epoch}."] if epochs != recipe.n_epoch else []),

@@ -166,7 +166,7 @@ def checks(
     e = book.entry
     name,gone = code_span(f"model-{e['request']:04}.safetensors"), e['request'] < len(book.entries)
     return _table([('weights', f"{name}, {'which a later request replaced' if gone else 'in this folder'}"),
-                   ('SHA-256 of the weights and buffers, by `rsu.algorithms.unlearn.digest`', code_span(e['digest'])),
+                   ('SHA-256 of the weights and buffers, by `rsu.algorithms.unlearn.weights_hash`', code_span(e['digest'])),
                    ('rsu', escape_markdown(e['rsu'])), ('torch', escape_markdown(e['torch']))], ['what', 'value'])
 
 # %% ../../nbs/erasure/02_report.ipynb #52a10001

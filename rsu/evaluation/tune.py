@@ -313,12 +313,12 @@ def settings_for(
     forget:str,    # What is forgotten, as the command line says it: 'random:60', 'top:60'
     algorithm:str  # Name of the algorithm, in lower case
 ):                 # An algorithm, or None where no search was made
-    "The shipped settings of an algorithm; they may have been searched for more or fewer samples"
+    "The tuned settings of an algorithm; they may have been searched for more or fewer samples"
     found = _search_for(data, network, forget, algorithm)
     return None if found is None else found.settings
 
 def _search_for(data, network, forget, algorithm):
-    "The shipped search on these data and network and for this kind of forget set: a row of `tuned_settings`, or None"
+    "The search of tuned settings on these data and network and for this kind of forget set: a row of `tuned_settings`, or None"
     df = tuned_settings()
     found = df[(df.data == data) & (df.network == network) & (df.forget.str.split(':').str[0] == forget.split(':')[0]) & (df.settings.map(lambda o: o.name) == algorithm)]
     return found.iloc[0] if len(found) else None
