@@ -79,7 +79,7 @@ class Called:
     "A loss that is neither a function nor a module."
     def __init__(self, smooth): self.smooth = smooth
     def __call__(self, logits, y): return F.cross_entropy(logits, y, label_smoothing=self.smooth)
-    def replan(self, logits, y): return self(logits, y)
+    def again(self, logits, y): return self(logits, y)
 
 def test_losses_are_told_apart():
     losses = [CrossEntropyLossFlat(), CrossEntropyLossFlat(label_smoothing=.1), partial(F.cross_entropy, label_smoothing=.2), partial(F.cross_entropy, label_smoothing=.8),

@@ -185,18 +185,18 @@ def test_order_is_determined_by_its_seed(n, seed, bs):
     assert Order(at)() == at.tolist() == Order(at)()
     assert (shuffled(at, seed, 1) == shuffled(at, seed, 1)).all() and sorted(shuffled(at, seed, 1)) == sorted(at)
 
-def weighted_permutation(dl): return [o for b in dl for o in b[0][:,0].long().tolist()]
+def drawn(dl): return [o for b in dl for o in b[0][:,0].long().tolist()]
 
 @given(st.integers(2, 60), seeds, st.integers(1, 60), st.integers(2, 9))
 def test_subset_draws_its_positions(N, seed, n, bs):
     dl, at = data(N).train, np.random.default_rng(seed).permutation(N)[:n]
-    assert weighted_permutation(subset(dl, at)) == at.tolist() and (indices(subset(dl, at)) == at).all()
+    assert drawn(subset(dl, at)) == at.tolist() and (indices(subset(dl, at)) == at).all()
     one = subset(dl, at, bs, seed)
     sizes = [len(b[0]) for b in one]
     assert len(sizes) == len(one) and (len(at) == 1 or 1 not in sizes[-1:] or bs == 1)
     one, two = subset(dl, at, bs, seed), subset(dl, at, bs, seed)
-    first, second = weighted_permutation(one), weighted_permutation(one)
-    assert [first, second] == [weighted_permutation(two), weighted_permutation(two)]
+    first, second = drawn(one), drawn(one)
+    assert [first, second] == [drawn(two), drawn(two)]
     assert set(first) <= set(at.tolist()) and len(first) == len(at) - leaves_singleton(len(at), bs)
 
 @given(requests())
@@ -206,7 +206,7 @@ def test_a_split_keeps_its_word(asked):
     assert not set(split.forget) & set(split.retain)
     assert sorted([*split.forget, *split.retain]) == list(range(split.N))
     assert (np.diff(split.forget) > 0).all() and (split.y == np.arange(split.N) % 3).all()
-    assert set(weighted_permutation(split.retain_dls.train)) <= set(split.retain)
+    assert set(drawn(split.retain_dls.train)) <= set(split.retain)
     # the order in which it is asked for and the form of the question make no difference; another forget set does
     mask = np.zeros(split.N, dtype=bool)
     mask[split.forget] = True

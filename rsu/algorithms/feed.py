@@ -84,7 +84,7 @@ class Feed(GetAttr):
 
     def __len__(self): return sum(steps for _,steps in self.plan[self.epoch])
 
-    def weighted_permutation(self):
+    def drawn(self):
         "The passes of the epoch: for each role in it the positions of its batches"
         took = {r: iter(self.streams[r].take(n)) for r,n in self._steps(self.epoch).items()}
         for roles,steps in self.plan[self.epoch]: yield {r: [*islice(took[r], steps)] for r in roles}

@@ -61,7 +61,7 @@ def _alone(learn, jobs, ks, executor):
         yield k,new
 
 # %% ../../nbs/algorithms/09_many.ipynb #f87608bb
-_said = ('passes','terms','rate','roles','ready','schedule','budget','labels','teach','given','stages')
+_said = ('passes','terms','rate','roles','resolve','schedule','budget','labels','teach','with_budget','stages')
 
 def _done_by(how):
     "What an algorithm does itself: the methods that its class has in place of the base's, those apart that only say something, and its events"

@@ -455,7 +455,7 @@ class _Noted(Order):
         self._positions,self.asked = vars(self).pop('positions'),False
 
     @property
-    def indices(self):
+    def positions(self):
         self.asked = True
         return self._positions
 
