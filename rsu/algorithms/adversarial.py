@@ -15,7 +15,7 @@ from rsu.core.config import InputError, choose, _integer
 from rsu.core.data import shuffled
 from rsu.core.indexing import without_augmentation, indices, subset
 from rsu.core.per_sample import evaluating
-from rsu.algorithms.unlearn import Algorithm, Term, _of_one, _train
+from rsu.algorithms.unlearn import Algorithm, Need, Term, _of_one, _train
 
 # %% ../../nbs/algorithms/07_adversarial.ipynb #60453623
 class Pixels(NamedTuple):
@@ -142,8 +142,8 @@ def across(
 # %% ../../nbs/algorithms/07_adversarial.ipynb #597aea33
 class BoundaryShrink(Algorithm):
     "Descent on forget, labelled as their adversarial neighbours are read (Chen et al., CVPR 2023)"
-    paper,needs,lower = 'Chen et al., CVPR 2023', ('continuous inputs',), 'lower lr or n_epoch'
-    reads = '1 x S'
+    paper,needs,lower = 'Chen et al., CVPR 2023', (Need.CONTINUOUS_INPUTS,), 'lower lr or n_epoch'
+    reads,reads_forget = '1 x S', True
     space = dict(eps=(.01,.5), lr=(1e-6,1e-2), n_epoch=(2,20))
     eps:float=0.1 # Step of every pixel in [0, 1]; of every column, in its own unit, for tables
     _: KW_ONLY
@@ -175,8 +175,9 @@ class BoundaryShrink(Algorithm):
 class AMUN(Algorithm):
     """Descent on retain, forget and adversarial neighbours of forget with the wrong labels that they have.
     Ebrahimpour-Boroojeny et al., ICML 2025."""
-    paper,needs = 'Ebrahimpour-Boroojeny et al., ICML 2025', ('retain data','continuous inputs')
+    paper,needs = 'Ebrahimpour-Boroojeny et al., ICML 2025', (Need.RETAIN,Need.CONTINUOUS_INPUTS)
     reads,mixes = 'up to 50 x S in each ball','R∪S∪their neighbours'
+    reads_forget = True
     lower = "lower lr, or train on retained samples too (retain=True)"
     space = dict(eps=(.01,.2), lr=(1e-3,.1))
     mode:str='amun'    # 'amun', or 'advonly': without the samples to forget themselves
@@ -191,7 +192,7 @@ class AMUN(Algorithm):
         choose('mode', self.mode, ['amun','advonly'])
         if not self.eps > 0: raise InputError(f"eps={self.eps} moves no sample: a radius is above 0; published is 0.04.")
         _integer('steps', self.steps, 1); _integer('doublings', self.doublings)
-        if not self.retain: self.needs = ('continuous inputs',)
+        if not self.retain: self.needs = (Need.CONTINUOUS_INPUTS,)
     def resolve(self, learn, split):
         _moves(split)
         return super().resolve(learn, split)
@@ -243,7 +244,7 @@ def _whole(split, forget, retain):
 class UNSIR(Algorithm):
     """Impair a class by noise that maximises its loss, then repair on retain (Tarun et al., TNNLS 2023).
     Adam without weight decay."""
-    paper,needs = 'Tarun et al., TNNLS 2023', ('retain data','whole classes','continuous inputs')
+    paper,needs = 'Tarun et al., TNNLS 2023', (Need.RETAIN,Need.WHOLE_CLASSES,Need.CONTINUOUS_INPUTS)
     reads,mixes = '40 x its noise','R and 20 x its noise'
     lower = 'lower lr or repeats'
     space = dict(lr=(1e-3,.1), penalty=(.01,1.), repeats=(5,40))

@@ -93,7 +93,7 @@ def _times(tensors, masks):
 class SalUn(RandomLabel):
     "Random labels, learned by the weights that are salient for forget (Fan et al., ICLR 2024)"
     paper = 'Fan et al., ICLR 2024'
-    reads = '1 x S for the mask'
+    reads,reads_forget = '1 x S for the mask', True
     weights,masks = (),()
     space = dict(share=(.1, .9), lr=(1e-4, 1e-1), n_epoch=(1, 15))
     exclude_true:bool=False
@@ -137,6 +137,7 @@ class SFRon(Algorithm):
     The weight averaging of its code, which averages nothing, is left out."""
     paper,lower = 'Huang et al., NeurIPS 2024', 'lower alpha or lr'
     reads = '1 x S and 1 x R for the mask; 300 rounds of one batch of S and five of R'
+    reads_forget = True
     space = dict(alpha=(1., 100.), lr=(1e-3, 1e-1), n_epoch=(1, 15))
     alpha:float=25. # Weight of the ascent in the first iteration; it falls to zero
     clip:float=7.   # Largest norm of the masked gradient of the ascent

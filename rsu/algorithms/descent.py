@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from rsu.core.config import InputError, _integer
 from rsu.core.recipe import Recipe, recipe_of
 from rsu.core.per_sample import called, _two
-from rsu.algorithms.unlearn import FineTune, _trained
+from rsu.algorithms.unlearn import FineTune, Need, _trained
 
 # %% ../../nbs/algorithms/03_descent.ipynb #a4f7bc82
 class L1Sparse(FineTune):
@@ -102,7 +102,7 @@ def _anew(m):
 class EUk(CFk):
     """The last k layers drawn anew and trained on retain as long as the original (Goel et al., arXiv 2201.06640, EU-k).
     The rate follows one cosine instead of the warm restarts of the paper."""
-    needs,lower = ('retain data','a recipe'), _late
+    needs,lower,trains_anew = (Need.RETAIN,Need.RECIPE), _late, True
     reads = 'R, as often as the recipe says'
     space = dict(lr=(1e-3, 3e-1), k=(1, 3))
     clip:float=10. # Largest norm of the gradient
@@ -156,8 +156,8 @@ def _smallest(
 class MSG(FineTune):
     """Weights of convolutions that matter least drawn anew, then descent on retain (Cadet et al., arXiv 2410.01276).
     MSG is short for masked small gradients."""
-    paper,needs,lower = 'Cadet et al., arXiv 2410.01276', ('retain data','convolutions'), _late
-    reads = '1 x S and as many of R'
+    paper,needs,lower = 'Cadet et al., arXiv 2410.01276', (Need.RETAIN,Need.CONVOLUTIONS), _late
+    reads,reads_forget = '1 x S and as many of R', True
     space = dict(lr=(1e-4, 1e-1), n_epoch=(1, 15), share=(.05, .9))
     share:float=0.3 # Share of the weights of each convolution that is drawn anew
     damp:float=0.1  # Factor of the gradients of its other weights (Adam undoes it)
@@ -201,7 +201,7 @@ class MSG(FineTune):
 # %% ../../nbs/algorithms/03_descent.ipynb #6dfd2554
 class ConvTranspose(FineTune):
     "The spatial dimensions of every kernel swapped, then descent on retain (Cadet et al., arXiv 2410.01276)"
-    paper,needs,lower = 'Cadet et al., arXiv 2410.01276', ('retain data','convolutions'), _late
+    paper,needs,lower = 'Cadet et al., arXiv 2410.01276', (Need.RETAIN,Need.CONVOLUTIONS), _late
     space = dict(lr=(1e-4, 1e-1), n_epoch=(1, 15))
     _: KW_ONLY
     n_epoch:int=3

@@ -18,12 +18,12 @@ from rsu.core.config import InputError, Value, choose, _integer
 from rsu.core.data import shuffled
 from rsu.core.indexing import indices, subset, with_train
 from rsu.core.recipe import Meter, Recipe, derive_seed, make, n_classes, recipe_of, _loss_key
-from rsu.algorithms.unlearn import Algorithm, Stage
+from rsu.algorithms.unlearn import Algorithm, Need, Stage
 
 # %% ../../nbs/algorithms/02_exact.ipynb #b0cc77a7
 class Retrain(Algorithm):
     "Train from nothing on the retained samples, by the learner's own recipe; what is given here replaces the recipe's"
-    needs,space = ('retain data','a recipe'), {}
+    needs,space,trains_anew = (Need.RETAIN,Need.RECIPE), {}, True
     reads = 'R, as often as the recipe says'
     _: KW_ONLY
     n_epoch:int|None=None # This and what follows: the recipe's where not given
@@ -176,7 +176,8 @@ def retrain_shard(self:Shards,
 class SISA(Algorithm):
     """Train networks on shards, slice by slice; train again only what a deleted sample is in.
     Bourtoule et al., IEEE S&P 2021."""
-    paper,needs,space = 'Bourtoule et al., IEEE S&P 2021', ('its own training',), {}
+    paper,needs,space = 'Bourtoule et al., IEEE S&P 2021', (Need.OWN_TRAINING,), {}
+    trains_anew = True
     reads = 'what is left of the shards hit, from the slice hit on'
     shards:int=5      # Networks, each on a part of the samples
     slices:int=5      # Parts of a shard, each with a checkpoint

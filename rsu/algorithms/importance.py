@@ -111,7 +111,7 @@ def _dampening(F_D, F_S, alpha, lam): return torch.where(F_S > alpha*F_D, (lam*F
 class SSD(_ClosedForm):
     "Dampen the weights that matter more for forget than for all of the training data (Foster et al., AAAI 2024, algorithm 1)"
     paper,lower = 'Foster et al., AAAI 2024', 'raise alpha or lam'
-    reads = '1 x D and 1 x S'
+    reads,reads_forget = '1 x D and 1 x S', True
     space = dict(alpha=(1., 100.), lam=(.1, 10.))
     size,strength = torch.square,('alpha','lam')
     alpha:float=10. # Select where F_S is more than so many times F_D
@@ -224,7 +224,7 @@ def along(
 class Influence(_ClosedForm):
     "Newton's step from all of the data to the retained (Izzo et al., AISTATS 2021; Jia et al., NeurIPS 2023), with a curvature that is really inverted"
     paper,lower = 'Izzo et al., AISTATS 2021; Jia et al., NeurIPS 2023', 'lower alpha, or raise damping'
-    reads = '1 x D; 1,000 of R twice in each step of conjugate gradients'
+    reads,reads_forget = '1 x D; 1,000 of R twice in each step of conjugate gradients', True
     space = dict(alpha=(.1, 100.), damping=(1e-3, 1.))
     alpha:float=1.   # Length of the step; 1 is Newton's
     damping:float=.1 # What is added to the diagonal of the curvature

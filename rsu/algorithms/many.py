@@ -63,13 +63,16 @@ def _alone(learn, jobs, ks, executor):
 # %% ../../nbs/algorithms/09_many.ipynb #f87608bb
 _said = ('passes','terms','rate','roles','resolve','schedule','budget','labels','teach','with_budget','stages')
 
+def _fixed(name, cls):
+    "Does the method of this class depend on neither epoch nor chance? A teacher may, unless its class declares otherwise"
+    return name in _said and (name != 'teach' or vars(cls).get('fixed_teacher', False))
+
 def _done_by(how):
     "What an algorithm does itself: the methods that its class has in place of the base's, those apart that only say something, and its events"
     classes = type(how).__mro__[:type(how).__mro__.index(Algorithm)]
     if how.acts_if and not getattr(how, how.acts_if): classes = classes[:next(i for i,o in enumerate(classes) if 'acts_if' in vars(o))] # what is derived from it may still act
-    own = [(k,f) for o in classes for k,f in vars(o).items() if callable(f) and k[:2] != '__']
-    fixed = lambda k, f: k in _said and (k != 'teach' or f.__module__.partition('.')[0] == 'rsu') # who knows what another teacher looks at, the epoch or chance
-    return sorted({k for k,f in own if not fixed(k, f) and (hasattr(Algorithm, k) or hasattr(event, k))})
+    own = [(k,cls) for cls in classes for k,f in vars(cls).items() if callable(f) and k[:2] != '__']
+    return sorted({k for k,cls in own if not _fixed(k, cls) and (hasattr(Algorithm, k) or hasattr(event, k))})
 
 # %% ../../nbs/algorithms/09_many.ipynb #cf5e022b
 def alone(

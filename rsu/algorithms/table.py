@@ -34,8 +34,8 @@ def _defaults(how):
 # %% ../../nbs/algorithms/08_table.ipynb #2092e6df
 def _described(cls):
     "A row of `algorithm_table`"
-    return dict(what=cls.__doc__.splitlines()[0], paper=cls.paper, needs=', '.join(cls.needs), reads=_reads(cls()),
-                defaults=_defaults(cls()))
+    return dict(what=cls.__doc__.splitlines()[0], paper=cls.paper, needs=', '.join(o.value for o in cls.needs),
+                reads=_reads(cls()), defaults=_defaults(cls()))
 
 def algorithm_table() -> pd.DataFrame: # A row an algorithm
     "Every algorithm: what it does, where it was published, what it needs and reads, and its published settings"

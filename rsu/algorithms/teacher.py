@@ -117,7 +117,7 @@ class BadTeacher(Algorithm):
     """Learn from an untrained network on forget, and from the given one on a part of retain.
     Chundawat et al., AAAI 2023; Adam without weight decay."""
     paper,lower,mixes = 'Chundawat et al., AAAI 2023', 'lower lr, or raise share', 'S∪0.3 of R'
-    space = dict(lr=(1e-5,1e-2), share=(.1,1.), n_epoch=(1,5))
+    space,fixed_teacher = dict(lr=(1e-5,1e-2), share=(.1,1.), n_epoch=(1,5)), True
     share:float=0.3 # Part of retain that is trained on, drawn once
     _: KW_ONLY
     n_epoch:int=1
@@ -151,7 +151,7 @@ class BadTeacher(Algorithm):
 class DELETE(Algorithm):
     "Learn, on forget alone, the given model's answer with the sample's own label masked out (Zhou et al., CVPR 2025)"
     paper,needs = 'Zhou et al., CVPR 2025', ()
-    space = dict(lr=(1e-5,1e-2), n_epoch=(5,40))
+    space,fixed_teacher = dict(lr=(1e-5,1e-2), n_epoch=(5,40)), True
     _: KW_ONLY
     n_epoch:int=20
     lr:float=1e-4

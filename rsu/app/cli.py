@@ -59,7 +59,7 @@ def recipe_for(
 _kept = ('ranking.parquet','stages.parquet','runs.parquet','table.parquet','model.safetensors','unlearned.safetensors','report.ipynb','report.html')
 
 # %% ../../nbs/app/02_cli.ipynb #cae4b565
-_rankers = {name.lower(): cls for name,cls in rankers().items() if cls.__module__ == 'rsu.ranking.rankers'}
+_rankers = {name.lower(): cls for name,cls in rankers().items() if cls.on_command_line}
 _rankers['lira-offline'] = partial(_rankers['lira'], online=False)
 
 def _asks(name): return inspect.signature(_rankers[name]).parameters

@@ -24,7 +24,8 @@ from rsu.evaluation.evaluate import fit_oracles, _looked, _measured, _of_record
 # %% ../../nbs/evaluation/06_compare.ipynb #041abb51
 class UnlearnProbe(Ranker):
     "How much of its margin a sample keeps in a short unlearning of all samples asked about: higher = harder to forget"
-    needs,trainings,cost,source = 'the trained model, all training samples','< 1','a short unlearning','control: the difficulty itself, measured'
+    needs,trainings,cost = 'the trained model, all training samples','< 1','a short unlearning'
+    source,on_command_line = 'control: the difficulty itself, measured', False
     def __init__(self,
         algorithm:Algorithm=NegGradPlus(), # Forgets
         n_epoch:int|None=None,             # Epochs; the algorithm's where not given

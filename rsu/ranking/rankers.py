@@ -125,6 +125,7 @@ def combine(cls:Ranking,
 class Ranker:
     "Base of the rankers: a subclass says `score`, and declares what it needs, what it costs and who published it"
     needs,trainings,cost,source = '','','',''
+    on_command_line = True # can `rsu run --ranker` name it? A bank, a record and a seed are made for it where it takes them
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

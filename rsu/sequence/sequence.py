@@ -211,7 +211,7 @@ class SeqUnlearn(Value):
         choose('pending policy', self.pending, ['held out','retain']); choose('schedule', self.schedule, ['each stage','whole']); choose('policy for the optimiser', self.optimiser, ['fresh','kept'])
         if self.optimiser == 'kept' and isinstance(self.algorithm, (list,tuple)): raise InputError("What one algorithm's optimiser remembers is nothing to another: keep it for a single algorithm only.")
         # a repair has nothing to forget: MSG, say, which reads S before it begins, is none
-        if self.repair is not None and (not isinstance(self.repair, Algorithm) or self.repair.n_epoch == 0 or {r for e in range(self.repair.n_epoch or 1) for o in self.repair.passes(e) for r in o} != {'retain'} or 'S' in self.repair.reads.split()): raise InputError(f"repair={self.repair!r} does not train on retained samples alone: give FineTune, for example.")
+        if self.repair is not None and (not isinstance(self.repair, Algorithm) or self.repair.n_epoch == 0 or {r for e in range(self.repair.n_epoch or 1) for o in self.repair.passes(e) for r in o} != {'retain'} or self.repair.reads_forget): raise InputError(f"repair={self.repair!r} does not train on retained samples alone: give FineTune, for example.")
         for o in (self.until if isinstance(self.until, (list,tuple)) else [self.until]):
             if o is not None and o != 'valid' and not (isinstance(o, (int,float)) and 0 <= o <= 1): raise InputError(f"until={o!r} is no target of a group: give an accuracy from 0 to 1, or 'valid'.")
         if self.rerank is not None and not (isinstance(self.rerank, type) and hasattr(self.rerank, 'score')): raise InputError(f"rerank={self.rerank!r} is no ranker's class: give Confidence, for example.")
