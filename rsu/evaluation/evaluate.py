@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, pandas as pd, rsu, torch, torch.nn.functional as F
-from fastprogress.fastprogress import progress_bar
 from rsu.core.config import InputError, choose
 from rsu.core.store import check_writable, read_shard, write_shard
 from rsu.core.outputs import margin, predict, predict_train
 from rsu.core.per_sample import check_outputs
-from rsu.core.recipe import Recipe, derive_seed, recipe_of, _facts, _loss_key, _made_by, _source
+from rsu.core.recipe import Recipe, derive_seed, progress, recipe_of, _facts, _loss_key, _made_by, _source
 from rsu.ranking.membership import attack_p, auc
 from rsu.algorithms.unlearn import weights_hash, unlearn
 from rsu.algorithms.exact import Retrain
@@ -41,7 +40,7 @@ def fit_oracles(
     res = [_load(learn, split, s, f) for s,f in zip(seeds, files)] or [None]*n
     todo = [i for i,o in enumerate(res) if o is None]
     if path and todo: check_writable(path)
-    for i in progress_bar(todo) if todo and not quiet else todo:
+    for i in progress(todo, 'Oracles to train', quiet=quiet):
         res[i] = unlearn(learn, split, Retrain(), seed=seeds[i], quiet=True)
         if path: _save(res[i], files[i])
     return res

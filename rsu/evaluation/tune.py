@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np, optuna, pandas as pd
 from filelock import FileLock
-from fastprogress.fastprogress import progress_bar
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -24,7 +23,7 @@ import rsu
 from rsu.core.config import InputError, _decode, _integer
 from rsu.core.store import check_writable
 from rsu.core.split import ForgetSplit
-from rsu.core.recipe import derive_seed, recipe_of, _facts, _loss_key, _source
+from rsu.core.recipe import derive_seed, progress, recipe_of, _facts, _loss_key, _source
 from rsu.algorithms.unlearn import Algorithm, Diverged, weights_hash, seen_by, unlearn, _asked, clone_learner
 from rsu.algorithms.importance import measuring_once
 from rsu.evaluation.evaluate import _against, _code, fit_oracles
@@ -263,7 +262,7 @@ def _searched(study, repeats, learn, split, algorithm, ranges, budget, told, see
     "The runs of the search, from where it stands, and the repeats, which are of this budget alone"
     runs = lambda: (_searching(_known(study), budget),_known(repeats))
     todo = range(sum(map(len, runs())), budget)
-    for n in todo if quiet else progress_bar(todo):
+    for n in progress(todo, 'Runs to search', quiet=quiet):
         trials,again = runs()
         beyond = _beyond_best(ranges, trials) if len(trials) == min(len(_known(study)), budget-2) < budget-2 else None
         searches = len(trials) < budget - budget//5 or beyond is not None

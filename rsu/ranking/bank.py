@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
-from fastprogress.fastprogress import progress_bar
 from filelock import FileLock, Timeout
 from rsu import __version__
 from rsu.core.config import InputError
@@ -19,7 +18,7 @@ from rsu.core.store import check_writable, read_shard, write_shard
 from rsu.core.indexing import as_fastai, device_of, fingerprint, indices, subset, targets, _update
 from rsu.core.outputs import at_once, margin, predict, predict_train
 from rsu.core.per_sample import check_outputs
-from rsu.core.recipe import derive_seed, recipe_of, _facts, _loss_key, _made_by
+from rsu.core.recipe import derive_seed, progress, recipe_of, _facts, _loss_key, _made_by
 from rsu.core.parallel import _one_thread, _spread
 from rsu.core.stacked import Trainer, why_not_stacked
 from rsu.ranking.membership import privacy_risk
@@ -317,10 +316,10 @@ def fit(cls:ReferenceBank,
         if states[f] == 'damaged': print(f"'{f}' is damaged: it is trained again.")
     missing = [f for f in files if states[f] != 'whole']
     if missing: check_writable(path)
-    bar = progress_bar(range(len(missing)), display=not quiet and bool(missing))
+    bar = progress(range(len(missing)), 'Reference models to train', quiet=quiet)
     y = torch.as_tensor(targets(dls))
     if not (path/'labels.safetensors').exists(): write_shard(path/'labels.safetensors', dict(y=y.int()), samples=_samples_of(dls.train))
-    _fill(_Work(recipe, dls, seed, logits, compile), files, missing, executor, iter(bar))
+    _fill(_Work(recipe, dls, seed, logits, compile), files, missing, executor, bar)
     return cls(list(files), y, path, seed)
 
 # %% ../../nbs/ranking/01_bank.ipynb #987b6468
