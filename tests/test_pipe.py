@@ -1,5 +1,5 @@
-"A reader that goes away, as `head` does, ends the command without a traceback."
-import os, subprocess
+"Output that goes to a pipe: a log has plain lines, and a reader that goes away, as `head` does, ends the command."
+import os, subprocess, sys
 
 import pytest
 from common import rsu, small
@@ -19,3 +19,31 @@ def test_a_reader_that_has_gone(job, both, tmp_path):
         os.close(write)
         said.seek(0)
         assert (done.returncode, said.read()) == (141, '')
+
+def test_a_log_has_plain_lines(whole):
+    assert '\r' not in whole.done.stdout
+    lines = whole.done.stdout.splitlines()
+    for start in ('1/5 ', '2 epochs: train_loss ', '2/5 ', 'Reference models to train: 4', '3/5 ', '4/5 ',
+                  'Oracles to train: 2', '5/5 '):
+        assert any(o.startswith(start) for o in lines), start
+    assert len(lines) < 30
+
+watched = """
+from rsu.core.datasets import digits
+from rsu.core.recipe import Recipe, progress, small_cnn
+Recipe(small_cnn, n_epoch=2).fit(digits(n=100))
+list(progress(range(7), 'Jobs'))
+"""
+
+@pytest.mark.parametrize('terminal', [True, False], ids=['terminal', 'pipe'])
+def test_bars_are_drawn_on_a_terminal_alone(terminal):
+    read, write = os.openpty() if terminal else os.pipe()
+    with subprocess.Popen([sys.executable, '-c', watched], stdout=write) as job:
+        os.close(write)
+        shown = b''
+        try:
+            while part := os.read(read, 65536): shown += part
+        except OSError: pass # how Linux ends the output of a terminal that nobody writes to
+    os.close(read)
+    assert job.returncode == 0
+    assert (b'[7/7' in shown, b'|' in shown, b'\nJobs: 7' in shown) == (terminal, terminal, not terminal), shown

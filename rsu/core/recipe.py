@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['small_cnn', 'cifar_resnet18', 'mlp', 'optimiser', 'TrainOnly', 'derive_seed', 'reseed', 'StepSeed', 'Meter',
-           'PeakMemory', 'Augment', 'overriding', 'Recipe', 'n_classes', 'everywhere', 'recipe_of', 'make']
+           'PeakMemory', 'Augment', 'on_screen', 'progress', 'overriding', 'Recipe', 'n_classes', 'everywhere',
+           'recipe_of', 'make']
 
 # %% ../../nbs/core/08_recipe.ipynb #c2097b74
-import hashlib, inspect
+import hashlib, inspect, sys
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import find_bs, no_random, to_detach, to_device
 from fastcore.basics import patch
 from fastcore.foundation import L
+from fastcore.imports import IN_NOTEBOOK, noop
+from fastprogress.fastprogress import MasterBar, ProgressBar, progress_bar
 from rsu.core.config import InputError, Value, choose, register
 from rsu.core.data import Order, is_resident
 from rsu.core.indexing import as_fastai, without_augmentation, device_of, indices, subset, subset_dls, targets, with_train
@@ -207,6 +210,37 @@ class Augment(Callback):
         draws = _draws(len(self.x), self.seed, self.train_iter)
         self.learn.xb = (_moved(self.x, draws.to(self.x.device)),)
 
+# %% ../../nbs/core/08_recipe.ipynb #9a7e0002
+def on_screen() -> bool:
+    "Is the output watched while it is written: is this a notebook, or does the output go to a terminal?"
+    return IN_NOTEBOOK or sys.stdout.isatty()
+
+def progress(
+    items,              # The jobs, or their results as they are done
+    what:str,           # What they are, for the line in a log
+    total:int|None=None, # How many there are; `len(items)` where not given
+    quiet:bool=False    # Neither bar nor line
+):                      # An iterator over `items`
+    "Iterate with a progress bar in a notebook or on a terminal; elsewhere print one line"
+    total = len(items) if total is None else total
+    if quiet or not total: return iter(items)
+    if on_screen(): return iter(progress_bar(items, total=total))
+    print(f'{what}: {total}', flush=True)
+    return iter(items)
+
+# %% ../../nbs/core/08_recipe.ipynb #9a7e0004
+class _FitLine(Callback):
+    "In the place of fastai's progress bar: one line at the end of a fit, with the losses and metrics of its last epoch"
+    order,name,mbar = ProgressCallback.order,'progress',MasterBar([], ProgressBar) # this bar draws nothing
+    def after_fit(self):
+        last = self.recorder.values[-1:] or [[]]
+        shown = [f'{name} {value:.4f}' for name,value in zip(self.recorder.metric_names[1:], last[0]) if value is not None]
+        print(f"{self.n_epoch} epoch{'s'*(self.n_epoch != 1)}: {', '.join(shown)}", flush=True)
+
+def _shows_progress(learn):
+    "Would fastai show the progress of a fit? `no_bar` and `no_logging` turn that off"
+    return learn.logger != noop and any(isinstance(cb, ProgressCallback) for cb in learn.cbs)
+
 # %% ../../nbs/core/08_recipe.ipynb #d133e574
 class _SmoothLoss(AvgSmoothLoss):
     "fastai's running loss, left where it is"
@@ -259,7 +293,8 @@ def overriding(
 ):
     "Fit `learn` with other loaders and settings inside the block; it has its own back afterwards, come what may"
     if train is not None: settings['dls'] = with_train(learn.dls, train)
-    if quiet: settings.update(logger=_silent, create_mbar=False)
+    with_bars,with_line = not quiet and on_screen(), not quiet and _shows_progress(learn)
+    if not with_bars: settings.update(logger=_silent, create_mbar=False)
     before,cbs = {k: getattr(learn, k) for k in settings}, learn.cbs.copy()
     reading = [cb for cb in L(joining) if _reads_validation(cb)]
     nothing = any(map(_is_empty, learn.dls.loaders[1:2]))
@@ -267,7 +302,9 @@ def overriding(
         raise InputError(f"{type(reading[0]).__name__} reads results of validation, and there are no validation samples: "
                       "leave it out, or give the split a validation loader.")
     for k,v in settings.items(): setattr(learn, k, v)
-    if quiet: learn.remove_cbs(ProgressCallback)
+    if not with_bars:
+        learn.remove_cbs(ProgressCallback)
+        if with_line: learn.add_cb(_FitLine())
     if nothing or quiet and not reading: learn.add_cb(TrainOnly())
     try:
         with with_gradients(), _lean(learn), _unfetched(learn) if quiet else nullcontext(): yield learn
