@@ -15,12 +15,11 @@ from fastai.callback.core import event
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner
 from fastai.torch_core import no_random
-from fastprogress.fastprogress import progress_bar
 from torch import nn
 from rsu.core.indexing import device_of
 from rsu.core.split import ForgetSplit
 from rsu.core.config import InputError
-from rsu.core.recipe import PeakMemory, derive_seed, optimiser, reseed
+from rsu.core.recipe import PeakMemory, derive_seed, optimiser, progress, reseed
 from rsu.core.per_sample import copied, with_gradients
 from rsu.core.parallel import _one_thread, _turn, _spread
 from rsu.core.stacked import _indirect, _joined, _widened
@@ -332,4 +331,4 @@ def unlearn_many(
     hows = [_asked(learn, o.split, o.how, seed=o.seed) for o in jobs]
     for o in jobs: _goes_on(learn, o.split)
     runs = _carried_out(learn, jobs, hows, executor)
-    return runs if quiet or not jobs else iter(progress_bar(runs, total=len(jobs)))
+    return progress(runs, 'Models to unlearn', len(jobs), quiet)
