@@ -13,7 +13,7 @@ from rsu.core.recipe import Recipe, mlp, small_cnn
 from rsu.core.store import read_shard, write_shard
 from rsu.ranking.bank import ReferenceBank
 from rsu.core.config import InputError
-import rsu.ranking.bank
+import rsu.core.parallel, rsu.ranking.bank
 
 n = 6
 
@@ -32,7 +32,7 @@ def assert_same_bank(folder, bank):
 
 def test_the_cores_of_this_machine(bank, tmp_path, monkeypatch):
     import loky
-    monkeypatch.setattr(rsu.ranking.bank, '_worth', 0)
+    monkeypatch.setattr(rsu.core.parallel, '_worth', 0)
     monkeypatch.setattr(loky, 'cpu_count', lambda: 2)
     ReferenceBank.fit(learner(), n, tmp_path, quiet=True)
     assert_same_bank(tmp_path, bank)
@@ -45,7 +45,7 @@ def test_a_network_that_another_process_cannot_import(tmp_path, monkeypatch):
     net.__qualname__ = 'net'
     learn = Recipe(net, n_epoch=1).learner(digits(n=200))
     for worth in (0, 1e9):
-        monkeypatch.setattr(rsu.ranking.bank, '_worth', worth)
+        monkeypatch.setattr(rsu.core.parallel, '_worth', worth)
         ReferenceBank.fit(learn, 4, tmp_path/str(worth), quiet=True)
     assert shards(tmp_path/'0') == shards(tmp_path/str(1e9))
 
@@ -87,14 +87,14 @@ def test_the_number_of_threads_changes_no_bit(bank, tmp_path):
     assert all(shards(bank.path)[k] == v for k, v in shards(tmp_path).items())
 
 script = """
-import sys, rsu.ranking.bank
+import sys, rsu.core.parallel, rsu.ranking.bank
 from pathlib import Path
 write = rsu.ranking.bank.write_shard
 def told(path, tensors, **facts):
     write(path, tensors, **facts)
     if path.name.startswith('reference'): print(path.name, flush=True)
 rsu.ranking.bank.write_shard = told
-rsu.ranking.bank._worth = float(sys.argv[2])
+rsu.core.parallel._worth = float(sys.argv[2])
 from rsu.core.data import Samples, loaders
 from rsu.core.datasets import digits
 from rsu.core.split import ForgetSplit
@@ -123,7 +123,7 @@ def test_two_processes_on_one_bank(bank, tmp_path):
 def test_a_second_process_takes_what_the_first_has_not_begun(worth, bank, tmp_path, monkeypatch):
     # as on two machines with a folder in common: whoever comes later does not wait until all is done
     import loky
-    monkeypatch.setattr(rsu.ranking.bank, '_worth', worth)
+    monkeypatch.setattr(rsu.core.parallel, '_worth', worth)
     monkeypatch.setattr(loky, 'cpu_count', lambda: 2)
     write, seen = rsu.ranking.bank.write_shard, []
     def told(path, tensors, **facts):

@@ -344,15 +344,15 @@ def in_child(args, log, die_at=None):
                 if count[0] == die_at: os._exit(9)
                 count[0] += 1
             sys.addaudithook(operation)
-            import rsu.app.cli, rsu.core.data
+            import rsu.app.cli, rsu.core.store
             def write_page(out, request):
                 page = Path(out)/f'report-{request:04}.html'
                 page.write_text('a page', encoding='utf-8')
                 return page
             rsu.app.cli.write_page = write_page
             secrets.token_bytes = lambda n: b'k'*n # the same ids in every run
-            save = rsu.core.data.save_file # written by a library that tells Python nothing
-            rsu.core.data.save_file = lambda tensors, path, **kwargs: (
+            save = rsu.core.store.save_file # written by a library that tells Python nothing
+            rsu.core.store.save_file = lambda tensors, path, **kwargs: (
                 sys.audit('open', str(path), 'w', os.O_WRONLY), save(tensors, path, **kwargs))
             sys.stdout = sys.stderr = open(log, 'a', encoding='utf-8', buffering=1)
             try: main(args); code = 0

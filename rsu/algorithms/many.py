@@ -21,7 +21,7 @@ from rsu.core.split import ForgetSplit
 from rsu.core.config import InputError
 from rsu.core.recipe import PeakMemory, derive_seed, optimiser, progress, reseed
 from rsu.core.per_sample import copied, with_gradients
-from rsu.core.parallel import _one_thread, _turn, _spread
+from rsu.core.parallel import one_thread, run_jobs, turn
 from rsu.core.stacked import _indirect, _joined, _widened
 from rsu.algorithms.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _first_optimiser, _flat, _goes_on, _lost, _no_statistics, clone_learner
 
@@ -42,7 +42,7 @@ class _Runs:
 
     def __call__(self, some):
         "For each pair of a number and its job: the number, the new learner and its warnings"
-        with _one_thread(device_of(self.dls)): return [(k, *self.told(job)) for k,job in some]
+        with one_thread(device_of(self.dls)): return [(k, *self.told(job)) for k,job in some]
 
     def told(self, job):
         with warnings.catch_warnings(record=True) as said:
@@ -54,7 +54,7 @@ class _Runs:
 # %% ../../nbs/algorithms/09_many.ipynb #e74b9083
 def _alone(learn, jobs, ks, executor):
     "Pairs of a job's number and its learner, each job by itself"
-    for k,new,said in _spread(_Runs(learn), [[(k, jobs[k])] for k in ks], executor, len(ks)):
+    for k,new,said in run_jobs(_Runs(learn), [[(k, jobs[k])] for k in ks], executor, len(ks)):
         for o in said: warnings.warn(o, stacklevel=3)
         new.dls,new.unlearning.parent,new.unlearning.split = jobs[k].split.retain_dls, learn, jobs[k].split
         yield k,new
@@ -254,7 +254,7 @@ def stage(self:_Abreast, learn, splits, stages, seeds):
     ones = [s.algorithm.replace() for s in stages]
     feeds = [one._begin(learn, *o) for one,*o in zip(ones, splits, stages, seeds)]
     plans = [[_epoch(feed, e) for e in range(len(feed.plan))] for feed in feeds]
-    with _turn, no_random(seeds[0]), with_gradients():
+    with turn, no_random(seeds[0]), with_gradients():
         self.prepare(ones, plans)
         begun = [o._retained(net) for o,net in zip(ones, self.nets)]
         total = sum(map(len, plans[0]))

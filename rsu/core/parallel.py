@@ -13,21 +13,26 @@ import torch
 from rsu.core.indexing import device_of
 
 # %% ../../nbs/core/09_parallel.ipynb #1997ff00
-def _spread(work, chunks, executor, n):
-    "The results of `work` on `n` chunks at most, as they come; without an executor here, or by all cores where that is worth their start. A chunk is drawn when it is somebody's turn to work on it"
+def run_jobs(
+    work,     # A function of a chunk of jobs, with `dls`, and `seconds(chunk)`: what a chunk will take, or None
+    chunks,   # The chunks, an iterable; each is taken when it is its turn
+    executor, # A `concurrent.futures.Executor`, or None
+    n:int     # How many chunks there are at most
+):            # An iterator over what `work` gives, as it comes
+    "Results of all jobs: here, on an executor, or on all cores if the work is worth starting processes"
     chunks,ahead = iter(chunks),_ahead
     first = [*islice(chunks, 1)]
     if executor is None and first:
-        began,each = time.perf_counter(), work.seconds(first[0])
-        if each is None: # nobody can tell: one is trained to see
+        start,each = time.perf_counter(), work.seconds(first[0])
+        if each is None: # only doing it shows
             yield from work(first.pop())
-            each,n = time.perf_counter()-began, n-1
+            each,n = time.perf_counter()-start, n-1
         if each*n > _worth and device_of(work.dls).type == 'cpu': executor,ahead = _cores(work)
     chunks = chain(first, chunks)
-    if executor is None: return (yield from (o for ks in chunks for o in work(ks)))
+    if executor is None: return (yield from (o for chunk in chunks for o in work(chunk)))
     jobs = []
     try:
-        while jobs := jobs + [executor.submit(work, ks) for ks in islice(chunks, ahead-len(jobs))]:
+        while jobs := jobs + [executor.submit(work, chunk) for chunk in islice(chunks, ahead-len(jobs))]:
             done = [o for o in jobs if o.done()]
             for job in done: yield from job.result()
             jobs = [o for o in jobs if o not in done]
@@ -35,35 +40,38 @@ def _spread(work, chunks, executor, n):
     finally:
         for job in jobs: job.cancel()
 
-_ahead = 256 # jobs that an executor, whose workers nobody has counted, is given at a time
-_worth = 20 # seconds of work that processes of their own, which take some seconds to start, are worth
+_ahead = 256 # jobs that wait at an executor, since nobody knows how many workers it has
+_worth = 20 # seconds of work that processes are started for; starting them takes some seconds
 
 def _cores(work):
-    "A process for every core of this machine, and how many jobs keep them busy; None where there is one core, or where the work cannot be sent"
+    "A process for each core, and how many jobs keep them busy; None with one core, or if the work cannot be sent"
     import cloudpickle, loky
     cores = loky.cpu_count()
     if cores < 2: return None,1
     try: cloudpickle.dumps(work)
     except Exception: return None,1
-    warnings.filterwarnings('ignore', 'A worker', module='loky') # one that has grown is started anew, and its jobs are done
-    return loky.get_reusable_executor(max_workers=cores, timeout=60, initializer=_leave_with, initargs=(os.getpid(),)), 2*cores
+    warnings.filterwarnings('ignore', 'A worker', module='loky') # a worker that has grown is restarted
+    pool = loky.get_reusable_executor(max_workers=cores, timeout=60, initializer=_leave_with, initargs=(os.getpid(),))
+    return pool,2*cores
 
 def _leave_with(parent):
-    "Let this process end when the one that started it is gone, killed perhaps"
+    "End this process when the one that started it is gone"
     def watch():
         while os.getppid() == parent: time.sleep(1)
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
 # %% ../../nbs/core/09_parallel.ipynb #93518f98
-_turn = threading.RLock()
+turn = threading.RLock() # of the block that has changed the number of threads
 
 @contextmanager
-def _one_thread(device):
-    "This block alone; on a CPU by one thread"
-    with _turn:
+def one_thread(
+    device # The device of the work
+):
+    "Only this block runs, on a CPU by one thread"
+    with turn:
         if torch.device(device).type != 'cpu': yield; return
-        n = torch.get_num_threads()
+        threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try: yield
-        finally: torch.set_num_threads(n)
+        finally: torch.set_num_threads(threads)

@@ -16,7 +16,7 @@ from rsu.core.data import IndexLoader, Order, is_resident
 from rsu.core.indexing import device_of, weights_of
 from rsu.core.per_sample import with_gradients
 from rsu.core.recipe import Recipe, make, optimiser, reseed, _draws, _moved, _schedules
-from rsu.core.parallel import _one_thread, _turn
+from rsu.core.parallel import one_thread, turn
 
 # %% ../../nbs/core/10_stacked.ipynb #2d96f6ab
 def why_not_stacked(
@@ -240,7 +240,7 @@ class _Members:
         r,device = self.recipe,self.x.device
         plans = [[b for epoch in _batches(r, at, s) for b in epoch] for at,s in zip(ats, seeds)]
         # fastai's `no_random` holds cuDNN to kernels that give the same bits again
-        with _turn, no_random(seeds[0]), with_gradients():
+        with turn, no_random(seeds[0]), with_gradients():
             for n in {len(b) for b in plans[0]}: self.record(n)
             self.load(seeds)
             for t,(bs,hypers) in enumerate(zip(zip(*plans), _course(r, len(plans[0])//r.n_epoch))):
@@ -291,7 +291,7 @@ class Trainer:
                 yield from zip(some, self._some([ats[i] for i in some], [seeds[i] for i in some]))
 
     def _one(self, at, seed):
-        with _one_thread(device_of(self.dls)), with_gradients():
+        with one_thread(device_of(self.dls)), with_gradients():
             if why_not_stacked(self.recipe, self.dls): return make(self.recipe, self.dls, at, seed).model
             return _alone(self.recipe, self.dls, at, seed)
 

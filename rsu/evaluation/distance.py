@@ -82,7 +82,7 @@ def _populations(unlearned, oracle):
                       f"give tables (models, samples) over the same samples, not {tuple(u.shape)} and "
                       f"{tuple(o.shape)}.")
     if not (u.isfinite().all() and o.isfinite().all()):
-        raise InputError("A statistic is not finite: leave diverged models out; rsu.ranking.membership.margin bounds all others.")
+        raise InputError("A statistic is not finite: leave diverged models out; rsu.core.outputs.margin bounds all others.")
     return u,o
 
 def _by_sample(*populations):

@@ -19,7 +19,7 @@ from rsu.core.indexing import as_fastai, device_of, fingerprint, indices, subset
 from rsu.core.outputs import at_once, margin, predict, predict_train
 from rsu.core.per_sample import check_outputs
 from rsu.core.recipe import derive_seed, progress, recipe_of, _facts, _loss_key, _made_by
-from rsu.core.parallel import _one_thread, _spread
+from rsu.core.parallel import one_thread, run_jobs
 from rsu.core.stacked import Trainer, why_not_stacked
 from rsu.ranking.membership import privacy_risk
 
@@ -277,7 +277,7 @@ class _Work:
         "Pairs of a number and the tensors that are kept of that reference"
         if not hasattr(self, 'trainer'): self.trainer = Trainer(self.recipe, self.dls, self.compile)
         members = [self.member(k) for k in ks]
-        with _one_thread(device_of(self.dls)):
+        with one_thread(device_of(self.dls)):
             return [(ks[i], self.told(net, members[i])) for i,net in self.trainer([np.flatnonzero(m) for m in members], [derive_seed(self.seed, k) for k in ks])]
 
     def told(self, net, member):
@@ -330,7 +330,7 @@ def _fill(work, files, missing, executor, bar):
         def train(some, wait=False):
             ours = (files[f] for f in some if hands.take(f, wait))
             chunks = iter(lambda: [*islice(ours, size)], [])
-            for k,tensors in _spread(work, chunks, executor, math.ceil(len(some)/size)):
+            for k,tensors in run_jobs(work, chunks, executor, math.ceil(len(some)/size)):
                 write_shard(name[k], tensors, seed=work.seed, reference=k, device=str(device_of(work.dls)))
                 hands.leave(name[k])
                 next(bar, None)
