@@ -77,8 +77,10 @@ def test_too_few_steps_for_the_groups(here, capsys): refused(capsys, '--groups',
 
 numeric = 'n references groups n_epoch train_epochs oracles lr seed'.split()
 @pytest.mark.parametrize('option, value', [(k, v) for k in numeric for v in ('many', '', '0', '-1', '1.5', 'nan', 'inf', '1e99')
-                                           if not (k == 'seed' and v == '0' or k == 'lr' and v in ('1.5', '1e99'))])
-def test_numbers(option, value, here, capsys): refused(capsys, f"--{option.replace('_', '-')}", value, says=value)
+                                           if not (k == 'seed' and v == '0' or k == 'lr' and v == '1.5')])
+def test_numbers(option, value, here, capsys):
+    says = '1e+99' if (option, value) == ('lr', '1e99') else value # as Python writes it
+    refused(capsys, f"--{option.replace('_', '-')}", value, says=says)
 
 @pytest.mark.parametrize('option, value', [('references', 3), ('references', 1), ('oracles', 1), ('n', 9), ('n', 2000), ('seed', 2**32)])
 def test_numbers_that_do_not_fit(option, value, here, capsys): refused(capsys, f'--{option}', value, says=str(value))

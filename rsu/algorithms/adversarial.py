@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY
 from typing import NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from fastai.data.transforms import Normalize
-from rsu.core.config import InputError, choose, _integer
+from rsu.core.config import Epochs, InputError, Interval, NonNegativeFloat, Options, PositiveFloat, PositiveInt, Steps
 from rsu.core.data import shuffled
 from rsu.core.indexing import without_augmentation, indices, subset
 from rsu.core.per_sample import evaluating
@@ -145,15 +145,13 @@ class BoundaryShrink(Algorithm):
     paper,needs,lower = 'Chen et al., CVPR 2023', (Need.CONTINUOUS_INPUTS,), 'lower lr or n_epoch'
     reads,reads_forget = '1 x S', True
     space = dict(eps=(.01,.5), lr=(1e-6,1e-2), n_epoch=(2,20))
-    eps:float=0.1 # Step of every pixel in [0, 1]; of every column, in its own unit, for tables
+    eps:PositiveFloat=0.1 # Step of every pixel in [0, 1]; of every column, in its own unit, for tables
     _: KW_ONLY
     n_epoch:int=10
     lr:float=1e-5
     bs:int=64
     wd:float=0.
 
-    def __post_init__(self):
-        if not self.eps > 0: raise InputError(f"eps={self.eps} moves no sample: give a number above 0; published is 0.1.")
     def resolve(self, learn, split):
         _moves(split)
         return super().resolve(learn, split)
@@ -180,18 +178,15 @@ class AMUN(Algorithm):
     reads_forget = True
     lower = "lower lr, or train on retained samples too (retain=True)"
     space = dict(eps=(.01,.2), lr=(1e-3,.1))
-    mode:str='amun'    # 'amun', or 'advonly': without the samples to forget themselves
+    mode:Options('amun','advonly')='amun' # 'advonly' leaves out the samples to forget themselves
     retain:bool=True   # Train on retained samples too?
-    eps:float=0.04     # First radius around a sample, Euclidean, in pixels of [0, 1]; for tables in the columns' units
-    steps:int=50       # Steps of a tenth of the radius
-    doublings:int=10   # How often the radius is doubled at most
+    eps:PositiveFloat=0.04 # First radius around a sample, Euclidean, in pixels of [0, 1]; for tables in the columns' units
+    steps:Steps=50     # Steps of a tenth of the radius
+    doublings:Interval(int, 0, 64)=10 # How often the radius is doubled at most
     _: KW_ONLY
     bs:int=128
 
     def __post_init__(self):
-        choose('mode', self.mode, ['amun','advonly'])
-        if not self.eps > 0: raise InputError(f"eps={self.eps} moves no sample: a radius is above 0; published is 0.04.")
-        _integer('steps', self.steps, 1); _integer('doublings', self.doublings)
         if not self.retain: self.needs = (Need.CONTINUOUS_INPUTS,)
     def resolve(self, learn, split):
         _moves(split)
@@ -248,28 +243,18 @@ class UNSIR(Algorithm):
     reads,mixes = '40 x its noise','R and 20 x its noise'
     lower = 'lower lr or repeats'
     space = dict(lr=(1e-3,.1), penalty=(.01,1.), repeats=(5,40))
-    penalty:float=0.1      # Weight of the noise's squared length
-    noise_lr:float=0.1     # Adam's rate for the noise
-    noise_steps:int=40     # Its steps
-    repeats:int=20         # How often each noise sample is fed
-    per_class:int=1000     # Retained samples of each class; all where there are fewer
+    penalty:NonNegativeFloat=0.1 # Weight of the noise's squared length
+    noise_lr:PositiveFloat=0.1 # Adam's rate for the noise
+    noise_steps:Interval(int, 0, Steps.high)=40 # Its steps
+    repeats:Steps=20       # How often each noise sample is fed
+    per_class:PositiveInt=1000 # Retained samples of each class; all where there are fewer
     _: KW_ONLY
-    n_epoch:int=2          # One that impairs; all others repair
+    n_epoch:Interval(int, 2, Epochs.high)=2 # One that impairs; all others repair
     lr:float=0.02          # Of the first; half of it afterwards
     opt:str='adam'
     wd:float=0.
 
-    def __post_init__(self):
-        for k,low in dict(noise_steps=0, repeats=1, per_class=1).items(): _integer(k, getattr(self, k), low)
-        inf = float('inf')
-        if not (0 <= self.penalty < inf and 0 < self.noise_lr < inf):
-            raise InputError(f"penalty={self.penalty}, noise_lr={self.noise_lr} make no noise: "
-                          "a penalty is 0 or more and a rate above 0; both are published as 0.1.")
-
     def resolve(self, learn, split):
-        if self.n_epoch < 2:
-            raise InputError(f"n_epoch={self.n_epoch}: "
-                          "UNSIR harms in its first epoch and repairs in the others, so give 2 or more.")
         _whole(split, split.forget, split.retain)
         continuous(split.dls.train)
         return super().resolve(learn, split)

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY
 import numpy as np, torch
 from torch.nn.utils import clip_grad_norm_
 from fastcore.basics import patch
-from rsu.core.config import InputError, choose, _integer
+from rsu.core.config import InputError, NonNegativeFloat, Options, PositiveFloat, PositiveShare, Share, Steps
 from rsu.core.per_sample import check_outputs, evaluating, refuse_batch_loss, unreduced
 from rsu.core.recipe import n_classes
 from rsu.algorithms.unlearn import Algorithm, Term
@@ -34,13 +34,10 @@ class NegGradPlus(Algorithm):
     "Descent on retain with ascent on forget (Kurmanji et al., NeurIPS 2023, section 4)"
     paper,lower = 'Kurmanji et al., NeurIPS 2023; epochs and rate: RUM', 'lower lr, or raise alpha'
     space = dict(alpha=(.5, .9999), lr=(1e-4, 1e-1), n_epoch=(1, 15))
-    alpha:float=0.95 # Weight of the retained batch
+    alpha:Share=0.95 # Weight of the retained batch
     _: KW_ONLY
     n_epoch:int=5
 
-    def __post_init__(self):
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"alpha={self.alpha} is no weight: give a number from 0 to 1; published are 0.95 to 0.9999.")
     def passes(self, epoch): return (('retain','forget'),)
     def terms(self, epoch): return (Term('retain', weight=self.alpha), Term('forget', weight=-(1-self.alpha)))
 
@@ -50,10 +47,9 @@ class RandomLabel(Algorithm):
     paper = 'Golatkar et al., CVPR 2020; Graves et al., AAAI 2021'
     space = dict(lr=(1e-4, 1e-1), n_epoch=(1, 15))
     exclude_true:bool=True # Draw among the wrong labels only
-    redraw:str='once'      # Draw the labels 'once' or every 'epoch'
+    redraw:Options('once','epoch')='once' # Draw the labels once, or in every epoch
     joint:bool=False       # One shuffled pass over both, instead of a pass over forget and then one over retain
 
-    def __post_init__(self): choose('way to redraw', self.redraw, ['once','epoch'])
     def resolve(self, learn, split):
         if (c := n_classes(split.dls)) < 2:
             raise InputError(f"{type(self).__name__} draws other labels, and the data have one class only: "
@@ -98,15 +94,9 @@ class SalUn(RandomLabel):
     space = dict(share=(.1, .9), lr=(1e-4, 1e-1), n_epoch=(1, 15))
     exclude_true:bool=False
     redraw:str='epoch'
-    share:float=0.5 # Of all weights that learn, how many may move, from 0 to 1: those with the largest gradients
+    share:PositiveShare=0.5 # Of all weights that learn, how many may move: those with the largest gradients
     _: KW_ONLY
     lr:float=0.013
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 < self.share <= 1:
-            raise InputError(f"share={self.share} is no share of the weights: give a number above 0 and up to 1; "
-                          "published are 0.1 to 0.9.")
 
     def before_fit(self):
         super().before_fit()
@@ -139,21 +129,17 @@ class SFRon(Algorithm):
     reads = '1 x S and 1 x R for the mask; 300 rounds of one batch of S and five of R'
     reads_forget = True
     space = dict(alpha=(1., 100.), lr=(1e-3, 1e-1), n_epoch=(1, 15))
-    alpha:float=25. # Weight of the ascent in the first iteration; it falls to zero
-    clip:float=7.   # Largest norm of the masked gradient of the ascent
-    iters:int=150   # Iterations of an epoch: steps on retain
-    every:int=5     # Iterations from one step on forget to the next
+    alpha:NonNegativeFloat=25. # Weight of the ascent in the first iteration; it falls to zero
+    clip:PositiveFloat=7. # Largest norm of the masked gradient of the ascent
+    iters:Steps=150 # Iterations of an epoch: steps on retain
+    every:Steps=5   # Iterations from one step on forget to the next
     _: KW_ONLY
     bs:int=128
 
     def __post_init__(self):
-        for k in ('iters','every'): _integer(k, getattr(self, k), 1)
-        if not 1 <= self.every <= self.iters:
+        if self.every > self.iters:
             raise InputError(f"every={self.every} of iters={self.iters} iterations leaves no step on forget in an epoch: "
                           "give a number from 1 to iters.")
-        if not (0 <= self.alpha < float('inf') and self.clip > 0):
-            raise InputError(f"alpha={self.alpha}, clip={self.clip} make no ascent: "
-                          "alpha is 0 or more and clip above 0; published are 25 and 7.")
 
     def resolve(self, learn, split):
         res = super().resolve(learn, split)

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY
 import math, numpy as np, torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
-from rsu.core.config import InputError, _integer
+from rsu.core.config import InputError, NonNegativeFloat, PositiveFloat, PositiveInt, Share
 from rsu.core.recipe import Recipe, recipe_of
 from rsu.core.per_sample import called, _two
 from rsu.algorithms.unlearn import FineTune, Need, _trained
@@ -20,11 +20,7 @@ class L1Sparse(FineTune):
     "Descent on retain with an L1 penalty that fades (Jia et al., NeurIPS 2023, l1-sparse unlearning)"
     paper,lower = 'Jia et al., NeurIPS 2023', 'lower lr or alpha'
     space = dict(lr=(1e-4, 1e-1), n_epoch=(1, 15), alpha=(1e-5, 1e-2))
-    alpha:float=5e-4 # Weight of the penalty in the first epoch
-
-    def __post_init__(self):
-        if not 0 <= self.alpha < float('inf'):
-            raise InputError(f"alpha={self.alpha} is no weight of a penalty: give 0 or more; 5e-4 is usual.")
+    alpha:NonNegativeFloat=5e-4 # Weight of the penalty in the first epoch
 
     def penalty(self) -> torch.Tensor: # A scalar
         "The penalty at this epoch, over every parameter that learns"
@@ -61,10 +57,8 @@ class CFk(FineTune):
     "Descent on retain of the last k layers alone (Goel et al., arXiv 2201.06640, CF-k; settings: FineTune's)"
     paper = 'Goel et al., arXiv 2201.06640'
     space = dict(lr=(1e-4, 1e-1), n_epoch=(1, 15), k=(1, 3))
-    k:int=3 # Convolutions and linear layers that learn, counted from the end
+    k:PositiveInt=3 # Convolutions and linear layers that learn, counted from the end
 
-    def __post_init__(self):
-        _integer('k', self.k, 1)
 
     def resolve(self, learn, split):
         last = last_layers(learn.model, self.k, _two(learn.model, split.dls))
@@ -105,17 +99,12 @@ class EUk(CFk):
     needs,lower,trains_anew = (Need.RETAIN,Need.RECIPE), _late, True
     reads = 'R, as often as the recipe says'
     space = dict(lr=(1e-3, 3e-1), k=(1, 3))
-    clip:float=10. # Largest norm of the gradient
+    clip:PositiveFloat=10. # Largest norm of the gradient
     _: KW_ONLY
     n_epoch:int|None=None # Epochs; the recipe's where not given
     lr:float=0.1
     bs:int=64
     wd:float=5e-5
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not self.clip > 0:
-            raise InputError(f"clip={self.clip} would leave no gradient: give a norm above 0; published is 10.")
 
     def rate(self, epoch): return .05 + .95*_cosine(epoch, self.n_epoch)
 
@@ -159,17 +148,12 @@ class MSG(FineTune):
     paper,needs,lower = 'Cadet et al., arXiv 2410.01276', (Need.RETAIN,Need.CONVOLUTIONS), _late
     reads,reads_forget = '1 x S and as many of R', True
     space = dict(lr=(1e-4, 1e-1), n_epoch=(1, 15), share=(.05, .9))
-    share:float=0.3 # Share of the weights of each convolution that is drawn anew
-    damp:float=0.1  # Factor of the gradients of its other weights (Adam undoes it)
+    share:Share=0.3 # Share of the weights of each convolution that is drawn anew
+    damp:Share=0.1  # Factor of the gradients of its other weights (Adam undoes it)
     _: KW_ONLY
     n_epoch:int=5
     lr:float=1e-3
     bs:int=64
-
-    def __post_init__(self):
-        for k in ('share','damp'):
-            if not 0 <= getattr(self, k) <= 1:
-                raise InputError(f"{k}={getattr(self, k)} is no share: give a number from 0 to 1.")
 
     def resolve(self, learn, split):
         _own_weights(learn.model, self)

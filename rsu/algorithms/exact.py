@@ -14,21 +14,23 @@ from torch import nn
 from fastai.learner import Learner
 from fastcore.basics import patch
 from fastcore.foundation import L
-from rsu.core.config import InputError, Value, choose, _integer
+from rsu.core.config import InputError, Options, PositiveInt, Value
 from rsu.core.data import shuffled
 from rsu.core.indexing import indices, subset, with_train
 from rsu.core.recipe import Meter, Recipe, derive_seed, make, n_classes, recipe_of, _loss_key
 from rsu.algorithms.unlearn import Algorithm, Need, Stage
 
 # %% ../../nbs/algorithms/02_exact.ipynb #b0cc77a7
+_of_recipe = Recipe.constraints()
+
 class Retrain(Algorithm):
     "Train from nothing on the retained samples, by the learner's own recipe; what is given here replaces the recipe's"
     needs,space,trains_anew = (Need.RETAIN,Need.RECIPE), {}, True
     reads = 'R, as often as the recipe says'
     _: KW_ONLY
-    n_epoch:int|None=None # This and what follows: the recipe's where not given
-    lr:float|None=None
-    bs:int|None=None
+    n_epoch:_of_recipe['n_epoch']|None=None # This and what follows: the recipe's where not given
+    lr:_of_recipe['lr']|None=None
+    bs:_of_recipe['bs']|None=None
     opt:str|None=None
     mom:float|None=None
     wd:float|None=None
@@ -179,9 +181,9 @@ class SISA(Algorithm):
     paper,needs,space = 'Bourtoule et al., IEEE S&P 2021', (Need.OWN_TRAINING,), {}
     trains_anew = True
     reads = 'what is left of the shards hit, from the slice hit on'
-    shards:int=5      # Networks, each on a part of the samples
-    slices:int=5      # Parts of a shard, each with a checkpoint
-    vote:str='label'  # 'label' (most votes) or 'mean' (of the softmax)
+    shards:PositiveInt=5 # Networks, each on a part of the samples
+    slices:PositiveInt=5 # Parts of a shard, each with a checkpoint
+    vote:Options('label','mean')='label' # Most votes, or the mean of the softmax
     _: KW_ONLY
     n_epoch:int|None=None # This and what follows are said in the recipe and refused here
     lr:float|None=None
@@ -191,8 +193,6 @@ class SISA(Algorithm):
     wd:float|None=None
 
     def __post_init__(self):
-        choose('vote', self.vote, ['label','mean'])
-        _integer('shards', self.shards, 1); _integer('slices', self.slices, 1)
         said = [k for k in ('n_epoch','lr','bs','bs_forget','opt','mom','wd') if getattr(self, k) is not None]
         if said:
             raise InputError(f"SISA trains again as it has trained, so {said[0]} cannot be given here: "

@@ -14,7 +14,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from torch import nn
 from torch.func import functional_call, jvp
-from rsu.core.config import InputError, _integer
+from rsu.core.config import InputError, NonNegativeFloat, PositiveFloat, PositiveInt
 from rsu.core.per_sample import (averaged, called, copied, evaluating, refuse_batch_loss, sample_grads, sample_losses,
                                  unreduced, _two)
 from rsu.core.recipe import n_classes, _loss_key
@@ -114,12 +114,8 @@ class SSD(_ClosedForm):
     reads,reads_forget = '1 x D and 1 x S', True
     space = dict(alpha=(1., 100.), lam=(.1, 10.))
     size,strength = torch.square,('alpha','lam')
-    alpha:float=10. # Select where F_S is more than so many times F_D
-    lam:float=1.    # Dampen to so many times F_D/F_S, and never beyond 1
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not (self.alpha > 0 and self.lam > 0): raise InputError(f"alpha={self.alpha}, lam={self.lam} select and dampen nothing sensible: give two numbers above 0; published are 10 and 1.")
+    alpha:PositiveFloat=10. # Select where F_S is more than so many times F_D
+    lam:PositiveFloat=1. # Dampen to so many times F_D/F_S, and never beyond 1
 
     def importances(self):
         "Of the weights for S, and for D"
@@ -161,11 +157,7 @@ class Fisher(_ClosedForm):
     paper,lower = 'Golatkar et al., CVPR 2020', 'lower alpha'
     reads = '1 x R, backward for every class'
     space,strength = dict(alpha=(1e-9, 1e-4)),('alpha',)
-    alpha:float=1e-6 # Variance of the noise on a weight whose information is 1
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.alpha < float('inf'): raise InputError(f"alpha={self.alpha} is no variance: give a number of 0 or more; published is 1e-6.")
+    alpha:NonNegativeFloat=1e-6 # Variance of the noise on a weight whose information is 1
 
     def resolve(self, learn, split):
         head = _head(learn.model, n_classes(split.dls), _two(learn.model, split.dls))
@@ -226,15 +218,9 @@ class Influence(_ClosedForm):
     paper,lower = 'Izzo et al., AISTATS 2021; Jia et al., NeurIPS 2023', 'lower alpha, or raise damping'
     reads,reads_forget = '1 x D; 1,000 of R twice in each step of conjugate gradients', True
     space = dict(alpha=(.1, 100.), damping=(1e-3, 1.))
-    alpha:float=1.   # Length of the step; 1 is Newton's
-    damping:float=.1 # What is added to the diagonal of the curvature
-    n:int=1000       # Retained samples whose gradients make the curvature
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.alpha < float('inf'): raise InputError(f"alpha={self.alpha} is no length of a step: give 0 or more; 1 is Newton's.")
-        _integer('n', self.n, 1)
-        if not self.damping > 0: raise InputError(f"damping={self.damping} gives no curvature that can be inverted: it is above 0.")
+    alpha:NonNegativeFloat=1. # Length of the step; 1 is Newton's
+    damping:PositiveFloat=.1 # What is added to the diagonal of the curvature
+    n:PositiveInt=1000 # Retained samples whose gradients make the curvature
 
     def resolve(self, learn, split):
         jvp(torch.sin, (torch.zeros(1),), (torch.zeros(1),)) # PyTorch loads forward mode when it is first asked for: no cost of this run

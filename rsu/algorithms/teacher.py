@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY
 import numpy as np, torch
 from fastcore.basics import patch
 from fastai.torch_core import no_random
-from rsu.core.config import InputError, _integer
+from rsu.core.config import Epochs, InputError, NonNegativeFloat, PositiveFloat, PositiveShare, TupleOf
 from rsu.core.data import shuffled
 from rsu.core.outputs import predict, predict_train
 from rsu.core.per_sample import copied
@@ -35,25 +35,17 @@ class SCRUB(Algorithm):
     paper,lower = 'Kurmanji et al., NeurIPS 2023', 'lower lr or msteps, or raise alpha or gamma'
     acts_if = 'rewind'
     space = dict(lr=(5e-5,5e-2), alpha=(1e-4,1.), gamma=(.1,1.), msteps=(1,5), n_epoch=(3,10))
-    alpha:float=0.001 # Weight of the teacher's divergence on retain
-    gamma:float=0.99  # Weight of the cross-entropy on retain
-    msteps:int=2      # Epochs that begin with a pass of ascent over forget
-    T:float=4.        # Temperature
+    alpha:NonNegativeFloat=0.001 # Weight of the teacher's divergence on retain
+    gamma:NonNegativeFloat=0.99 # Weight of the cross-entropy on retain
+    msteps:Epochs=2   # Epochs that begin with a pass of ascent over forget
+    T:PositiveFloat=4. # Temperature
     rewind:bool=False # Return to the epoch whose forget error is that of validation samples of the same classes
-    decay:tuple=(3,5,9) # Epochs after which the learning rate falls to a tenth
+    decay:TupleOf(Epochs)=(3,5,9) # Epochs after which the learning rate falls to a tenth
     _: KW_ONLY
     n_epoch:int=3
     lr:float=5e-4
     bs:int=128
     bs_forget:int|None=32
-
-    def __post_init__(self):
-        inf = float('inf')
-        if not (0 <= self.alpha < inf and 0 <= self.gamma < inf and 0 < self.T < inf):
-            raise InputError(f"alpha={self.alpha}, gamma={self.gamma}, T={self.T} cannot be: "
-                          "weights are 0 or more and a temperature is above 0; published are 0.001, 0.99 and 4.")
-        _integer('msteps', self.msteps)
-        for epoch in self.decay: _integer('decay', epoch)
 
     def passes(self, epoch): return (('forget',),('retain',)) if epoch < self.msteps else (('retain',),)
     def terms(self, epoch):
@@ -118,17 +110,13 @@ class BadTeacher(Algorithm):
     Chundawat et al., AAAI 2023; Adam without weight decay."""
     paper,lower,mixes = 'Chundawat et al., AAAI 2023', 'lower lr, or raise share', 'S∪0.3 of R'
     space,fixed_teacher = dict(lr=(1e-5,1e-2), share=(.1,1.), n_epoch=(1,5)), True
-    share:float=0.3 # Part of retain that is trained on, drawn once
+    share:PositiveShare=0.3 # Part of retain that is trained on, drawn once
     _: KW_ONLY
     n_epoch:int=1
     lr:float=1e-4
     opt:str='adam'
     wd:float=0.
 
-    def __post_init__(self):
-        if not 0 < self.share <= 1:
-            raise InputError(f"share={self.share} is no part of the retained samples: "
-                          "give a number above 0, and 1 at most; published is 0.3.")
     def passes(self, epoch): return (('mixed',),)
     def terms(self, epoch): return Term('forget','teacher'), Term('retain','teacher')
     def roles(self, split, forget, retain, seed):

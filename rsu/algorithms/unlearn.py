@@ -28,7 +28,8 @@ from fastai.callback.tracker import ReduceLROnPlateau
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
-from rsu.core.config import InputError, Value, choose, _integer
+from rsu.core.config import (Epochs, InputError, Momentum, NonNegativeFloat, Options, PositiveFloat, PositiveInt,
+                             Value, choose, _integer)
 from rsu.core.store import check_writable, read_shard, write_shard, _seal, _unseal
 from rsu.core.indexing import without_augmentation, indices, targets, with_train
 from rsu.core.outputs import margin, predict, predict_train
@@ -45,7 +46,7 @@ class Term(Value):
     role:str            # 'forget', 'retain' or 'made'
     target:str='label'  # 'label' (the true one), 'assigned' (`labels` gives it), 'teacher' (`teach` gives its logits) or one that the algorithm measures itself
     weight:float=1.     # Factor; negative for ascent
-    T:float=1.          # Temperature of the teacher's divergence
+    T:PositiveFloat=1.  # Temperature of the teacher's divergence
 
 def kl(
     teacher:torch.Tensor, # Logits (n, C)
@@ -94,13 +95,13 @@ class Algorithm(Value, Callback):
     acts_if = ''                                   # the setting without which its own events change nothing
     preparation,ended,stilled = 0.,'done',()
     _: KW_ONLY
-    n_epoch:int=10           # Epochs
-    lr:float=0.01            # Learning rate
-    bs:int=256               # Batch size
-    bs_forget:int|None=None  # Batch size of the forget role; `bs` where not given
-    opt:str='sgd'            # Optimiser: 'sgd', 'adam' or 'adamw'
-    mom:float=0.9            # Momentum (the first beta of Adam)
-    wd:float=5e-4            # Weight decay
+    n_epoch:Epochs=10        # Epochs
+    lr:NonNegativeFloat=0.01 # Learning rate
+    bs:PositiveInt=256       # Batch size
+    bs_forget:PositiveInt|None=None # Batch size of the forget role; `bs` where not given
+    opt:Options(*_opts)='sgd' # Optimiser
+    mom:Momentum=0.9         # Momentum (the first beta of Adam)
+    wd:NonNegativeFloat=5e-4 # Weight decay
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -148,7 +149,9 @@ class Algorithm(Value, Callback):
         split   # What must be forgotten
     ):          # An algorithm
         "The algorithm as it will be run on this learner; `InputError` where it cannot be"
-        _sound(self)
+        if type(self) is Algorithm:
+            raise InputError("Algorithm is what algorithms are derived from, and forgets nothing itself: "
+                             "give one, SCRUB for example.")
         if not self.trains_anew and not any(p.requires_grad for p in learn.model.parameters()): raise InputError(f"No parameter of the model learns, so {type(self).__name__} can change none: unfreeze it first.")
         if not self.trains_anew: _intact(learn.model)
         if Need.RETAIN in self.needs and not len(split.retain): raise InputError(f"{type(self).__name__} trains on retained samples and there are none: leave some out of the forget set.")
@@ -158,20 +161,6 @@ def _intact(model):
     "Refuse a model from which nothing can be forgotten as it is"
     if not all(torch.isfinite(p).all() for p in model.parameters()): raise InputError("A weight of the model is no number, so it has diverged before and there is nothing to forget from: train it again.")
     if any(p._backward_hooks for p in model.parameters()): raise InputError("A parameter of the model has a hook (register_hook), which its copies would be without: take it away, and do what it does in a callback.")
-
-_bounds = [('n_epoch','epochs are a whole number, 0 or more', int, lambda v: v >= 0), ('lr','a learning rate is a number, 0 or more', float, lambda v: v >= 0),
-           *((k,'a batch has a whole number of samples, 1 or more', int, lambda v: v >= 1) for k in ('bs','bs_forget')),
-           ('mom','momentum is a number from 0 to below 1', float, lambda v: 0 <= v < 1), ('wd','weight decay is a number, 0 or more', float, lambda v: v >= 0)]
-
-def _sound(algorithm):
-    "Refuse settings with which there is no fit"
-    if type(algorithm) is Algorithm: raise InputError("Algorithm is what algorithms are derived from, and forgets nothing itself: give one, SCRUB for example.")
-    unset = [f.name for f in fields(algorithm) if f.default is None]
-    if algorithm.opt is not None or 'opt' not in unset: choose('optimiser', algorithm.opt, _opts)
-    for k,what,kind,ok in _bounds:
-        v = getattr(algorithm, k)
-        if v is None and k in unset or isinstance(v, {int: (int, np.integer), float: (int, float, np.number)}[kind]) and ok(v): continue
-        raise InputError(f"{k}={v!r} cannot be: {what}.")
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #226c1a95
 @patch

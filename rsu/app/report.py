@@ -18,41 +18,44 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 import numpy as np, pandas as pd, torch
-from rsu.core.config import InputError, Value, choose, _decode, _kinds
+from rsu.core.config import (Epochs, InputError, Interval, NonNegativeInt, PositiveFloat, PositiveInt, Seed, TupleOf,
+                             Value, choose, _decode, _kinds)
 from rsu.core.store import check_writable
 from rsu.core.datasets import breast_cancer, cifar10, cifar100, digits, fashion_mnist, svhn
 from rsu.core.split import ForgetSplit, _gathered
 from rsu.ranking.rankers import Ranking
-from rsu.sequence.sequence import SeqUnlearn
+from rsu.sequence.sequence import Groups, SeqUnlearn
 from rsu.algorithms.unlearn import Algorithm, Unlearning
 from rsu.evaluation.evaluate import measure_table
 from rsu.evaluation.intervals import differences
 import rsu.algorithms.table # so that the algorithms that a run names are known
 
 # %% ../../nbs/app/01_report.ipynb #c01556d4
+_epochs = Interval(int, 1, Epochs.high)
+
 class Settings(Value):
     "All that shapes a run of `rsu run`"
     data:str='digits'          # A data set by name, or 'package.module:function' that returns loaders
     forget:str='random:60'     # What must be forgotten: random:60, class:3, top:60 or ids.csv
     ranker:str='lira'          # Who is at risk
-    algorithm:str='scrub'      # How samples are forgotten: a name, one a group with commas ('none' leaves a group as it is), or algorithms with their settings
+    algorithm:str|Algorithm|TupleOf(str|Algorithm|None)='scrub' # How samples are forgotten: a name, one a group with commas ('none' leaves a group as it is), or algorithms with their settings
     _: KW_ONLY
-    n:int|None=None            # Training samples, where not all
-    references:int=16          # Models of the reference bank
-    groups:int=3               # Groups of the sequence: a number, 'class', 'single', 'breaks:3', 'at:2,0.5' (scores) or groups.csv (columns id and group)
-    order:str='descending'     # Their order: a word, or names with commas
+    n:PositiveInt|None=None    # Training samples, where not all
+    references:Interval(int, 2)=16 # Models of the reference bank
+    groups:int|str|Groups=3    # Groups of the sequence: a number, 'class', 'single', 'breaks:3', 'at:2,0.5' (scores) or groups.csv (columns id and group)
+    order:str|TupleOf(str)='descending' # Their order: a word, or names with commas
     pending:str='held out'     # What happens to groups not yet forgotten
-    repair:str|None=None       # Algorithm of a last stage on retained samples
+    repair:str|Algorithm|None=None # Algorithm of a last stage on retained samples
     schedule:str='each stage'  # The learning rate's way: 'each stage' or the 'whole' sequence
     optimiser:str='fresh'      # What it remembers from stage to stage: 'fresh' or 'kept'
-    until:str|None=None        # Accuracy on its samples at which a stage ends, or 'valid'; or one a group, with commas
+    until:float|str|TupleOf(float|str)|None=None # Accuracy on its samples at which a stage ends, or 'valid'; or one a group, with commas
     rerank:str|None=None       # Ranker by which what is left is ranked again after each stage
-    n_epoch:int|None=None      # Epochs of unlearning
-    lr:float|None=None         # Learning rate of unlearning
+    n_epoch:_epochs|None=None  # Epochs of unlearning
+    lr:PositiveFloat|None=None # Learning rate of unlearning
     network:str|None=None      # Network by name, where not the one that suits the data
-    train_epochs:int|None=None # Epochs of training
-    oracles:int=3              # Retrained models to compare with
-    seed:int=0                 # Of everything
+    train_epochs:_epochs|None=None # Epochs of training
+    oracles:NonNegativeInt=3   # Retrained models to compare with
+    seed:Seed=0                # Of everything
 
 # %% ../../nbs/app/01_report.ipynb #3d8fe7a7
 datasets = dict(digits=digits, fashion_mnist=fashion_mnist, cifar10=cifar10, cifar100=cifar100, svhn=svhn, breast_cancer=breast_cancer)
@@ -263,7 +266,11 @@ def from_toml(
     "The settings in a file, whose algorithms are imported; `InputError` where it holds what is no setting"
     try: said = tomllib.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as e: raise InputError(f"'{path}' cannot be read ({getattr(e, 'strerror', None) or e}): give a TOML file of settings.") from None
-    for k in said: choose('setting', k, Settings._names())
+    for k,v in said.items():
+        choose('setting', k, Settings._names())
+        if k in ('algorithm','repair') and isinstance(v, dict) and 'kind' not in v:
+            raise InputError(f"{k} is given as settings without a name: "
+                             "put the name among them, kind = 'NegGradPlus' for example.")
     try: return {k: _decode(_known(v)) for k,v in said.items()}
     except TypeError as e: raise InputError(f"'{path}' gives an algorithm what it does not take ({e}).") from None
 

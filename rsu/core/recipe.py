@@ -31,7 +31,8 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.imports import IN_NOTEBOOK, noop
 from fastprogress.fastprogress import MasterBar, ProgressBar, progress_bar
-from rsu.core.config import InputError, Value, choose, register
+from rsu.core.config import (Epochs, InputError, Interval, Momentum, NonNegativeFloat, Options, PositiveFloat, Seed,
+                             Value, choose, register)
 from rsu.core.data import Order, is_resident
 from rsu.core.indexing import as_fastai, without_augmentation, device_of, indices, subset, subset_dls, targets, with_train
 from rsu.core.split import _is_empty
@@ -361,25 +362,21 @@ def _made_by(recipe):
 class Recipe(Value):
     "How a model is made from nothing"
     network:object           # A function that makes the network
-    n_epoch:int=10           # Passes over the training samples
-    lr:float=3e-3            # Learning rate; the highest one of a schedule
-    schedule:str='one_cycle' # 'one_cycle', 'cosine' (to zero) or 'constant'
-    opt:str='adamw'          # 'adamw', 'adam' or 'sgd'
-    bs:int=64                # Batch size
-    wd:float=0.01            # Weight decay
-    mom:float=0.9            # Momentum (the first beta of Adam); 'one_cycle' has its own
+    n_epoch:Interval(int, 1, Epochs.high)=10 # Passes over the training samples
+    lr:PositiveFloat=3e-3    # Learning rate; the highest one of a schedule
+    schedule:Options(*_schedules)='one_cycle' # 'cosine' falls to zero
+    opt:Options(*_opts)='adamw' # Optimiser
+    bs:Interval(int, 2)=64   # Batch size
+    wd:NonNegativeFloat=0.01 # Weight decay
+    mom:Momentum=0.9         # Momentum (the first beta of Adam); 'one_cycle' has its own
     augment:bool=False       # Shift and mirror the pictures by chance
-    seed:int=0               # Initial weights, order of the batches and all other chance
+    seed:Seed=0              # Initial weights, order of the batches and all other chance
     args:dict|None=None      # Further arguments of `network`
 
     def __post_init__(self):
         if not callable(self.network):
             raise InputError(f"network={self.network!r} is not a function: "
                           "give one that makes a network, small_cnn for example.")
-        choose('optimiser', self.opt, _opts); choose('schedule', self.schedule, _schedules)
-        if self.n_epoch < 1 or self.bs < 2 or not self.lr > 0:
-            raise InputError(f"n_epoch={self.n_epoch}, bs={self.bs}, lr={self.lr} cannot train: "
-                          "epochs are 1 or more, batches 2 or more, rates above 0.")
 
 # %% ../../nbs/core/08_recipe.ipynb #0b0ef8fd
 def _takes(net, dls, name):

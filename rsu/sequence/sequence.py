@@ -11,7 +11,7 @@ import inspect
 from functools import wraps
 import numpy as np, torch
 from fastai.callback.core import Callback
-from rsu.core.config import InputError, Value, choose, _integer
+from rsu.core.config import InputError, Options, PositiveInt, Seed, Share, TupleOf, Value
 from rsu.core.split import class_names
 from rsu.algorithms.unlearn import Algorithm, Stage
 
@@ -52,10 +52,7 @@ def _numbered(parts): return {str(i+1): np.sort(o) for i,o in enumerate(o for o 
 # %% ../../nbs/sequence/00_sequence.ipynb #6aa8e282
 class Quantiles(Groups):
     "Groups of equal size by risk; a single one needs no scores"
-    n:int=3 # Groups
-
-    def __post_init__(self):
-        _integer('groups', self.n, 1)
+    n:PositiveInt=3 # Groups
 
     def divide(self, split):
         if self.n == 1: return {'1': split.forget}
@@ -66,10 +63,11 @@ class Quantiles(Groups):
 # %% ../../nbs/sequence/00_sequence.ipynb #70111c3b
 class Thresholds(Groups):
     "Groups by the intervals in which scores lie"
-    at:tuple # Scores at which a group ends, highest first; a score there belongs to the group above
+    at:TupleOf(float, least=1) # Scores at which a group ends, highest first; a score there belongs to the group above
 
     def __post_init__(self):
-        if not len(self.at) or not all(np.isfinite(o) for o in self.at) or any(a <= b for a,b in zip(self.at, self.at[1:])): raise InputError(f"The thresholds {', '.join(map(str, self.at))} do not fall: give one number or more, highest first.")
+        if any(a <= b for a,b in zip(self.at, self.at[1:])):
+            raise InputError(f"The thresholds at={self.at} do not fall: give the highest first.")
 
     def divide(self, split):
         k = (_scores(split)[:,None] < np.asarray(self.at)).sum(1)
@@ -77,10 +75,7 @@ class Thresholds(Groups):
 
 class NaturalBreaks(Groups):
     "Groups between which the scores have their gaps: one-dimensional k-means (Jenks 1967; scikit-learn's `KMeans`)"
-    n:int=3 # Groups
-
-    def __post_init__(self):
-        _integer('groups', self.n, 1)
+    n:PositiveInt=3 # Groups
 
     def divide(self, split):
         from sklearn.cluster import KMeans
@@ -105,10 +100,7 @@ class ByClass(Groups):
 
 class Labelled(Groups):
     "Groups by labels that are given"
-    labels:tuple # A string for each sample to forget, in the order of `split.forget`
-
-    def __post_init__(self):
-        if not isinstance(self.labels, (list,tuple)) or not all(isinstance(o, str) for o in self.labels): raise InputError("Labels of groups are strings: give a list with one for each sample to forget.")
+    labels:TupleOf(str) # One for each sample to forget, in the order of `split.forget`
 
     def divide(self, split):
         if len(self.labels) != len(split): raise InputError(f"{len(self.labels)} labels for {len(split)} samples to forget: give one a sample, in the order of split.forget.")
@@ -122,10 +114,8 @@ class Singly(Groups):
 # %% ../../nbs/sequence/00_sequence.ipynb #8e41f2b6
 class ByChance(Groups):
     "Groups of equal size by chance, known by their seed; scores, where there are any, have no say"
-    n:int=3    # Groups
-    seed:int=0 # Of the draw
-
-    def __post_init__(self): _integer('groups', self.n, 1)
+    n:PositiveInt=3 # Groups
+    seed:Seed=0     # Of the draw
 
     def divide(self, split):
         if not 1 <= self.n <= len(split): raise InputError(f"{self.n} groups cannot be made of {len(split)} samples to forget: ask for 1 to {len(split)}.")
@@ -187,43 +177,53 @@ def _each(what, names, kind):
     return dict(zip(names, what))
 
 # %% ../../nbs/sequence/00_sequence.ipynb #8de2b923
+_target = Share | Options('valid')
+
+def _repairs(how):
+    """Does this algorithm train on retained samples alone?
+    It is given nothing to forget: MSG, which reads the forget set before it begins, does not."""
+    roles = {r for e in range(how.n_epoch or 1) for o in how.passes(e) for r in o}
+    return how.n_epoch != 0 and roles == {'retain'} and not how.reads_forget
+
+def _check_rerank(rerank, groups):
+    "Refuse what is no ranker of the model alone, and groups that do not change with a ranking"
+    if not hasattr(rerank, 'score'):
+        raise InputError(f"rerank={rerank!r} is no ranker's class: give Confidence, for example.")
+    if needs := [k for k,p in inspect.signature(rerank).parameters.items() if p.default is p.empty]:
+        raise InputError(f"{rerank.__name__} cannot rank again after each stage, for it needs more than the model "
+                         f"({', '.join(needs)}): give Confidence, for example.")
+    if not isinstance(groups, (int,Quantiles,Singly)):
+        raise InputError(f"{type(groups).__name__} groups do not change with a ranking: "
+                         "rerank goes with a number of groups, or with Singly().")
+
 class SeqUnlearn(Value):
     "Forget group after group: goes where an `Algorithm` goes, and takes as many gradient steps"
-    algorithm:Algorithm           # Forgets each group; or a tuple, one a group, most exposed first, None for a group that is left as it is
-    groups:int=3                  # `Groups`; a number stands for `Quantiles` of risk
-    order:str='descending'        # 'descending' risk, 'ascending', 'interleaved' (from both ends), 'shuffled' by `seed`, or a tuple of the groups' names
-    pending:str='held out'        # Groups not yet forgotten: 'held out', or trained on as 'retain'
-    seed:int=0                    # Of 'shuffled'
-    repair:Algorithm|None=None    # A last stage on retained samples alone
-    schedule:str='each stage'     # The learning rate's way: 'each stage' goes all of it, or the 'whole' sequence once
-    optimiser:str='fresh'         # What the optimiser remembers is 'fresh' in every stage, or 'kept'
-    until:float|None=None         # Accuracy on its samples at which a stage ends, or 'valid'; or a tuple, one a group, most exposed first
-    rerank:type|None=None         # A ranker's class: after each stage what is left is ranked again and divided anew, in groups of the sizes that are left
+    algorithm:Algorithm|TupleOf(Algorithm|None) # Forgets each group; or one for each group, most exposed first, None for a group that is left as it is
+    groups:PositiveInt|Groups=3                 # A number stands for `Quantiles` of risk
+    order:Options(*_orders)|TupleOf(str)='descending' # By risk, 'interleaved' from both ends, 'shuffled' by `seed`; or the names of the groups
+    pending:Options('held out','retain')='held out' # Groups not yet forgotten: held out, or trained on as retained
+    seed:Seed=0                                 # Of 'shuffled'
+    repair:Algorithm|None=None                  # A last stage on retained samples alone
+    schedule:Options('each stage','whole')='each stage' # The learning rate follows its schedule in each stage, or once over the whole sequence
+    optimiser:Options('fresh','kept')='fresh'   # State of the optimiser at the start of a stage
+    until:_target|TupleOf(_target|None)|None=None # Accuracy on its samples at which a stage ends, or that of validation; or one for each group, most exposed first
+    rerank:type|None=None                       # A ranker's class: after each stage the samples that are left are ranked again and divided into groups of the sizes that are left
 
     def __post_init__(self):
-        for o in self._given():
-            if not isinstance(o, Algorithm): raise InputError(f"algorithm={o!r} is no algorithm: give an instance such as SCRUB().")
-        if not self._given(): raise InputError("No group has an algorithm, so nothing would be forgotten: give one, SCRUB for example.")
-        if not isinstance(self.groups, (int, Groups)): raise InputError(f"groups={self.groups!r} are no groups: give a number, or a value such as ByClass().")
-        if isinstance(self.groups, int): Quantiles(self.groups)
-        if isinstance(self.order, str): choose('order', self.order, _orders)
-        elif not isinstance(self.order, (list,tuple)) or not all(isinstance(o, str) for o in self.order): raise InputError(f"order={self.order!r} is no order: give one of {', '.join(_orders)}, or the groups' names, which are strings.")
-        choose('pending policy', self.pending, ['held out','retain']); choose('schedule', self.schedule, ['each stage','whole']); choose('policy for the optimiser', self.optimiser, ['fresh','kept'])
-        if self.optimiser == 'kept' and isinstance(self.algorithm, (list,tuple)): raise InputError("What one algorithm's optimiser remembers is nothing to another: keep it for a single algorithm only.")
-        # a repair has nothing to forget: MSG, say, which reads S before it begins, is none
-        if self.repair is not None and (not isinstance(self.repair, Algorithm) or self.repair.n_epoch == 0 or {r for e in range(self.repair.n_epoch or 1) for o in self.repair.passes(e) for r in o} != {'retain'} or self.repair.reads_forget): raise InputError(f"repair={self.repair!r} does not train on retained samples alone: give FineTune, for example.")
-        for o in (self.until if isinstance(self.until, (list,tuple)) else [self.until]):
-            if o is not None and o != 'valid' and not (isinstance(o, (int,float)) and 0 <= o <= 1): raise InputError(f"until={o!r} is no target of a group: give an accuracy from 0 to 1, or 'valid'.")
-        if self.rerank is not None and not (isinstance(self.rerank, type) and hasattr(self.rerank, 'score')): raise InputError(f"rerank={self.rerank!r} is no ranker's class: give Confidence, for example.")
-        if self.rerank is not None and (needs := [k for k,p in inspect.signature(self.rerank).parameters.items() if p.default is p.empty]): raise InputError(f"{self.rerank.__name__} cannot rank again after each stage, for it needs more than the model ({', '.join(needs)}): give Confidence, for example.")
-        if self.rerank is not None and not isinstance(self.groups, (int, Quantiles, Singly)): raise InputError(f"{type(self.groups).__name__} groups do not change with a ranking: rerank goes with a number of groups, or with Singly().")
-
-    def _given(self): return [o for o in (self.algorithm if isinstance(self.algorithm, (list,tuple)) else [self.algorithm]) if o is not None or self.algorithm is None]
+        if isinstance(self.algorithm, tuple):
+            if all(o is None for o in self.algorithm):
+                raise InputError("No group has an algorithm, so nothing would be forgotten: give one, SCRUB for example.")
+            if self.optimiser == 'kept':
+                raise InputError("What one algorithm's optimiser remembers is nothing to another: "
+                                 "keep it for a single algorithm only.")
+        if self.repair is not None and not _repairs(self.repair):
+            raise InputError(f"repair={self.repair!r} does not train on retained samples alone: give FineTune, for example.")
+        if self.rerank is not None: _check_rerank(self.rerank, self.groups)
 
     def _but_algorithms(self, f):
         "The sequence with every algorithm changed by `f`"
         one = lambda o: o if o is None else f(o)
-        return self.replace(algorithm=tuple(map(one, self.algorithm)) if isinstance(self.algorithm, (list,tuple)) else one(self.algorithm))
+        return self.replace(algorithm=tuple(map(one, self.algorithm)) if isinstance(self.algorithm, tuple) else one(self.algorithm))
 
     def with_budget(self,
         n_epoch=None, # Epochs of every stage; as they are where not given
@@ -243,7 +243,7 @@ class SeqUnlearn(Value):
     @property
     def oneshot(self):
         "The control: all groups at once, in as many steps; None where there is no such thing, since groups have algorithms or targets of their own, or is one already"
-        if self.groups == 1 or isinstance(self.algorithm, (list,tuple)) or isinstance(self.until, (list,tuple)): return None
+        if self.groups == 1 or isinstance(self.algorithm, tuple) or isinstance(self.until, tuple): return None
         return self.replace(groups=1, order='descending', rerank=None)
 
 # %% ../../nbs/sequence/00_sequence.ipynb #e05a3f55
