@@ -9,25 +9,27 @@ __all__ = ['main']
 import os, signal, sys
 
 # %% ../nbs/main.ipynb #62a10002
+def _has_begun():
+    "Are the modules of a job imported? The last function of the pipeline is defined then"
+    return hasattr(sys.modules.get('rsu.app.pipeline'), 'is_unfinished')
+
 _stopped = 'rsu: stopped; the same command continues from what is there.'
 
 def main(
     argv=None # Arguments, a list of strings; the shell's where not given
 ):
     "Run the command line; exits with 130 when SIGINT (Ctrl-C) stops it, with 143 when SIGTERM does"
-    code,imported = 130,False
+    code = 130
     def stop(signum, frame):
         nonlocal code
         code = 128+signum
-        if imported: raise KeyboardInterrupt
+        if _has_begun(): raise KeyboardInterrupt
         os.write(2, f'\n{_stopped}\n'.encode())
         os._exit(code)
     for o in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(o) != signal.SIG_IGN: signal.signal(o, stop)
     from rsu.app.cli import main as run
-    try:
-        imported = True
-        run(argv)
+    try: run(argv)
     except KeyboardInterrupt:
         print(f'\n{_stopped}', file=sys.stderr)
         sys.exit(code)

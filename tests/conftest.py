@@ -28,5 +28,5 @@ def no_report(monkeypatch):
     def write_report(out, **kwargs):
         (out/'report.html').write_text('not made here', encoding='utf-8')
         return out/'report.html'
-    monkeypatch.setattr('rsu.app.cli.write_report', write_report)
+    monkeypatch.setattr('rsu.app.pipeline.write_report', write_report)
     return partial(call, 'run')

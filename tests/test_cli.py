@@ -62,7 +62,7 @@ def test_help(command, tmp_path):
     done = shell('run', '--help', cwd=tmp_path, command=command, env={**os.environ, 'COLUMNS': '120'})
     assert done.returncode == 0 and done.stderr == ''
     assert done.stdout.startswith('usage: rsu run ')
-    from rsu.app.report import Settings
+    from rsu.app.settings import Settings
     for name in [*Settings._names(), 'out']: assert f"--{name.replace('_', '-')} " in done.stdout
     assert max(map(len, done.stdout.split('\n'))) <= 120
 

@@ -65,7 +65,7 @@ def call(monkeypatch):
         page = Path(out)/f'report-{request:04}.html'
         written.append(page.write_text(f'page {len(written)}', encoding='utf-8'))
         return page
-    monkeypatch.setattr('rsu.app.cli.write_page', write_page)
+    monkeypatch.setattr('rsu.app.pipeline.write_page', write_page)
     def run(*args):
         try: main([*map(str, args)])
         except SystemExit as e: return e.code
@@ -140,7 +140,7 @@ def test_the_page_of_a_request_that_a_later_one_closes_is_written_anew(here, cal
 def test_a_file_in_the_place_of_a_page_is_refused_before_any_work(here, call, capsys, monkeypatch):
     assert call(*ask, *request('patient-3'), '--out', 'out') == 0
     with monkeypatch.context() as m:
-        m.setattr('rsu.app.cli.unlearn_stream', None) # which would fail if it were called
+        m.setattr('rsu.app.pipeline.unlearn_stream', None) # which would fail if it were called
         for name in ('report-0002.html', 'report-0002.ipynb'):
             (here/'out'/name).write_text('mine', encoding='utf-8')
             assert call(*ask, *request('patient-4'), '--out', 'out') == 2
@@ -344,12 +344,12 @@ def in_child(args, log, die_at=None):
                 if count[0] == die_at: os._exit(9)
                 count[0] += 1
             sys.addaudithook(operation)
-            import rsu.app.cli, rsu.core.store
+            import rsu.app.cli, rsu.app.pipeline, rsu.core.store
             def write_page(out, request):
                 page = Path(out)/f'report-{request:04}.html'
                 page.write_text('a page', encoding='utf-8')
                 return page
-            rsu.app.cli.write_page = write_page
+            rsu.app.pipeline.write_page = write_page
             secrets.token_bytes = lambda n: b'k'*n # the same ids in every run
             save = rsu.core.store.save_file # written by a library that tells Python nothing
             rsu.core.store.save_file = lambda tensors, path, **kwargs: (

@@ -55,7 +55,7 @@ ask = 'forget --data clinic_data:loaders --model clinic_data:network --weights c
 @pytest.fixture
 def call(monkeypatch):
     "`rsu` in this process, without the report; its exit code."
-    monkeypatch.setattr('rsu.app.cli.write_page', lambda out, request: Path(out)/f'report-{request:04}.html')
+    monkeypatch.setattr('rsu.app.pipeline.write_page', lambda out, request: Path(out)/f'report-{request:04}.html')
     def run(*args):
         try: main([*ask, *map(str, args)])
         except SystemExit as e: return e.code

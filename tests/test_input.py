@@ -11,8 +11,8 @@ from rsu.core.data import is_resident
 from rsu.core.indexing import fingerprint, targets
 from rsu.core.outputs import predict_train
 from rsu.core.split import class_names
-from rsu.app.report import Settings
-from rsu.app.cli import _first, _labelled
+from rsu.app.settings import Settings
+from rsu.app.pipeline import _first, _labelled
 from rsu.sequence.sequence import Groups
 
 def blobs(n=120, classes=(0, 1, 2), d=6):

@@ -1,8 +1,10 @@
 "The keys under which results are stored: they name no module, and stay what they were."
+import subprocess, sys
+
 import pytest
 from rsu.all import (SCRUB, Confidence, Labelled, NegGradPlus, Recipe, SFRon, SeqUnlearn, cifar_resnet18, digits,
                      fashion_mnist, mlp, rankers, small_cnn)
-from rsu.app.report import Settings
+from rsu.app.settings import Settings
 from rsu.core.config import _decode, _encode
 
 # Another key makes every stored bank, oracle and search a stranger's: change one only on purpose.
@@ -26,3 +28,10 @@ def test_json_names_no_module(key):
 @pytest.mark.parametrize('f', [digits, fashion_mnist, small_cnn, cifar_resnet18, mlp, *rankers().values()])
 def test_what_a_file_may_name(f):
     assert _encode(f) == {'function': f.__name__} and _decode(_encode(f)) is f
+
+def test_reading_imports_what_a_file_names():
+    # in a process that has imported none of the classes
+    code = 'import sys; from rsu.core.config import Value; print(*(Value.from_json(o).key for o in sys.argv[1:]))'
+    done = subprocess.run([sys.executable, '-c', code, *(o.to_json() for o in values.values())], capture_output=True, text=True,
+                          encoding='utf-8')
+    assert done.stdout.split() == [*values], done.stderr

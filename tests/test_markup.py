@@ -6,7 +6,7 @@ import nbformat, torch
 from rsu.core.data import Samples, loaders
 from rsu.erasure.ledger import Ledger
 from rsu.erasure.report import write_page
-from rsu.app.report import write_report
+from rsu.core.template import write_report
 
 tricks = ['<script>alert(1)</script>', '<img src=x onerror=alert(2)>', '[click](javascript:alert(3))',
           '</td></table><b onclick=alert(4)>', '| a | `b` |', '$\\frac$ **c**']

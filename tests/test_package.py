@@ -120,3 +120,39 @@ def test_no_run_pays_for_what_pytorch_loads_late(code, n, tmp_path):
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
     assert len(told) >= n and [o for o in told if not o.endswith('True []')] == []
+
+slow = {'torch', 'fastai', 'numpy', 'pandas', 'scipy', 'sklearn', 'matplotlib', 'optuna'}
+at_once = """
+import sys, time
+from rsu.__main__ import main
+try: main({args!r})
+except SystemExit as e: code = e.code or 0
+print(code, *sorted({slow!r} & set(sys.modules)), time.process_time() < .5)
+"""
+
+@pytest.mark.parametrize('line, code, words', [
+    ('--help', 0, '{run,tune,forget}'), ('run --help', 0, 'rmia, attackr'), ('forget --help', 0, 'neggradplus'), ('', 2, 'rsu --help'),
+    ('run --seeds 3 --out x', 2, 'unrecognized arguments'), ('run --ranker lyra --out x', 2, "did you mean 'lira'"),
+    ('run --data digit --out x', 2, "did you mean 'digits'"), ('run --network resnet --out x', 2, "did you mean 'cifar_resnet18'"),
+    ('tune --algorithm scrub,scrap --out x', 2, "did you mean 'scrub'"), ('run --repair scrap --out x', 2, "did you mean 'scrub'"),
+    ('forget --data m:f --weights w --forget i.csv --rerank lyra --out x', 2, "did you mean 'lira'")])
+def test_help_and_misspelt_names_do_not_wait_for_pytorch(line, code, words, tmp_path):
+    done = subprocess.run([sys.executable, '-c', at_once.format(args=line.split(), slow=slow)], cwd=tmp_path, timeout=60,
+                          capture_output=True, text=True, encoding='utf-8')
+    assert done.stdout.splitlines()[-1] == f'{code} True', done.stderr
+    assert words.lower() in (done.stdout + done.stderr).lower()
+    assert not list(tmp_path.iterdir())
+
+def ours(table, *modules): return {k: o for k, o in table.items() if o.__module__.startswith(modules or 'rsu.')}
+
+def test_names_are_those_of_what_is_defined():
+    from rsu.all import algorithms, rankers
+    from rsu.core.config import _functions, _kinds
+    from rsu.core.names import load, names
+    for m in modules: importlib.import_module(f'rsu.{m}')
+    named = {kind: {k: load(kind, k) for k in every} for kind, every in names.items()}
+    assert named['algorithm'] == ours(algorithms())
+    assert named['ranker'].pop('lira-offline') is named['ranker']['lira']
+    assert named['ranker'] == {k.lower(): o for k, o in ours(rankers(), 'rsu.ranking').items()}
+    every = {o.__name__: o for kind in named.values() for o in kind.values()}
+    assert every == {k: o for k, o in ours({**_functions, **_kinds}).items() if k[0] != '_'}

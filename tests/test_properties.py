@@ -16,7 +16,7 @@ from rsu.core.split import ForgetSplit
 from rsu.ranking.rankers import Confidence, Random, Ranking
 from rsu.core.recipe import Recipe, cifar_resnet18, derive_seed, mlp, small_cnn
 from rsu.ranking.bank import halves
-from rsu.app.report import Settings
+from rsu.app.settings import Settings
 from rsu.sequence.sequence import ByChance, ByClass, Groups, Labelled, NaturalBreaks, OneShot, Quantiles, SeqUnlearn, Singly, Thresholds, share
 from rsu.algorithms.ascent import NegGradPlus, RandomLabel
 from rsu.algorithms.teacher import DELETE, BadTeacher, SCRUB

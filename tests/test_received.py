@@ -4,7 +4,8 @@ import json, os, sys
 import numpy as np, pytest
 from common import small
 from rsu.core.datasets import digits
-from rsu.app.report import load_run, write_report
+from rsu.app.report import load_run
+from rsu.core.template import write_report
 from rsu.core.config import InputError
 
 ran = "with open({0!r}, 'a', encoding='utf-8') as f: f.write(__name__ + '\\n')\n"

@@ -174,7 +174,7 @@ def test_the_settings_are_known_to_a_process_that_knows_no_algorithm(tmp_path):
 
 def test_a_search_has_a_seed_of_its_own(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr('rsu.app.cli.search', lambda s, *args: asked.append(s))
+    monkeypatch.setattr('rsu.app.pipeline.search', lambda s, *args: asked.append(s))
     for args in (['tune', '--out', 'a'], ['tune', '--seed', '7', '--out', 'a']): main(args)
     assert [o.seed for o in asked] == [1000, 7]
     assert all(f'--seed {asked[0].seed}' in c for c in tuned_settings().command if c.startswith('rsu tune '))

@@ -17,6 +17,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
 from typing import Union, dataclass_transform, get_args, get_origin
+from rsu.core.names import import_definition
 
 # %% ../../nbs/core/00_config.ipynb #9c21347c
 class InputError(ValueError):
@@ -312,9 +313,12 @@ def _decode(v):
     "What `_encode` wrote, read back"
     if isinstance(v, list): return tuple(_decode(o) for o in v)
     if not isinstance(v, dict): return v
-    if 'function' in v: return choose('registered function', v['function'], _functions)
+    if 'function' in v:
+        import_definition(v['function'])
+        return choose('registered function', v['function'], _functions)
     d = {k: _decode(o) for k,o in v.items() if k != 'kind'}
     if 'kind' not in v: return d
+    import_definition(v['kind'])
     kind = choose('kind of value', v['kind'], {k: o for k,o in _kinds.items() if k[0] != '_'})
     if odd := sorted(d.keys() - kind._names()):
         raise InputError(f"{v['kind']} has no setting '{odd[0]}': it has {', '.join(kind._names()) or 'none'}.")

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import numpy as np, pandas as pd
 from ..core.config import InputError, _decode
 from .ledger import _now, _open_requests
-from ..app.report import code_span, escape_markdown, figure, write_report
-import rsu.algorithms.table # so that the algorithms that an entry names are known
+from ..core.markup import code_span, escape_markdown, figure
+from ..core.template import write_report
 
 # %% ../../nbs/erasure/02_report.ipynb #ae4bb55c
 def load_ledger(
