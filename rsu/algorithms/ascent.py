@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY
 import numpy as np, torch
 from torch.nn.utils import clip_grad_norm_
 from fastcore.basics import patch
-from rsu.core.config import InputError, NonNegativeFloat, Options, PositiveFloat, PositiveShare, Share, Steps
+from rsu.core.config import InputError, Interval, NonNegativeFloat, Options, PositiveFloat, PositiveShare, Share, Steps
 from rsu.core.per_sample import check_outputs, evaluating, refuse_batch_loss, unreduced
 from rsu.core.recipe import n_classes
 from rsu.algorithms.unlearn import Algorithm, Term
@@ -140,6 +140,9 @@ class SFRon(Algorithm):
         if self.every > self.iters:
             raise InputError(f"every={self.every} of iters={self.iters} iterations leaves no step on forget in an epoch: "
                           "give a number from 1 to iters.")
+
+    def limits(self, learn, split): # see `__post_init__`
+        return dict(every=Interval(int, 1, self.iters), iters=Interval(int, self.every, Steps.high))
 
     def resolve(self, learn, split):
         res = super().resolve(learn, split)

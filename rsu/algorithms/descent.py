@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY
 import math, numpy as np, torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
-from rsu.core.config import InputError, NonNegativeFloat, PositiveFloat, PositiveInt, Share
+from rsu.core.config import InputError, Interval, NonNegativeFloat, PositiveFloat, PositiveInt, Share
 from rsu.core.recipe import Recipe, recipe_of
 from rsu.core.per_sample import called, _two
 from rsu.algorithms.unlearn import FineTune, Need, _trained
@@ -59,6 +59,13 @@ class CFk(FineTune):
     space = dict(lr=(1e-4, 1e-1), n_epoch=(1, 15), k=(1, 3))
     k:PositiveInt=3 # Convolutions and linear layers that learn, counted from the end
 
+
+    def limits(self, learn, split):
+        "No more layers than the network has, and so many that one of them learns"
+        n,xb = sum(isinstance(m, _layers) for m in learn.model.modules()), _two(learn.model, split.dls)
+        learns = (any(p.requires_grad for m in last_layers(learn.model, k, xb) for p in m.parameters())
+                  for k in range(1, n+1))
+        return dict(k=Interval(int, next((k for k,o in enumerate(learns, 1) if o), n), n))
 
     def resolve(self, learn, split):
         last = last_layers(learn.model, self.k, _two(learn.model, split.dls))

@@ -11,7 +11,7 @@ import copy, dis, hashlib, inspect, json, warnings
 from functools import cache, wraps
 from numbers import Real
 from pathlib import Path
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 from time import perf_counter
 from typing import NamedTuple
@@ -143,6 +143,13 @@ class Algorithm(Value, Callback):
     ) -> dict:  # Positions by role
         "The samples of each role"
         return dict(forget=forget, retain=retain, mixed=np.union1d(forget, retain))
+
+    def limits(self,
+        learn, # The learner that will be changed
+        split  # What must be forgotten
+    ) -> dict: # `Interval`s by setting
+        "What limits settings further than their declarations: the data, the network and other settings"
+        return {}
 
     def resolve(self,
         learn,  # The learner that will be changed

@@ -8,8 +8,7 @@ __all__ = ['Tuning', 'tune', 'tuned_settings', 'settings_for']
 # %% ../../nbs/evaluation/07_tune.ipynb #a1877789
 import hashlib, inspect, json, warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
-from functools import partial
+from dataclasses import dataclass, field
 from importlib.resources import files
 from numbers import Real
 from pathlib import Path
@@ -20,7 +19,7 @@ from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 import rsu
-from rsu.core.config import InputError, _decode, _integer
+from rsu.core.config import InputError, Interval, Seed, validated, _decode
 from rsu.core.store import check_writable
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import derive_seed, progress, recipe_of, _facts, _loss_key, _source
@@ -38,11 +37,11 @@ def _score(learn, split, oracles):
 _scales = {'whole': (lambda v: v, lambda u: int(round(u))), 'log': (np.log, lambda u: float(np.exp(u))), 'below 1': (lambda v: -np.log(1-v), lambda u: float(min(1-np.exp(-u), 1-2**-50)))}
 
 class _Range(NamedTuple):
-    "Between which bounds a setting is searched, how its values are spread, and which of them the algorithm takes"
+    "Between which bounds a setting is searched, how its values are spread, and which of them are allowed"
     low:float
     high:float
     scale:str      # One of `_scales`: where values are spread evenly
-    allowed:object # Of a value: does the algorithm take it?
+    limits:Interval # Of all values that are allowed
 
     def to(self, v): return _scales[self.scale][0](v)
     def back(self, u): return _scales[self.scale][1](u)
@@ -58,20 +57,11 @@ class _Range(NamedTuple):
         return trial.suggest_int(name, low, high) if self.scale == 'whole' else self.back(trial.suggest_float(name, float(low), float(high)))
 
 # %% ../../nbs/evaluation/07_tune.ipynb #7a3a58ca
-def _furthest(r, value, far):
-    "`far`, or the value on the way there behind which nothing is allowed"
-    if r.allowed(far): return far
-    near,far = r.to(value),r.to(far)
-    for _ in range(20):
-        mid = (near+far)/2
-        near,far = (mid,far) if r.allowed(r.back(mid)) else (near,mid)
-    return r.back(near)
-
 def _step(r, value, side):
-    "A fifth of the range further out, or as far as the algorithm goes"
+    "A fifth of the range further out, or as far as the limits allow"
     whole = r.scale == 'whole'
     v = r.back(r.to(value) + side*max(r.span/5, whole))
-    return _furthest(r, value, max(v, min(r.low, 1)) if whole else v)
+    return r.limits.clip(max(v, min(r.low, 1)) if whole else v)
 
 def _further(r, value, tried):
     "() where the value is on no edge of what was tried; where it is, the next value further out, or None where the algorithm takes none"
@@ -95,10 +85,9 @@ def _asked_range(algorithm, k):
 
 def _bounds(algorithm, k):
     "The bounds of setting `k` and the scale between them"
-    (low,high),v = _asked_range(algorithm, k),getattr(algorithm, k)
-    if not _number(v): raise InputError(f"{k}={v!r} cannot begin a search, which is one for numbers: give a value from {low} to {high}, or search other settings.")
-    published = next(f.default for f in fields(algorithm) if f.name == k)
-    whole = isinstance(published if _number(published) else v, int)
+    (low,high),v,declared = _asked_range(algorithm, k), getattr(algorithm, k), algorithm.constraints()[k].interval
+    if declared is None or not _number(v): raise InputError(f"{k}={v!r} cannot begin a search, which is one for numbers: give a value from {low} to {high}, or search other settings.")
+    whole = declared.kind is int
     if whole and not low == int(low) < high == int(high): raise InputError(f"The range of {k}, {low} to {high}, is none: give two whole numbers, the lower one first.")
     if whole: return int(low),int(high),'whole'
     if not 0 < low < high: raise InputError(f"The range of {k}, {low} to {high}, is none: give a lower bound above 0, and a higher one.")
@@ -106,20 +95,17 @@ def _bounds(algorithm, k):
     if v <= 0 or scale == 'below 1' and v >= 1: raise InputError(f"{k}={v} cannot begin a search, which goes by logarithms: give a value from {low} to {high}.")
     return float(low),float(high),scale
 
-def _allowed(algorithm, learn, split, name, value):
-    "Would the algorithm take this value on this learner and split?"
-    try: algorithm.replace(**{name: value}).resolve(learn, split)
-    except InputError: return False
-    return True
-
 def _ranges(algorithm, learn, split, own):
-    "The range of every setting that is searched, as far as the algorithm goes; of one's `own` range nothing is cut off"
-    res = {}
+    "The range of every setting that is searched, within its limits; of one's `own` range nothing is cut off"
+    res,here = {},algorithm.limits(learn, split)
     for k in algorithm.space:
-        r,v = _Range(*_bounds(algorithm, k), partial(_allowed, algorithm, learn, split, k)),getattr(algorithm, k)
-        low,high = _furthest(r, v, r.low),_furthest(r, v, r.high)
-        if own and (low,high) != r[:2]: raise InputError(f"The range of {k}, {r.low} to {r.high}, goes further than {type(algorithm).__name__} does here, from {low:.4g} to {high:.4g}: narrow it.")
-        if low < high: res[k] = r._replace(low=low, high=high)
+        low,high,scale = _bounds(algorithm, k)
+        limits = here.get(k, algorithm.constraints()[k].interval)
+        least,most = limits.clip(low),limits.clip(high)
+        if own and (least,most) != (low,high):
+            raise InputError(f"The range of {k}, {low} to {high}, goes further than {type(algorithm).__name__} does here, "
+                             f"from {least:.4g} to {most:.4g}: narrow it.")
+        if least < most: res[k] = _Range(least, most, scale, limits)
     if not res: raise InputError(f"{type(algorithm).__name__} has no settings to search here.")
     return res
 
@@ -231,20 +217,20 @@ class Tuning:
                         *(f'; {k} is at the end of [{lo:.3g}, {hi:.3g}], where the algorithm goes no further' for k,(lo,hi) in self.ends.items())])
 
 # %% ../../nbs/evaluation/07_tune.ipynb #c6326706
+@validated
 def tune(
     learn,                # A trained learner
     split:ForgetSplit,    # What must be forgotten: another request than the one that is reported, where figures are to be honest
     algorithm:Algorithm,  # What is not in its `space` stays as it is
-    budget:int=40,        # Runs of the algorithm in all
-    oracles:int=3,        # Models retrained for the search, 2 or more
-    seed:int=0,           # Of the search
+    budget:Interval(int, 10)=40, # Runs of the algorithm in all
+    oracles:Interval(int, 2)=3, # Models retrained for the search
+    seed:Seed=0,          # Of the search
     path=None,            # A folder that keeps the search and its oracles: the same call again goes on, and so does one with a larger budget
     quiet:bool=False      # No progress bar
 ) -> Algorithm:           # With the settings found; its `tuning` tells how
     "Search the settings of an algorithm on validation samples, on seeds of its own"
     if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm): raise InputError(f"algorithm={algorithm!r} is no algorithm: give an instance such as SCRUB().")
     if not isinstance(algorithm.space, dict) or not algorithm.space: raise InputError(f"{type(algorithm).__name__} has no settings to search.")
-    for k,v,low in (('budget',budget,10), ('oracles',oracles,2), ('seed',seed,0)): _integer(k, v, low)
     if isinstance(split, ForgetSplit): split = ForgetSplit(split.dls, split.forget, test=split.valid) # whatever asks for test samples gets those of validation
     own,given,algorithm = 'space' in vars(algorithm),algorithm,_asked(learn, split, algorithm)
     algorithm.space = given.space # which a copy has lost
