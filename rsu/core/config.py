@@ -12,7 +12,7 @@ import difflib, hashlib, inspect, json, sys
 from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, dataclass, fields, replace
 from functools import wraps
-from math import inf, isfinite
+from math import inf, isfinite, nextafter
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
@@ -121,6 +121,19 @@ class Interval(Constraint):
         above = self.low <= value if self.closed in ('both','left') else self.low < value
         below = value <= self.high if self.closed in ('both','right') else value < self.high
         return above and below
+
+    @property
+    def least(self): return self.low if self.closed in ('both','left') else self._next(self.low, inf)
+    @property
+    def most(self): return self.high if self.closed in ('both','right') else self._next(self.high, -inf)
+    def _next(self, bound, to):
+        return nextafter(bound, to) if self.kind is float else bound + (1 if to > bound else -1)
+
+    def clip(self,
+        value # A number
+    ):        # A number of the interval
+        "`value`, or the allowed number nearest to it"
+        return self.kind(min(max(value, self.least), self.most))
 
     def take(self, value):
         if isinstance(value, bool) or not isinstance(value, Integral if self.kind is int else Real): raise _Misfit()
