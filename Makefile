@@ -3,6 +3,7 @@
 #   make demo         rank, forget in sequence and evaluate on a small data set; prints where the report is
 #   make test         step check, notebooks, pytest (the site in a browser among it)
 #   make test-gpu     the notebooks, their `#| cuda` cells included
+#   make gpu          what only a GPU can show: tests and speed in 8 minutes, as a table
 #   make coverage     which lines of rsu do the API notebooks and pytest run? Slow
 #   make test-wheel   the wheel in an environment of its own, with the newest of everything
 #   make site         the documentation, into _docs
@@ -13,7 +14,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test test-gpu coverage test-wheel site export clean check readme
+.PHONY: demo test test-gpu gpu coverage test-wheel site export clean check readme
 # The steps of `make test` print one after the other, and its last line is pytest's verdict.
 .NOTPARALLEL:
 
@@ -48,6 +49,9 @@ test: check
 test-gpu: $(ENV)
 	flags=$$($(GPU)); test -n "$$flags" || { echo 'No CUDA device here: nothing was tested.' >&2; exit 1; }
 	python .ci/notebooks.py 1 cuda
+
+gpu: $(ENV)
+	python .ci/gpu.py
 
 # Child processes write their measurements beside those of the first, whatever folder they run in.
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
