@@ -16,7 +16,7 @@ from rsu.algorithms.exact import Retrain
 from rsu.erasure.ledger import Ledger
 from rsu.core.recipe import Recipe, derive_seed, mlp
 from rsu.ranking.bank import ReferenceBank
-from rsu.algorithms.unlearn import _Kept
+from rsu.algorithms.unlearn import _Progress
 from safetensors.torch import load_file, save_file
 
 module = '''
@@ -293,7 +293,7 @@ def test_nor_from_an_interrupted_request(here, monkeypatch):
     for who, at in pd.Series(range(120)).groupby(learn.dls.train_ds.frame.person):
         split = ForgetSplit(learn.dls, at)
         how = NegGradPlus().with_budget(2, .02).resolve(learn, split)
-        names[who] = _Kept(here/'none', learn, split, how, derive_seed(0, 1), None, how.stages(split)).made.encode()
+        names[who] = _Progress(here/'none', learn, split, how, derive_seed(0, 1), None, how.stages(split)).made.encode()
     log, stages = here/'log.txt', lambda: list((here/'out').glob('work-*/stages.safetensors'))
     for k in range(4, 40):
         shutil.rmtree(here/'out', ignore_errors=True)

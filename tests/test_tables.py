@@ -42,7 +42,7 @@ def test_a_groups_errors_are_of_its_samples(made):
     study, _, new = made
     row = study[(study.order == 'descending') & (study.group == '2') & (study.seed == 1)].iloc[0]
     at = np.searchsorted(new.unlearning.split.forget, new.unlearning.groups['2'])
-    k, n = new.unlearning.seen[-1]['right'][at].sum(), 12
+    k, n = new.unlearning.outputs[-1]['forget'].correct[at].sum(), 12
     p = (k+2)/(n+4)
     assert row.forget_se == pytest.approx((p*(1-p)/(n+4))**.5)
     assert row.test_se == pytest.approx(study[study.group == 'all'].test_se[row.name-2])

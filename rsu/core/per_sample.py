@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['unreduced', 'sample_losses', 'refuse_batch_loss', 'averaged', 'weighted_mean', 'class_weights', 'divisor',
-           'evaluating', 'with_gradients', 'sample_grads', 'input_grads', 'copied', 'check_outputs', 'called']
+           'with_gradients', 'sample_grads', 'input_grads', 'copied', 'check_outputs', 'called']
 
 # %% ../../nbs/core/07_per_sample.ipynb #08bbc831
 import copy, inspect
@@ -16,6 +16,7 @@ from torch.func import functional_call, grad, vmap
 from fastai.torch_core import no_random, to_device
 from rsu.core.config import InputError
 from rsu.core.indexing import without_augmentation, labels_of, indices
+from rsu.core.outputs import evaluating
 
 # %% ../../nbs/core/07_per_sample.ipynb #3efa0223
 def _takes_reduction(loss):
@@ -113,16 +114,6 @@ def divisor(
     return sample_losses(loss, zeros, y).sum() / loss(zeros, y)
 
 # %% ../../nbs/core/07_per_sample.ipynb #7afbadf9
-@contextmanager
-def evaluating(
-    model # A network
-):
-    "The model is in evaluation mode inside the block and has its own modes back afterwards"
-    modes = {m: m.training for m in model.modules()}
-    try: yield model.eval()
-    finally:
-        for m,was in modes.items(): m.training = was
-
 @contextmanager
 def with_gradients():
     "Gradients are recorded inside the block, also where the caller has switched them off"

@@ -17,7 +17,7 @@ from .. import __version__
 from ..core.config import InputError
 from ..core.store import read_shard, write_shard
 from ..core.indexing import as_fastai, indices, subset_dls
-from ..core.outputs import predict, predict_train, margin
+from ..core.outputs import is_correct, margin, predict, predict_train
 from ..core.split import ForgetSplit, _requested, _with_test
 from ..core.recipe import derive_seed, recipe_of
 from ..ranking.membership import lira
@@ -79,7 +79,7 @@ def drift(
     phi[at] = margin(*predict_train(learn.model, learn.dls, at))
     (logits,y),valid = predict(learn.model, learn.dls.valid), bank.phi_valid[:,indices(as_fastai(learn.dls.valid))] # of the same samples
     called,shares = _called(phi, margin(logits, y), bank.phi, valid, bank.members, bank.variance)[at].nanmean().item(), _out_shares(bank, at, valid)
-    lost,right = before - (logits.argmax(1) == y).double().mean().item(), (valid > 0).double().mean(1)
+    lost,right = before - is_correct(logits, y).double().mean().item(), (valid > 0).double().mean(1)
     most = prediction_bound(shares, a, _least(shares, len(at))), prediction_bound(right - right.mean(), a, 1/len(y)) * 2**.5
     return Drift(called, most[0], lost, most[1], _due(called, most[0], lost, most[1]))
 
@@ -151,7 +151,7 @@ def _about(learn, dls, ledger):
     entries = facts['entries']
     if not entries:
         logits,y = predict(learn.model, dls.valid)
-        return dict(start=own, valid=(logits.argmax(1) == y).double().mean().item())
+        return dict(start=own, valid=is_correct(logits, y).double().mean().item())
     if own not in (facts['start'], entries[-1]['digest']):
         raise InputError(f"The ledger in '{ledger.path}' is about another model: "
                       "give the learner that its first request was made of, "
@@ -206,13 +206,13 @@ class StillKnown(UserWarning):
 
 _fallen = .1 # the share of its surplus that a request must lose, and not a rounding error of it
 
-def _surplus(seen):
+def _surplus(outputs):
     "Mean margin of the samples to forget less that of test samples, in nats"
-    return (seen['phi'].double().mean() - seen['phi_test'].double().mean()).item()
+    return (outputs['forget'].margins.double().mean() - outputs['test'].margins.double().mean()).item()
 
-def _as_well_known(seen):
+def _as_well_known(outputs):
     "Are samples known better than those of the test, and nearly as well as before?"
-    before,after = _surplus(seen[0]),_surplus(seen[-1])
+    before,after = _surplus(outputs[0]),_surplus(outputs[-1])
     return not after <= max(0., (1-_fallen)*before)
 
 def _still_found(evidence):
@@ -223,7 +223,7 @@ def _is_open(rec, evidence):
     "Does a request stay open?"
     if isinstance(rec.how, (Retrain,SISA)): return False
     judged = evidence is not None and evidence['unlearned']['auc_ci'] >= 0 # of one sample there is no interval
-    return _still_found(evidence) if judged else _as_well_known(rec.seen)
+    return _still_found(evidence) if judged else _as_well_known(rec.outputs)
 
 # %% ../../nbs/erasure/01_stream.ipynb #82987355
 class RetrainingDue(UserWarning):

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np, pandas as pd, torch
 from rsu.core.config import InputError
 from rsu.core.indexing import as_fastai, indices, subset_dls
-from rsu.core.outputs import predict, predict_train, margin, _finite
+from rsu.core.outputs import is_correct, margin, predict, predict_train, _finite
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import derive_seed, recipe_of
 from rsu.core.stacked import Trainer
@@ -57,7 +57,7 @@ def _signals(logits, y):
     if not len(p) or p.isnan().any():
         raise InputError(f"There are {len(p)} samples with {int(p.isnan().any(-1).sum())} outputs that are NaN: "
                       "the attack needs outputs of forget, retain and test samples.")
-    one = dict(correctness=(p.argmax(-1) == y).double(), confidence=p.gather(-1, y[:,None])[:,0],
+    one = dict(correctness=is_correct(p, y).double(), confidence=p.gather(-1, y[:,None])[:,0],
                entropy=entropy(p), modified_entropy=modified_entropy(p, y))
     return {**{k: v[:,None].numpy() for k,v in one.items()}, 'probabilities': p.numpy()}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, rsu
 from rsu.core.config import InputError
 from rsu.core.store import check_writable
-from rsu.core.outputs import margin, predict_train
+from rsu.core.outputs import Outputs, margin, predict_train
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import _loss_key
 from rsu.ranking.rankers import Ranker, Ranking
@@ -19,7 +19,7 @@ from rsu.algorithms.unlearn import Algorithm, weights_hash, unlearn, _asked
 from rsu.algorithms.ascent import NegGradPlus
 from rsu.algorithms.many import unlearn_many
 from rsu.sequence.sequence import SeqUnlearn
-from rsu.evaluation.evaluate import fit_oracles, _looked, _measured, _of_record
+from rsu.evaluation.evaluate import fit_oracles, _measured
 
 # %% ../../nbs/evaluation/06_compare.ipynb #041abb51
 class UnlearnProbe(Ranker):
@@ -98,8 +98,8 @@ def compare_orders(
         check_writable(path)
         Path(path).mkdir(parents=True, exist_ok=True)
     if isinstance(oracles, int): oracles = fit_oracles(learn, ranking, oracles, path and Path(path)/'oracles', quiet)
-    refs = [_looked(o.model, ranking) for o in oracles]
-    rows = _rows(_looked(learn.model, ranking), refs, parts,
+    refs = [Outputs(o.model, ranking) for o in oracles]
+    rows = _rows(Outputs(learn.model, ranking), refs, parts,
                  algorithm='', order='do nothing', seed=0, steps=0, seconds=0., ended='done')
     for i,o in enumerate(oracles):
         cost = dict(steps=o.unlearning.steps, seconds=o.unlearning.seconds)
@@ -112,7 +112,7 @@ def compare_orders(
         (a,order,s,how),rec = runs[todo[j]],new.unlearning
         what = dict(algorithm=repr(a), order=order, seed=s, steps=rec.steps, seconds=rec.seconds)
         ended = ', '.join(sorted(set(rec.stages.ended)))
-        done[todo[j]] = df = pd.DataFrame(_rows(_looked(new.model, ranking), refs, parts, **what, ended=ended))
+        done[todo[j]] = df = pd.DataFrame(_rows(rec.outputs[-1], refs, parts, **what, ended=ended))
         if f := files[todo[j]]:
             part = f.with_name(f'{f.name}.{os.getpid()}.part') # another process may make the same
             df.to_parquet(part)
@@ -129,16 +129,16 @@ def evaluate_stages(
                       # margins alone (`measure_table`); `x_se` is the standard error of `x` over samples
     "What became of every group, stage after stage, against oracles"
     rec = new.unlearning
-    if not rec.seen: raise InputError("This record does not hold what the model made of the samples after each stage: unlearn again.")
+    if not rec.outputs: raise InputError("This record does not hold the outputs after each stage: unlearn again.")
     rec.split.valid, rec.split.test # refuse a split without such samples
     n = oracles if isinstance(oracles, int) else len(oracles)
     if n < 2: raise InputError(f"oracles={n} cannot be compared with each other: ask for 2 or more.")
     if isinstance(oracles, int): oracles = fit_oracles(rec.parent, rec.split, oracles, path, quiet)
-    refs = [_looked(o.model, rec.split) for o in oracles]
+    refs = [Outputs(o.model, rec.split) for o in oracles]
     parts = {'all': np.arange(len(rec.split)), **{k: np.searchsorted(rec.split.forget, at) for k,at in rec.groups.items()}}
     rows = []
-    for i,(seen,what) in enumerate(zip(rec.seen, ['',*rec.stages.group])):
-        rows += _rows(_of_record(seen), refs, parts, stage=i, forgot=what)
+    for i,(outputs,group) in enumerate(zip(rec.outputs, ['',*rec.stages.group])):
+        rows += _rows(outputs, refs, parts, stage=i, forgot=group)
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluation/06_compare.ipynb #088d9057

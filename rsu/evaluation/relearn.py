@@ -14,9 +14,9 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
 from fastai.torch_core import no_random
 from rsu.core.config import InputError, choose
-from rsu.core.outputs import predict_train
+from rsu.core.outputs import Outputs, is_correct, predict_train
 from rsu.core.split import ForgetSplit
-from rsu.algorithms.unlearn import Algorithm, Term, seen_by, _asked, clone_learner
+from rsu.algorithms.unlearn import Algorithm, Term, _asked, clone_learner
 
 # %% ../../nbs/evaluation/05_relearn.ipynb #4967b08e
 class _Relearn(Algorithm):
@@ -32,23 +32,25 @@ class _Relearn(Algorithm):
 # %% ../../nbs/evaluation/05_relearn.ipynb #921ac1ce
 _tie = 1e-9 # accuracies are quotients: what lies nearer together is the same
 
-class _Watch(Callback):
-    "Note the accuracy on the samples to forget, and end the fit at the target"
+class _ForgetAccuracy(Callback):
+    "Record the accuracy on the samples to forget by the number of steps, and end the fit at the target"
     run_valid = False
-    def __init__(self, split, target, per): self.split,self.target,self.per,self.steps,self.seen = split,target,per,0,{}
+    def __init__(self, split, target, per):
+        self.split,self.target,self.per = split,target,per
+        self.steps,self.accuracies = 0,{}
 
-    def look(self):
+    def measure(self):
         logits,y = predict_train(self.model, self.split.dls, self.split.forget)
-        right = (logits.argmax(1) == y).double().mean().item()
-        self.seen[self.steps] = right if torch.isfinite(logits).all() else np.nan
-        if not self.seen[self.steps] < self.target-_tie: raise CancelFitException
+        accuracy = is_correct(logits, y).double().mean().item()
+        self.accuracies[self.steps] = accuracy if torch.isfinite(logits).all() else np.nan
+        if not self.accuracies[self.steps] < self.target-_tie: raise CancelFitException
 
-    def before_fit(self): self.look()
+    def before_fit(self): self.measure()
     def after_step(self):
         self.steps += 1
-        if self.per == 'step': self.look()
+        if self.per == 'step': self.measure()
     def after_train(self):
-        if self.per == 'epoch': self.look()
+        if self.per == 'epoch': self.measure()
 
 # %% ../../nbs/evaluation/05_relearn.ipynb #ecdad9c1
 class Relearned(NamedTuple):
@@ -93,9 +95,9 @@ def relearn_time(
     Golatkar et al., CVPR 2020; Chundawat et al. 2023."""
     with no_random(seed): # loaders draw as soon as they are made
         target,how = _settled(learn, split, target, lr, bs, per, max_epoch)
-        watch,(stage,) = _Watch(split, target, per),how.stages(split)
-        how.forget(clone_learner(learn, split.dls), split, stage, seed, [watch], quiet=True)
-    curve = pd.Series(watch.seen, name='accuracy').rename_axis('steps')
+        record,(stage,) = _ForgetAccuracy(split, target, per),how.stages(split)
+        how.forget(clone_learner(learn, split.dls), split, stage, seed, [record], quiet=True)
+    curve = pd.Series(record.accuracies, name='accuracy').rename_axis('steps')
     (_,per_epoch), = how.schedule(0, dict(forget=len(split)))
     steps = float(curve.index[-1]) if curve.iloc[-1] >= target-_tie else np.nan
     return Relearned(steps, steps/per_epoch, target, curve, lr, bs, per, per_epoch)
@@ -147,9 +149,9 @@ def anamnesis_index(
         raise InputError("There is no oracle to compare with: give relearn_time of one retrained model or more.")
     if not (0 <= alpha < 1 and eps > 0):
         raise InputError(f"alpha={alpha}, eps={eps} make no index: give alpha from 0 to below 1, and eps above 0.")
-    told = {(round(o.target, 9), o.lr, o.bs, o.per) for o in (unlearned, *oracles)}
-    if len(told) > 1:
-        ways = ', '.join(map(str, sorted(told)))
+    settings = {(round(o.target, 9), o.lr, o.bs, o.per) for o in (unlearned, *oracles)}
+    if len(settings) > 1:
+        ways = ', '.join(map(str, sorted(settings)))
         raise InputError(f"The models were relearned in different ways, (target, lr, bs, per) = {ways}: "
                       "call relearn_time with the same for all of them, and the accuracy of the original model as the "
                       "target.")
@@ -167,8 +169,7 @@ def relearn_columns(
     """Column relearn_steps: gradient steps until the samples to forget are known as well as before.
     NaN where that is not reached."""
     def columns(learn, split):
-        right = seen_by(learn.model, split)['right'].mean()
-        # A model to which nothing was done knows them already.
-        known = learn.unlearning.before['forget'] if hasattr(learn, 'unlearning') else right
-        return dict(relearn_steps=relearn_time(learn, split, float(known), lr, bs, seed=seed).steps)
+        if hasattr(learn, 'unlearning'): target = learn.unlearning.before['forget']
+        else: target = Outputs(learn.model, split)['forget'].accuracy # which a model to which nothing was done has already
+        return dict(relearn_steps=relearn_time(learn, split, float(target), lr, bs, seed=seed).steps)
     return columns

@@ -18,10 +18,10 @@ from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
 from rsu.core.config import InputError, choose, register
 from rsu.core.indexing import as_fastai, without_augmentation, indices, subset, targets
-from rsu.core.outputs import predict, predict_train, margin
+from rsu.core.outputs import evaluating, is_correct, margin, predict, predict_train
 from rsu.core.split import ForgetSplit, _held_out
 from rsu.core.recipe import Meter, StepSeed, overriding, n_classes, optimiser, _beside
-from rsu.core.per_sample import (called, check_outputs, copied, evaluating, input_grads, refuse_batch_loss, sample_grads,
+from rsu.core.per_sample import (called, check_outputs, copied, input_grads, refuse_batch_loss, sample_grads,
                             unreduced, with_gradients, _two)
 from rsu.ranking.membership import attack_r, entropy, lira, memorization, modified_entropy, privacy_risk, rmia
 
@@ -184,7 +184,7 @@ class Record(Callback):
         if hasattr(self.learn, 'lr_finder'): return
         with no_random(): logits,y = predict_train(self.model, self.dls)
         error = logits.softmax(-1) - nn.functional.one_hot(y, logits.shape[1])
-        self.rows.append((margin(logits, y), logits.argmax(1) == y, error.norm(dim=-1)))
+        self.rows.append((margin(logits, y), is_correct(logits, y), error.norm(dim=-1)))
 
 # %% ../../nbs/ranking/02_rankers.ipynb #08645d04
 @patch
