@@ -14,7 +14,7 @@ from fastai.data.transforms import Normalize
 from rsu.core.config import Epochs, InputError, Interval, NonNegativeFloat, Options, PositiveFloat, PositiveInt, Steps
 from rsu.core.data import shuffled
 from rsu.core.indexing import without_augmentation, indices, subset
-from rsu.core.per_sample import evaluating
+from rsu.core.outputs import evaluating
 from rsu.algorithms.unlearn import Algorithm, Need, Term, _of_one, _train
 
 # %% ../../nbs/algorithms/07_adversarial.ipynb #60453623

@@ -11,7 +11,8 @@ import numpy as np, torch
 from torch.nn.utils import clip_grad_norm_
 from fastcore.basics import patch
 from rsu.core.config import InputError, Interval, NonNegativeFloat, Options, PositiveFloat, PositiveShare, Share, Steps
-from rsu.core.per_sample import check_outputs, evaluating, refuse_batch_loss, unreduced
+from rsu.core.outputs import evaluating
+from rsu.core.per_sample import check_outputs, refuse_batch_loss, unreduced
 from rsu.core.recipe import n_classes
 from rsu.algorithms.unlearn import Algorithm, Term
 

@@ -15,7 +15,8 @@ from fastcore.basics import patch
 from torch import nn
 from torch.func import functional_call, jvp
 from rsu.core.config import InputError, NonNegativeFloat, PositiveFloat, PositiveInt
-from rsu.core.per_sample import (averaged, called, copied, evaluating, refuse_batch_loss, sample_grads, sample_losses,
+from rsu.core.outputs import evaluating
+from rsu.core.per_sample import (averaged, called, copied, refuse_batch_loss, sample_grads, sample_losses,
                                  unreduced, _two)
 from rsu.core.recipe import n_classes, _loss_key
 from rsu.algorithms.unlearn import Algorithm, weights_hash

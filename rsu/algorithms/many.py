@@ -10,7 +10,7 @@ import copy, warnings
 from time import perf_counter
 from types import SimpleNamespace
 from typing import NamedTuple
-import numpy as np, pandas as pd, torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from fastai.callback.core import event
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner
@@ -23,7 +23,9 @@ from rsu.core.recipe import PeakMemory, derive_seed, optimiser, progress, reseed
 from rsu.core.per_sample import copied, with_gradients
 from rsu.core.parallel import one_thread, run_jobs, turn
 from rsu.core.stacked import _indirect, _joined, _widened
-from rsu.algorithms.unlearn import Algorithm, Diverged, Unlearning, seen_by, unlearn, _asked, _by_group, _first_optimiser, _flat, _goes_on, _lost, _no_statistics, clone_learner
+from rsu.core.outputs import Outputs
+from rsu.algorithms.unlearn import (Algorithm, Diverged, clone_learner, unlearn, _asked, _first_optimiser, _flat, _goes_on,
+                                    _lost, _no_statistics, _make_record)
 
 # %% ../../nbs/algorithms/09_many.ipynb #f79c1075
 class Job(NamedTuple):
@@ -277,22 +279,22 @@ def _abreast(learn, jobs, hows, k):
     "Pairs of a job's place in the list and its learner, None where it must go alone; `k` places, filled up with jobs nobody asked for"
     full = lambda o: [*o, *[o[-1]]*(k-len(o))]
     splits,seeds,stages = [o.split for o in full(jobs)], [o.seed for o in full(jobs)], [how.stages(o.split) for how,o in zip(full(hows), full(jobs))]
-    groups = [{s.name: s.forget for s in o if len(s.forget)} if len(o) > 1 else {} for o in stages]
     news = [clone_learner(learn, o.split.retain_dls) for o in jobs]
-    told = [[seen_by(new.model, split)] for new,split in zip(news, splits)]
+    outputs = [[Outputs(new.model, split).compact()] for new,split in zip(news, splits)]
     members,rows,lost = _Abreast(learn, k),[[] for _ in jobs],set()
     _first_optimiser()
     for i,now in enumerate(zip(*stages)):
         with PeakMemory(device_of(learn.dls)) as peak: steps,samples,seconds,gone = members.stage(learn, splits, now, [derive_seed(s, i) for s in seeds])
         lost |= gone
         for j in range(len(jobs)):
-            told[j].append(seen_by(members.nets[j], splits[j]))
-            rows[j].append(dict(stage=i+1, group=now[j].name, n=len(now[j].forget), steps=steps, samples=samples[j], seconds=seconds/len(jobs), memory=peak.mb/len(jobs), ended='done', **_by_group(told[j][-1], splits[j], groups[j])))
+            outputs[j].append(Outputs(members.nets[j], splits[j]).compact())
+            rows[j].append(dict(stage=i+1, group=now[j].name, n=len(now[j].forget), steps=steps, samples=samples[j],
+                                seconds=seconds/len(jobs), memory=peak.mb/len(jobs), ended='done'))
     for j,(job,new) in enumerate(zip(jobs, news)):
         new.model.load_state_dict(members.nets[j].state_dict())
         new.model.train() # as a quiet fit leaves it
-        new.unlearning = Unlearning(learn, job.split, hows[j], job.seed, _by_group(told[j][0], splits[j], groups[j]), pd.DataFrame(rows[j]), groups[j], told[j])
-        if j not in lost: _lost(hows[j], told[j])
+        new.unlearning = _make_record(learn, job.split, hows[j], job.seed, stages[j], rows[j], outputs[j])
+        if j not in lost: _lost(hows[j], outputs[j])
         yield j,(None if j in lost else new)
 
 # %% ../../nbs/algorithms/09_many.ipynb #09f2272b

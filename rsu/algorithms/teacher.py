@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from fastai.torch_core import no_random
 from rsu.core.config import Epochs, InputError, NonNegativeFloat, PositiveFloat, PositiveShare, TupleOf
 from rsu.core.data import shuffled
-from rsu.core.outputs import predict, predict_train
+from rsu.core.outputs import is_correct, predict, predict_train
 from rsu.core.per_sample import copied
 from rsu.core.recipe import Recipe
 from rsu.algorithms.unlearn import Algorithm, Term, frozen, _copied
@@ -20,7 +20,7 @@ from rsu.algorithms.unlearn import Algorithm, Term, frozen, _copied
 # %% ../../nbs/algorithms/05_teacher.ipynb #cdd98932
 def _error_like(logits, y, like):
     "Error on the samples with labels `y`, each class weighted by its share of the labels `like`"
-    wrong,classes = (logits.argmax(1) != y).double().numpy(), y.numpy()
+    wrong,classes = ~is_correct(logits, y).numpy(), y.numpy()
     return sum((like == c).mean() * wrong[classes == c].mean() for c in np.unique(like))
 
 def _nearest(errors, target):
@@ -59,7 +59,7 @@ class SCRUB(Algorithm):
 def _keep(self:SCRUB):
     "Note the weights and their forget error"
     logits,y = predict_train(self.model, self.split.dls, self.stage.forget)
-    self.kept.append((_copied(self.model), (logits.argmax(1) != y).double().mean().item()))
+    self.kept.append((_copied(self.model), (~is_correct(logits, y)).double().mean().item()))
 
 @patch
 def before_fit(self:SCRUB):

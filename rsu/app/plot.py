@@ -20,13 +20,13 @@ from fastai.learner import Learner
 from fastcore.foundation import L
 from rsu.core.config import InputError
 from rsu.core.indexing import without_augmentation
-from rsu.core.outputs import predict, predict_train, margin
+from rsu.core.outputs import Outputs
 from rsu.core.split import ForgetSplit
 from rsu.ranking.membership import auc
 from rsu.evaluation.distance import Forgetting, margin_z
 from rsu.ranking.rankers import Ranking
 from rsu.sequence.sequence import Groups, Quantiles
-from rsu.algorithms.unlearn import Unlearning, levels
+from rsu.algorithms.unlearn import Unlearning
 from rsu.evaluation.compare import Comparison
 
 # %% ../../nbs/app/02_plot.ipynb #da7f3823
@@ -276,7 +276,8 @@ def _levels_of(record, oracle):
     "Mean accuracies of oracles by name"
     if oracle is None: return {}
     if not isinstance(oracle, (Learner, list, tuple)): return dict(oracle)
-    return pd.DataFrame([levels(o.model, record.split, record.groups) for o in L(oracle)]).mean().to_dict()
+    each = [Outputs(o.model, record.split).accuracies(record.groups) for o in L(oracle)]
+    return pd.DataFrame(each).mean().to_dict()
 
 @patch
 @_quiet
@@ -308,9 +309,11 @@ def plot(self:Unlearning,
 # %% ../../nbs/app/02_plot.ipynb #96ed653f
 def _margins(model, split, groups):
     "Margins of a model on what had to be forgotten, whole or group by group, on retain and on test"
-    phi = margin(*predict_train(model, split.dls))
-    parts = {f'group {k}': at for k,at in groups.items()} or {'forget': split.forget}
-    return {**{k: phi[at] for k,at in parts.items()}, 'retain': phi[split.retain], 'test': margin(*predict(model, split.test))}
+    split.test # refuses a split without test samples
+    outputs = Outputs(model, split)
+    phi = outputs['forget'].margins
+    parts = {f'group {k}': phi[np.searchsorted(split.forget, at)] for k,at in groups.items()} or {'forget': phi}
+    return {**parts, 'retain': outputs['retain'].margins, 'test': outputs['test'].margins}
 
 def _off(phi, refs):
     "How far the mean of margins (n,) lies from oracles' (K, n): in their deviations, or in nats from a single one"

@@ -36,7 +36,8 @@ from rsu.core.config import (Epochs, InputError, Interval, Momentum, NonNegative
 from rsu.core.data import Order, is_resident
 from rsu.core.indexing import as_fastai, without_augmentation, device_of, indices, subset, subset_dls, targets, with_train
 from rsu.core.split import _is_empty
-from rsu.core.per_sample import check_outputs, evaluating, with_gradients
+from rsu.core.outputs import evaluating
+from rsu.core.per_sample import check_outputs, with_gradients
 
 # %% ../../nbs/core/08_recipe.ipynb #39d817c4
 def _conv(c_in, c_out, *after, stride=1): return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), *after]

@@ -9,17 +9,17 @@ __all__ = ['main_measures', 'fit_oracles', 'measure_table', 'evaluate_runs', 'ev
 import hashlib, inspect
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 import numpy as np, pandas as pd, rsu, torch, torch.nn.functional as F
 from rsu.core.config import InputError, choose
 from rsu.core.store import check_writable, read_shard, write_shard
-from rsu.core.outputs import margin, predict, predict_train
+from rsu.core.outputs import Outputs, predict_train
 from rsu.core.per_sample import check_outputs
 from rsu.core.recipe import Recipe, derive_seed, progress, recipe_of, _facts, _loss_key, _made_by, _source
 from rsu.ranking.membership import attack_p, auc
 from rsu.algorithms.unlearn import weights_hash, unlearn
 from rsu.algorithms.exact import Retrain
-from rsu.evaluation.metrics import auc_se, average_gap, residual_attack, tow, tow_mia, _placed, _residual
+from rsu.evaluation.metrics import (auc_se, average_gap, oracle_distance, residual_attack, tow, tow_mia, _placed,
+                                    _residual)
 from rsu.evaluation.distance import (activation_distance, agreement, forgetting_floor, forgetting_quality,
                                      forgetting_score, js_divergence, klom, layer_distance, margin_z, zrf)
 from rsu.evaluation.audit import indiscernibility, lr_mia, _votes
@@ -82,154 +82,143 @@ def _load(learn, split, s, file):
     return new
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #3d5506d7
-class _Told(NamedTuple):
-    "What a model makes of the samples"
-    model:object  # The network
-    right:dict    # Of forget, retain, valid, test: is the sample read rightly (n,) bool
-    phi:dict      # and its margin (n,)
-    logits:dict   # Of forget, valid, test, and 'known', some of retain: logits (n, C)
-    y:dict        # and labels (n,)
-
-_most = 1000 # samples a side from which an attack learns
-
-def _some(at): return at if len(at) <= _most else np.sort(np.random.default_rng(0).choice(at, _most, replace=False))
-
-def _looked(model, split):
-    logits,y = predict_train(model, split.dls)
-    sets = {**{k: (logits[at], y[at]) for k,at in dict(forget=split.forget, retain=split.retain).items()}, **{k: predict(model, getattr(split, k)) for k in ('valid','test')}}
-    right,phi = {k: (l.argmax(1) == y).numpy() for k,(l,y) in sets.items()}, {k: margin(*o) for k,o in sets.items()}
-    known = _some(split.retain)
-    sets = dict(sets, known=(logits[known], y[known]))
-    del sets['retain']
-    return _Told(model, right, phi, {k: l for k,(l,_) in sets.items()}, {k: y.long() for k,(_,y) in sets.items()})
-
-def _tell(learn, split):
-    "What the learner's model makes of the samples, which it keeps: oracles are looked at once, however many tables they serve"
+def _outputs_of(learn, split):
+    "The outputs of a learner's model, kept with the learner until its weights or the samples change"
     key = split.key,split.eval_key,weights_hash(learn.model)
-    if vars(learn).get('_told',(None,))[0] != key: learn._told = key,_looked(learn.model, split)
-    return learn._told[1]
-
-def _seen(o):
-    "The same as `seen_by` tells it"
-    others = {k: o.right[k] for k in ('retain','valid','test')}
-    return dict(right=o.right['forget'], phi=o.phi['forget'], phi_test=o.phi['test'],
-                **{k: v.mean() for k,v in others.items()}, **{f'right_{k}': v for k,v in others.items()})
-
-def _of_record(seen):
-    "What a record keeps of a stage, as a `_Told` without network and logits"
-    right = dict(forget=seen['right'], **{k: seen[f'right_{k}'] for k in ('retain','valid','test')})
-    return _Told(None, right, dict(forget=seen['phi'], test=seen['phi_test']), {}, {})
+    if vars(learn).get('_outputs_of_split',(None,))[0] != key: learn._outputs_of_split = key,Outputs(learn.model, split)
+    return learn._outputs_of_split[1]
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #e852e775
-def _against(seen, oracles, at=None):
-    "One model on the samples to forget, or on those at the places `at` among them, held against oracles; all as `seen_by` tells"
-    at = np.arange(len(seen['right'])) if at is None else at
-    one,*others = [dict(o, forget=o['right'][at].mean()) for o in (seen, *oracles)]
-    tows,refs = [tow(one, o) for o in others], torch.stack([o['phi'][at] for o in oracles])
-    res = dict(n=len(at), others=len(seen['phi_test']), forget=one['forget'], ua=1-one['forget'], forget_oracle=np.mean([o['forget'] for o in others]), **{k: one[k] for k in ('retain','valid','test')},
-               tow=np.mean(tows), tow_sd=np.std(tows), **residual_attack(seen['phi'][at], seen['phi_test'], refs, torch.stack([o['phi_test'] for o in oracles])))
-    z = margin_z(seen['phi'][at], refs)[:2] if len(oracles) > 1 else (np.nan,)*2
-    return dict(res, distance=1 - res['tow']*(1 - abs(2*res['auc']-1)), margin=(seen['phi'][at].mean()-refs.mean()).item(), z=z[0], z_spread=z[1])
+def _stacked(outputs, name): return torch.stack([o[name].margins for o in outputs])
+
+def _against(one, oracles):
+    "The measures of one model against oracles that need margins and correctness alone; all are `Outputs`"
+    accuracy,*others = [o.accuracies() for o in (one, *oracles)]
+    phi,refs = one['forget'].margins, _stacked(oracles, 'forget')
+    tugs = [tow(accuracy, o) for o in others]
+    attack = residual_attack(phi, one['test'].margins, refs, _stacked(oracles, 'test'))
+    z = margin_z(phi, refs)[:2] if len(oracles) > 1 else (np.nan,)*2
+    return dict(n=len(phi), others=len(one['test']), forget=accuracy['forget'], ua=1-accuracy['forget'],
+                forget_oracle=np.mean([o['forget'] for o in others]), **{k: accuracy[k] for k in Outputs.sets[1:]},
+                tow=np.mean(tugs), tow_sd=np.std(tugs), **attack,
+                distance=oracle_distance(np.mean(tugs), attack['auc']),
+                margin=(phi.mean()-refs.mean()).item(), z=z[0], z_spread=z[1])
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #b77b275f
 def _share_se(k, n):
-    "Standard error of a share of `k` in `n`, two of either kind added, so that none and all are not taken for certain (Agresti and Coull 1998)"
+    """Standard error of a share of `k` in `n` (Agresti and Coull 1998).
+    Two of either kind are added, so that none and all do not count as certain."""
     p = (k+2)/(n+4)
     return (p*(1-p)/(n+4))**.5
 
+def _mean_se(x):
+    "Standard error of a mean over samples; NaN for one sample"
+    if x.dtype == bool: return _share_se(x.sum(), len(x))
+    return x.std(ddof=1)/len(x)**.5 if len(x) > 1 else np.nan
+
 def _with_se(**values):
-    "Means over samples, each with its standard error; NaN for one sample"
-    se = lambda x: _share_se(x.sum(), len(x)) if x.dtype == bool else x.std(ddof=1)/len(x)**.5 if len(x) > 1 else np.nan
-    return {k+end: float(v) for k,x in values.items() for end,v in (('', x.mean()), ('_se', se(x)))}
+    "Means over samples, each with its standard error"
+    return {k+end: float(v) for k,x in values.items() for end,v in (('', x.mean()), ('_se', _mean_se(x)))}
 
-def _voted(o):
+def _voted(outputs):
     "By signal, which of the samples to forget the support vector machine takes for never seen"
-    test = _some(np.arange(len(o.y['test'])))
-    return _votes((o.logits['forget'], o.y['forget']), (o.logits['known'], o.y['known']), (o.logits['test'][test], o.y['test'][test]))
+    sets = outputs['forget'], outputs.sample('retain'), outputs.sample('test')
+    return _votes(*((o.logits, o.labels) for o in sets))
 
-def _population(o):
+def _population(outputs):
     "Attacks that know no other model"
-    loss = {k: F.cross_entropy(o.logits[k], o.y[k], reduction='none') for k in ('forget','valid','test')}
-    scores = [attack_p(loss[k], loss['valid']) for k in ('forget','test')]
-    mia = lr_mia(loss['forget'], loss['test']) if min(len(loss['forget']), len(loss['test'])) >= 10 else np.nan
+    forget,valid,test = (F.cross_entropy(outputs[k].logits, outputs[k].labels, reduction='none')
+                         for k in ('forget','valid','test'))
+    scores = attack_p(forget, valid), attack_p(test, valid)
+    mia = lr_mia(forget, test) if min(len(forget), len(test)) >= 10 else np.nan
     return dict(attack_p=auc(*scores), attack_p_se=auc_se(*scores), lr_mia=mia, indiscernibility=indiscernibility(mia))
 
-def _apart(a, b):
+def _weight_distance(a, b):
     "Distance of all weights, relative to the norm of the second's; NaN where networks differ"
     try: d = layer_distance(a, b)
     except InputError: return np.nan
     return float(d.distance.pow(2).sum()**.5 / (d.distance/d.relative).pow(2).sum()**.5)
 
-def _outputs(o, oracles, untrained):
+def _same_class(one, oracles, name):
+    return np.mean([agreement(one[name].logits.argmax(1), o[name].logits.argmax(1)) for o in oracles])
+
+def _output_measures(one, oracles, untrained):
     "How far outputs and weights are from those of oracles"
-    p,refs = o.logits['forget'].softmax(1), [r.logits['forget'].softmax(1) for r in oracles]
-    same = {k: np.mean([agreement(o.logits[k].argmax(1), r.logits[k].argmax(1)) for r in oracles]) for k in ('forget','test')}
-    return dict(**_with_se(js=np.mean([js_divergence(p, r).numpy() for r in refs], axis=0)), activation=np.mean([activation_distance(p, r) for r in refs]), agreement=same['forget'], agreement_test=same['test'],
-                zrf=np.nan if untrained is None else zrf(p, untrained), weights=np.mean([_apart(o.model, r.model) for r in oracles]))
+    p,refs = (one['forget'].logits.softmax(1), [o['forget'].logits.softmax(1) for o in oracles])
+    js = np.mean([js_divergence(p, ref).numpy() for ref in refs], axis=0)
+    return dict(**_with_se(js=js), activation=np.mean([activation_distance(p, ref) for ref in refs]),
+                agreement=_same_class(one, oracles, 'forget'), agreement_test=_same_class(one, oracles, 'test'),
+                zrf=np.nan if untrained is None else zrf(p, untrained),
+                weights=np.mean([_weight_distance(one.model, o.model) for o in oracles]))
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #6ae8976a
-_sets = ('forget','retain','valid','test') # each has draws of its own
+def _share_draws(name, one, oracles):
+    "Bootstrap draws of the share of a set that a model and its oracles classify correctly (B, 1+K)"
+    return resampled(np.stack([o[name].correct for o in (one, *oracles)], 1), seed=Outputs.sets.index(name))
 
-def _shares(k, o, refs, at=slice(None)):
-    "Bootstrap draws of the share of the set `k` that a model and its oracles classify correctly (B, 1+K)"
-    return resampled(np.stack([m.right[k][at] for m in (o, *refs)], 1), seed=_sets.index(k))
-
-def _drawn(o, refs, shares, at=slice(None)):
-    "Bootstrap draws over samples of one model's main figures (B,); of the same samples for every model of a split"
-    phi,others = o.phi['forget'][at], [torch.stack([r.phi[k] for r in refs]) for k in ('forget','test')]
-    below,above = _placed(*_residual(phi, o.phi['test'], others[0][:,at], others[1]))
-    seed = _sets.index
+def _attack_draws(one, oracles):
+    "Bootstrap draws of the area of the residual attack (B,); NaN where its standard error is"
+    below,above = _placed(*_residual(one['forget'].margins, one['test'].margins,
+                                     _stacked(oracles, 'forget'), _stacked(oracles, 'test')))
+    seed = Outputs.sets.index # each set has draws of its own
     area = resampled(below, seed=seed('forget')) - resampled(above, seed=seed('test')) + above.mean()
-    if min(len(below), len(above)) < 2: area = np.full_like(area, np.nan) # as its standard error
-    tows = tow_draws(shares)
-    return {**{k: v[:,0] for k,v in shares.items()}, 'ua': 1-shares['forget'][:,0], 'tow': tows, 'auc': area,
-            'distance': 1 - tows*(1-abs(2*area-1))}
+    return np.full_like(area, np.nan) if min(len(below), len(above)) < 2 else area
 
-def _measured(o, refs, parts):
-    """Of one model the measures that need no more than answers and margins,
+def _draws(one, oracles, shares):
+    "Bootstrap draws over samples of one model's main measures (B,); of the same samples for every model of a split"
+    area,tugs = _attack_draws(one, oracles),tow_draws(shares)
+    return {**{k: v[:,0] for k,v in shares.items()}, 'ua': 1-shares['forget'][:,0], 'tow': tugs, 'auc': area,
+            'distance': oracle_distance(tugs, area)}
+
+def _measured(one, oracles, parts):
+    """Of one model the measures that need margins and correctness alone,
     `x_se` the standard error of `x` over samples,
-    and the draws: a dict for each of `parts`, places among the samples to forget"""
-    one,others,shares = _seen(o), [_seen(r) for r in refs], {k: _shares(k, o, refs) for k in _sets[1:]}
-    for at in parts:
-        right = {**o.right, 'forget': o.right['forget'][at]}
-        res,draws = _against(one, others, at), _drawn(o, refs, {'forget': _shares('forget', o, refs, at), **shares}, at)
-        res.update(_with_se(**right))
+    and the draws: a dict for each of `parts`, indices within the forget set"""
+    shares = {k: _share_draws(k, one, oracles) for k in Outputs.sets[1:]}
+    for idx in parts:
+        here,*there = [o.part(idx) for o in (one, *oracles)]
+        res,draws = _against(here, there), _draws(here, there, {'forget': _share_draws('forget', here, there), **shares})
+        res.update(_with_se(**{k: here[k].correct for k in Outputs.sets}))
         errors = {f'{k}_se': draws[k].std() for k in ('tow','distance')}
         yield dict(res, ua_se=res['forget_se'], z_se=res['z_spread']/res['n']**.5, **errors, draws=draws)
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #b141b1ec
-def _row(o, votes, oracles, untrained):
-    "All figures of one model; the oracles are pairs of what they made of the samples and their votes"
-    refs = [r for r,_ in oracles]
-    res, = _measured(o, refs, [np.arange(len(o.right['forget']))])
+def _row(one, votes, oracles, untrained):
+    "All measures of one model; the oracles are pairs of their outputs and votes"
+    refs = [o for o,_ in oracles]
+    res, = _measured(one, refs, [np.arange(len(one['forget']))])
     draws = res.pop('draws')
-    res.update(**_population(o), **_outputs(o, refs, untrained), **_with_se(**{f'svc_{k}': v for k,v in votes.items()}))
-    levels = lambda o, votes: dict({k: o.right[k].mean() for k in ('forget','retain','test')},
-                                   mia=votes['confidence'].mean())
-    for f in (tow_mia, average_gap): res[f.__name__] = np.mean([f(levels(o, votes), levels(*r)) for r in oracles])
+    res.update(**_population(one), **_output_measures(one, refs, untrained),
+               **_with_se(**{f'svc_{k}': v for k,v in votes.items()}))
+    mine,*theirs = [dict(o.accuracies(), mia=v['confidence'].mean()) for o,v in ((one, votes), *oracles)]
+    for f in (tow_mia, average_gap): res[f.__name__] = np.mean([f(mine, o) for o in theirs])
     return dict(res, draws=draws)
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #84e40a2e
-def _known(f, *args):
-    "None where models are too few to say anything"
+def _if_enough(f, *args):
+    "None where there are too few models"
     try: return f(*args)
     except InputError: return None
 
 def _null(m, k, refs):
-    "Forgetting quality and KLoM of `m` against `k` models that do not differ, whose margins spread as those of the oracles, `refs` (K, n)"
+    """Forgetting quality and KLoM of `m` against `k` models that do not differ.
+    Their margins spread as those of the oracles, `refs` (K, n)."""
     scale = refs.double().std(0).numpy()
     rng,scale = np.random.default_rng(0), scale[scale > 0] if (scale > 0).any() else np.ones(1)
-    draw = lambda o: torch.as_tensor(rng.normal(size=(o,1000)) * rng.choice(scale, 1000))
-    quality = _known(forgetting_floor, m, k, scale)
+    def draw(models): return torch.as_tensor(rng.normal(size=(models,1000)) * rng.choice(scale, 1000))
+    quality = _if_enough(forgetting_floor, m, k, scale)
     return dict(quality_floor=quality.score if quality else np.nan, klom_floor=klom(draw(m), draw(k)).mean().item())
 
 def _populations(runs, oracles):
     "Runs of one method against oracles, sample by sample"
-    phi,refs = ({k: torch.stack([o.phi[k] for o in os]) for k in ('forget','retain','valid')} for os in (runs, oracles))
-    levels = [{k: np.mean([o.right[k].mean() for o in os]) for k in ('retain','test')} for os in (runs, oracles)]
-    quality,apart = _known(forgetting_quality, phi['forget'], refs['forget']), {k: klom(phi[k], refs[k]) for k in phi}
-    return dict(quality=quality.score if quality else np.nan, quality_final=forgetting_score(quality, *levels) if quality and min(levels[1].values()) else np.nan,
-                **{f'klom_{k}': v.mean().item() for k,v in apart.items()}, klom_p95=apart['forget'].quantile(.95).item(), **_null(len(runs), len(oracles), refs['forget']))
+    phi,refs = ({k: _stacked(os, k) for k in ('forget','retain','valid')} for os in (runs, oracles))
+    accuracies = [{k: np.mean([o[k].accuracy for o in os]) for k in ('retain','test')} for os in (runs, oracles)]
+    quality = _if_enough(forgetting_quality, phi['forget'], refs['forget'])
+    divergence = {k: klom(phi[k], refs[k]) for k in phi}
+    final = forgetting_score(quality, *accuracies) if quality and min(accuracies[1].values()) else np.nan
+    return dict(quality=quality.score if quality else np.nan, quality_final=final,
+                **{f'klom_{k}': v.mean().item() for k,v in divergence.items()},
+                klom_p95=divergence['forget'].quantile(.95).item(), **_null(len(runs), len(oracles), refs['forget']))
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #9001cee6
 _measures = """
@@ -326,47 +315,66 @@ def _gathered(models, oracles, path, controls, quiet):
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #a02813b1
 def _untrained(learn, split):
-    "What a network that learnt nothing makes of the samples to forget (n, C); None where the recipe is a function"
+    "Probabilities of an untrained network on the samples to forget (n, C); None where the recipe is a function"
     recipe = recipe_of(learn)
-    return predict_train(recipe.build(split.dls, derive_seed(recipe.seed, 1)), split.dls, split.forget)[0].softmax(1) if isinstance(recipe, Recipe) else None
+    if not isinstance(recipe, Recipe): return None
+    net = recipe.build(split.dls, derive_seed(recipe.seed, 1))
+    return predict_train(net, split.dls, split.forget)[0].softmax(1)
 
-def _places(runs, split):
-    "Places of each group among the samples to forget, where all sequences have the same groups and they are few"
-    told = [o.unlearning.groups for os in reversed(runs.values()) for o in os if hasattr(o, 'unlearning') and o.unlearning.groups] # models before their controls: groups in the order in which they forgot them
-    same = told and all(set(o) == set(told[0]) and all(np.array_equal(o[k], told[0][k]) for k in o) for o in told)
-    return {f'group {k}': np.searchsorted(split.forget, at) for k,at in told[0].items()} if same and len(told[0]) <= 12 else {}
+def _group_indices(runs, split):
+    "Indices of each group within the forget set, where all sequences have the same groups and they are few"
+    # Models come before their controls: groups in the order in which the models forgot them.
+    groups = [o.unlearning.groups for os in reversed(runs.values()) for o in os
+              if hasattr(o, 'unlearning') and o.unlearning.groups]
+    if not groups or len(groups[0]) > 12: return {}
+    first = groups[0]
+    if not all(set(o) == set(first) and all(np.array_equal(o[k], first[k]) for k in o) for o in groups): return {}
+    return {f'group {k}': np.searchsorted(split.forget, at) for k,at in first.items()}
+
+def _cost(learn, parent):
+    "Seed and cost of a run; of doing nothing there is none"
+    if learn is parent: return dict(seed=0), dict(steps=0, samples=0, seconds=0., memory=0.)
+    return dict(seed=learn.unlearning.seed), learn.unlearning.cost
 
 def _evaluated(models, oracles, path, controls, more, quiet):
-    "The frame of runs; and, by method, what its runs made of the samples"
+    "The frame of runs; and, by method, the outputs of its runs"
     rec,runs,refs = _gathered(models, oracles, path, controls, quiet)
-    split,groups,untrained,rows = rec.split, _places(runs, rec.split), _untrained(rec.parent, rec.split), []
+    split,groups = rec.split,_group_indices(runs, rec.split)
+    runs,untrained = {**runs, 'retrain': refs},_untrained(rec.parent, split)
     samples = hashlib.sha256(f'{split.key} {split.eval_key}'.encode()).hexdigest()[:12]
-    told = {k: [(one := _tell(o, split), _voted(one)) for o in os] for k,os in {**runs, 'retrain': refs}.items()}
-    for k,os in {**runs, 'retrain': refs}.items():
-        for i,(o,(one,votes)) in enumerate(zip(os, told[k])):
-            others = [p for j,p in enumerate(told['retrain']) if (k,i) != ('retrain',j)]
-            seed,cost = (0, dict(steps=0, samples=0, seconds=0., memory=0.)) if o is rec.parent else (o.unlearning.seed, o.unlearning.cost)
-            rows.append(dict(model=k, seed=seed, split=samples, **_row(one, votes, others, untrained), **{g: one.right['forget'][at].mean() for g,at in groups.items()}, **cost, **{c: v for f in more for c,v in f(o, split).items()}))
+    outputs = {k: [_outputs_of(o, split) for o in os] for k,os in runs.items()}
+    judged = {k: [(o, _voted(o)) for o in os] for k,os in outputs.items()}
+    rows = []
+    for k,i,learn in ((k, i, learn) for k,os in runs.items() for i,learn in enumerate(os)):
+        one,votes = judged[k][i]
+        others = [o for j,o in enumerate(judged['retrain']) if (k,i) != ('retrain',j)]
+        (seed,cost),shares = _cost(learn, rec.parent), {g: one['forget'].part(idx).accuracy for g,idx in groups.items()}
+        rows.append(dict(model=k, **seed, split=samples, **_row(one, votes, others, untrained), **shares, **cost,
+                         **{c: v for f in more for c,v in f(learn, split).items()}))
     df = pd.DataFrame(rows)
-    return df.assign(ratio=df.seconds/df.seconds[df.model == 'retrain'].mean()), {k: [one for one,_ in os] for k,os in told.items()}
+    return df.assign(ratio=df.seconds/df.seconds[df.model == 'retrain'].mean()), outputs
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #38432159
 def evaluate_runs(
-    models,           # An unlearned learner, or a dict by name of learners or of lists of them, the seeds of a method; all from one learner and one split
+    models,           # An unlearned learner, or a dict by name of learners or of lists of them, the seeds of a method;
+                      # all from one learner and one split
     oracles=3,        # Retrained models to compare with: how many, 2 or more, or the learners themselves
     path=None,        # A folder that keeps the oracles
     controls=('one-shot','shuffled','reversed'), # For sequences, beside doing nothing and retraining
     more=(),          # Functions of a learner and the split that return further columns, a dict
     draws:bool=False, # Bring the bootstrap draws over samples, by which `differences` tells single runs
     quiet:bool=False  # No progress bars
-) -> pd.DataFrame:    # A row a run: model, seed, every measure of `measure_table` but those of populations, for some `x_se`, the standard error of `x` over samples; with `draws` the columns `split`, a name of the samples, and `draws`, a dict by measure (B,)
+) -> pd.DataFrame:    # A row a run: model, seed, every measure of `measure_table` but those of populations; `x_se` is the
+                      # standard error of `x` over samples; with `draws` the columns `split`, a name of the samples, and
+                      # `draws`, a dict by measure (B,)
     "Every figure of every run, the controls and the oracles among them"
     runs = _evaluated(models, oracles, path, controls, more, quiet)[0]
     return runs if draws else runs.drop(columns=['split','draws'])
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #f3b883a4
 def evaluate(
-    models,           # An unlearned learner, or a dict by name of learners or of lists of them, the seeds of a method; all from one learner and one split
+    models,           # An unlearned learner, or a dict by name of learners or of lists of them, the seeds of a method;
+                      # all from one learner and one split
     oracles=3,        # Retrained models to compare with: how many, 2 or more, or the learners themselves
     path=None,        # A folder that keeps the oracles
     controls=('one-shot','shuffled','reversed'), # For sequences, beside doing nothing and retraining
@@ -376,8 +384,8 @@ def evaluate(
 ) -> pd.DataFrame:    # A row a method; `x_ci` is half the 95% interval of `x` over samples and seeds
     """Unlearned models against oracles, with the controls and with intervals.
     The column `x_ci_seeds` is half the interval over seeds alone, where nothing says how sure `x` is over samples."""
-    runs,told = _evaluated(models, oracles, path, controls, more, quiet)
-    res,refs = summarise(runs), told['retrain']
-    two = {**{k: (os, refs) for k,os in told.items()}, 'retrain': (refs[::2], refs[1::2])}
+    runs,outputs = _evaluated(models, oracles, path, controls, more, quiet)
+    res,refs = summarise(runs), outputs['retrain']
+    two = {**{k: (os, refs) for k,os in outputs.items()}, 'retrain': (refs[::2], refs[1::2])}
     res = res.join(pd.DataFrame({k: _populations(*o) for k,o in two.items() if min(map(len, o)) > 2}).T)
     return res if every else res[main_measures]

@@ -21,17 +21,18 @@ from optuna.trial import TrialState
 import rsu
 from rsu.core.config import InputError, Interval, Seed, validated, _decode
 from rsu.core.store import check_writable
+from rsu.core.outputs import Outputs
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import derive_seed, progress, recipe_of, _facts, _loss_key, _source
-from rsu.algorithms.unlearn import Algorithm, Diverged, weights_hash, seen_by, unlearn, _asked, clone_learner
+from rsu.algorithms.unlearn import Algorithm, Diverged, weights_hash, unlearn, _asked, clone_learner
 from rsu.algorithms.importance import measuring_once
 from rsu.evaluation.evaluate import _against, _code, fit_oracles
 
 # %% ../../nbs/evaluation/07_tune.ipynb #6ed58dfb
-def _score(learn, split, oracles):
-    "Tug of war, AUC and score of a model on validation samples, held against the records of oracles"
-    res = _against(seen_by(learn.model, split), oracles)
-    return dict(tow=float(res['tow']), auc=float(res['auc']), score=float(res['tow']*(1 - abs(2*res['auc'] - 1))))
+def _score(one, oracles):
+    "Tug of war, AUC and score on validation samples of one model compared with oracles; all are `Outputs`"
+    res = _against(one, oracles)
+    return dict(tow=float(res['tow']), auc=float(res['auc']), score=float(1-res['distance']))
 
 # %% ../../nbs/evaluation/07_tune.ipynb #e651736d
 _scales = {'whole': (lambda v: v, lambda u: int(round(u))), 'log': (np.log, lambda u: float(np.exp(u))), 'below 1': (lambda v: -np.log(1-v), lambda u: float(min(1-np.exp(-u), 1-2**-50)))}
@@ -238,13 +239,14 @@ def tune(
     if path:
         check_writable(path)
         Path(path).mkdir(parents=True, exist_ok=True)
-    told = [seen_by(o.model, split) for o in fit_oracles(learn, split, oracles, path and Path(path)/'oracles', quiet, first=_first)]
+    refs = fit_oracles(learn, split, oracles, path and Path(path)/'oracles', quiet, first=_first)
+    refs = [Outputs(o.model, split) for o in refs]
     key = _key(learn, split, algorithm, ranges, oracles, seed)
     with FileLock(Path(path)/f'{key}.lock') if path else nullcontext(), measuring_once(): # one process searches; another waits and finds it done
-        runs = _searched(_study(path, key), _study(path, f'{key}-{budget}'), learn, split, algorithm, ranges, budget, told, seed, quiet)
-    return _told(given, _settings(algorithm, ranges), ranges, *runs, learn, split, told)
+        runs = _searched(_study(path, key), _study(path, f'{key}-{budget}'), learn, split, algorithm, ranges, budget, refs, seed, quiet)
+    return _tuned(given, _settings(algorithm, ranges), ranges, *runs, learn, split, refs)
 
-def _searched(study, repeats, learn, split, algorithm, ranges, budget, told, seed, quiet):
+def _searched(study, repeats, learn, split, algorithm, ranges, budget, refs, seed, quiet):
     "The runs of the search, from where it stands, and the repeats, which are of this budget alone"
     runs = lambda: (_searching(_known(study), budget),_known(repeats))
     todo = range(sum(map(len, runs())), budget)
@@ -255,35 +257,37 @@ def _searched(study, repeats, learn, split, algorithm, ranges, budget, told, see
         if searches: trial,settings = _search(study, ranges, seed, trials, beyond if trials else _settings(algorithm, ranges))
         else: trial,settings = repeats.ask(),_best(trials)[len(again) % len(_best(trials))]
         trial.set_user_attr('beyond', beyond is not None)
-        _run(study if searches else repeats, trial, settings, learn, split, algorithm, told, _first + derive_seed(seed, n) % 2**31, not searches)
+        _run(study if searches else repeats, trial, settings, learn, split, algorithm, refs,
+             _first + derive_seed(seed, n) % 2**31, not searches)
     return runs()
 
 # %% ../../nbs/evaluation/07_tune.ipynb #574dad43
-def _run(study, trial, settings, learn, split, algorithm, told, seed, again):
-    "One run, and what it came to"
+def _run(study, trial, settings, learn, split, algorithm, refs, seed, again):
+    "One run and its score"
     trial.set_user_attr('settings', settings); trial.set_user_attr('seed', seed); trial.set_user_attr('again', again)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', Diverged) # the column `ended` says it
         new = unlearn(learn, split, algorithm.replace(**settings), seed=seed, quiet=True)
-    rec,found = new.unlearning, _score(new, split, told)
+    rec = new.unlearning
+    found = _score(rec.outputs[-1], refs)
     found.update(steps=rec.steps, seconds=rec.seconds, ended=rec.stages.ended.iloc[-1])
     trial.set_user_attr('found', found)
     study.tell(trial, found['score'] - (found['ended'] == 'diverged'))
 
-def _told(algorithm, first, ranges, trials, again, learn, split, told):
+def _tuned(algorithm, first, ranges, trials, again, learn, split, refs):
     "The algorithm with the best of the settings (the others as they were given), and the record of the search"
-    runs = lambda s: [t for t in (*trials, *again) if t.user_attrs['settings'] == s]
-    mean = lambda s: float(np.mean([t.user_attrs['found']['score'] for t in runs(s)]))
-    taken = max(_best(trials), key=lambda s: np.mean([t.value for t in runs(s)]))
-    res,wide = algorithm.replace(**taken),{k: r.over([t.user_attrs['settings'][k] for t in trials])[:2] for k,r in ranges.items()}
-    edges,alone = _on_edge(taken, ranges, trials),[_score_of(o, told[:i]+told[i+1:]) for i,o in enumerate(told)]
-    res.tuning = Tuning(pd.DataFrame(map(_row, (*trials, *again))), mean(taken), mean(first), _score(learn, split, told)['score'], float(np.mean(alone)),
-                        float(np.mean([t.user_attrs['found']['ended'] == 'diverged' for t in runs(taken)])), {k: wide[k] for k,v in edges.items() if v is not None}, {k: wide[k] for k,v in edges.items() if v is None})
+    def runs(settings): return [t for t in (*trials, *again) if t.user_attrs['settings'] == settings]
+    def mean(settings): return float(np.mean([t.user_attrs['found']['score'] for t in runs(settings)]))
+    best = max(_best(trials), key=lambda s: np.mean([t.value for t in runs(s)]))
+    res,edges = algorithm.replace(**best),_on_edge(best, ranges, trials)
+    wide = {k: ranges[k].over([t.user_attrs['settings'][k] for t in trials])[:2] for k in edges}
+    retrained = [_score(o, refs[:i]+refs[i+1:])['score'] for i,o in enumerate(refs)]
+    diverged = [t.user_attrs['found']['ended'] == 'diverged' for t in runs(best)]
+    res.tuning = Tuning(pd.DataFrame(map(_row, (*trials, *again))), mean(best), mean(first),
+                        _score(Outputs(learn.model, split), refs)['score'], float(np.mean(retrained)),
+                        float(np.mean(diverged)), {k: wide[k] for k,v in edges.items() if v is not None},
+                        {k: wide[k] for k,v in edges.items() if v is None})
     return res
-
-def _score_of(one, oracles):
-    res = _against(one, oracles)
-    return res['tow']*(1 - abs(2*res['auc'] - 1))
 
 # %% ../../nbs/evaluation/07_tune.ipynb #e4cb5fc0
 def tuned_settings() -> pd.DataFrame: # A row a search: the data, the network and the epochs of its training, what was forgotten (the riskiest by `ranker`), `settings` (an algorithm), scores, the share of the runs with these settings that diverged, settings on an edge as in `Tuning`, and the command

@@ -16,7 +16,7 @@ from rsu import __version__
 from rsu.core.config import InputError
 from rsu.core.store import check_writable, read_shard, write_shard
 from rsu.core.indexing import as_fastai, device_of, fingerprint, indices, subset, targets, _update
-from rsu.core.outputs import at_once, margin, predict, predict_train
+from rsu.core.outputs import at_once, is_correct, margin, predict, predict_train
 from rsu.core.per_sample import check_outputs
 from rsu.core.recipe import derive_seed, progress, recipe_of, _facts, _loss_key, _made_by
 from rsu.core.parallel import one_thread, run_jobs
@@ -48,7 +48,7 @@ def _half(t): return t.clamp(-_most, _most).half() # a margin beyond is as good 
 
 def _told(logits, y, keep=False):
     "What is kept of a reference's logits (N, C)"
-    res = dict(correct=_bits(logits.argmax(1) == y), phi=_half(margin(logits, y)))
+    res = dict(correct=_bits(is_correct(logits, y)), phi=_half(margin(logits, y)))
     return dict(res, logits=_half(logits)) if keep else res
 
 # %% ../../nbs/ranking/01_bank.ipynb #d07d8ad4
