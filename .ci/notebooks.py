@@ -56,7 +56,7 @@ def run_notebook(send, file, flags):
     send((passed, seconds, processor_seconds()))
 
 # By their processor seconds; the last one would keep the other processes waiting.
-long = [f'{name}.ipynb' for name in '02_cli 06_compare 07_tune 00_sequence 04_evaluate 02_audit 02_rankers'.split()]
+long = [f'{name}.ipynb' for name in '04_cli 01_pipeline 06_compare 07_tune 00_sequence 04_evaluate 02_audit 02_rankers'.split()]
 
 def by_length(file): return long.index(file.name) if file.name in long else len(long), file.as_posix()
 

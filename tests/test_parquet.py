@@ -30,16 +30,18 @@ def pictures(n, seed=0, size=(4, 6)):
 
 def pixels(dl): return [(o*255).round().byte().numpy() for o in dl.dataset.tensors[0].cpu()]
 
-@pytest.fixture
-def folder(tmp_path):
+def store(folder, **size):
     "Two files for training, one for test and one for validation: 40, 10 and 8 pictures of two classes by turns"
-    images = pictures(58)
+    images = pictures(58, **size)
     parts = {'train-00000-of-00002': (0, 30), 'train-00001-of-00002': (30, 40), 'test': (40, 50),
              'validation': (50, 58)}
     for name, (a, b) in parts.items():
         rows = table([content(o) for o in images[a:b]], [i % 2 for i in range(a, b)], names)
-        pq.write_table(rows, tmp_path/f'{name}.parquet')
-    return tmp_path
+        pq.write_table(rows, folder/f'{name}.parquet')
+    return folder
+
+@pytest.fixture
+def folder(tmp_path): return store(tmp_path)
 
 def change(folder, row=1, file='train-00000-of-00002', **columns):
     "Put other values into one row"
@@ -213,3 +215,15 @@ def test_cifar_as_jpeg():
     assert [len(dl.dataset) for dl in dls.loaders] == [1000, 111, 10000]
     assert dls.train_ds.tensors[0].shape == (1000, 3, 32, 32)
     assert torch.bincount(dls.train_ds.tensors[1]).tolist() == [100]*10
+
+def test_the_command_line_reads_a_folder(here, no_report):
+    "A run on `parquet:FOLDER`, as on a data set of the package; and reading it again imports no code"
+    from rsu.app.report import load_run
+    (here/'pictures').mkdir()
+    store(here/'pictures', size=(8, 8))
+    how = ('--n 20 --forget random:4 --ranker confidence --algorithm finetune --groups 1 --oracles 2 --train-epochs 1 '
+           '--n-epoch 1 --lr .01').split()
+    assert no_report('--data', 'parquet:pictures', *how, '--out', 'out') == 0
+    found = load_run('out')
+    assert found.settings.data == 'parquet:pictures' and len(found.ranking.dls.train_ds) == 20
+    assert no_report('--data', 'parquet:nowhere', *how, '--out', 'other') == 2 and not (here/'other').exists()

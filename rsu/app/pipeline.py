@@ -19,6 +19,7 @@ from fastai.losses import CrossEntropyLossFlat
 from filelock import FileLock
 from rsu.core.config import InputError, choose, _integer
 from rsu.core.names import load, names
+from rsu.core.datasets import parquet_images
 from rsu.core.store import check_writable, read_shard, write_shard
 from rsu.core.indexing import as_fastai, device_of, fingerprint
 from rsu.core.split import ForgetSplit, _gathered, _table
@@ -41,8 +42,10 @@ from rsu.app.settings import Settings, named, named_algorithm, options_for_setti
 def load_data(
     s:Settings # Of the run: its data, size and seed count
 ):             # fastai `DataLoaders`
-    """The data of a run: a data set of the package, or what a function of yours returns, which is named
-    `package.module:function`: `DataLoaders`, or loaders (train, valid, test), as in `ForgetSplit`."""
+    """The data of a run: a data set of the package, a folder of image data (`parquet:FOLDER`), or what a function of
+    yours returns, which is named `package.module:function`: `DataLoaders`, or loaders (train, valid, test), as in
+    `ForgetSplit`."""
+    if s.data.startswith('parquet:'): return parquet_images(s.data.removeprefix('parquet:'), n=s.n, seed=s.seed)
     if ':' not in s.data: return load('data set', choose('data set', s.data, list(names['data set'])))(n=s.n, seed=s.seed)
     if s.n is not None: raise InputError(f"n={s.n} cannot be applied to your own data: let '{s.data}' return as many samples as you want.")
     return _gathered(named(s.data), f"What '{s.data}' returned")

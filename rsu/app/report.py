@@ -64,7 +64,7 @@ def _to_import(facts, dls):
     "What would have to be imported to load a run, as 'package.module:name'"
     data = str(facts['settings'].get('data'))
     kinds = [o for o in _kinds_in([facts['settings'], facts['how']]) if ':' in o and not _is_known(o)]
-    return [data, *kinds] if dls is None and ':' in data else kinds
+    return [data, *kinds] if dls is None and ':' in data and not data.startswith('parquet:') else kinds
 
 def _kinds_in(v):
     "The kinds of all values within plain data"

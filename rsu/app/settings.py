@@ -34,7 +34,7 @@ _algorithm,_epochs = InstanceOf('Algorithm'), Interval(int, 1, Epochs.high)
 
 class Settings(Value):
     "All that shapes a run of `rsu run`"
-    data:str='digits'          # A data set by name, or 'package.module:function' that returns loaders
+    data:str='digits'          # A data set by name, 'parquet:FOLDER', or 'package.module:function' that returns loaders
     forget:str='random:60'     # What must be forgotten: random:60, class:3, top:60 or ids.csv
     ranker:str='lira'          # Who is at risk
     algorithm:str|_algorithm|TupleOf(str|_algorithm|None)='scrub' # How samples are forgotten: a name, one a group with commas ('none' leaves a group as it is), or algorithms with their settings
@@ -167,7 +167,7 @@ def _forget_options(f, add):
     "What `rsu forget` asks for beside how to forget"
     f.set_defaults(groups=1, ranker='confidence', oracles=0)
     g = f.add_argument_group('what')
-    add(g, 'data', f"the training data: package.module:function that returns DataLoaders, or loaders (train, valid, test), fastai's or PyTorch's; or {', '.join(names['data set'])}", metavar='NAME', required=True)
+    add(g, 'data', f"the training data: package.module:function that returns DataLoaders, or loaders (train, valid, test), fastai's or PyTorch's; parquet:FOLDER (pictures, as the Hugging Face hub stores them); or {', '.join(names['data set'])}", metavar='NAME', required=True)
     add(g, 'n', "training samples of one of the package's data sets", type=int, metavar='N')
     add(g, 'forget', 'ids.csv: a column id of positions, or of values of the column --by; or class:3', metavar='WHAT', required=True)
     add(g, 'network', f"one of the package's networks, where --model is not given: {', '.join(names['network'])}", metavar='NAME')
@@ -213,7 +213,7 @@ def parser() -> argparse.ArgumentParser:
     def add(group, name, help, **kw): group.add_argument('--'+name.replace('_','-'), default=argparse.SUPPRESS, help=help + ('' if kw.get('required') or d.get(name) is None else f' [{d[name]}]'), **kw)
     for o in (r, t):
         g = o.add_argument_group('what')
-        add(g, 'data', f"{', '.join(names['data set'])}, or package.module:function that returns DataLoaders, or loaders (train, valid, test), fastai's or PyTorch's", metavar='NAME')
+        add(g, 'data', f"{', '.join(names['data set'])}, parquet:FOLDER (pictures, as the Hugging Face hub stores them), or package.module:function that returns DataLoaders, or loaders (train, valid, test), fastai's or PyTorch's", metavar='NAME')
         add(g, 'n', 'training samples, a stratified part; all where not given', type=int, metavar='N')
         add(g, 'forget', 'random:60, random:0.05, class:3, top:60 (the riskiest of the training set) or ids.csv (a column id of positions)', metavar='WHAT')
         g = o.add_argument_group('who is at risk')
