@@ -1,5 +1,5 @@
 "The package as a whole: it can be imported in silence, and every name in it says what it is."
-import importlib, inspect, pkgutil, subprocess, sys
+import ast, importlib, importlib.util, inspect, pkgutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -156,3 +156,21 @@ def test_names_are_those_of_what_is_defined():
     assert named['ranker'] == {k.lower(): o for k, o in ours(rankers(), 'rsu.ranking').items()}
     every = {o.__name__: o for kind in named.values() for o in kind.values()}
     assert every == {k: o for k, o in ours({**_functions, **_kinds}).items() if k[0] != '_'}
+
+def test_dependencies_point_one_way():
+    "Each part imports from the parts before it; ranking and algorithms do not import each other."
+    parts = ['core', 'ranking', 'algorithms', 'sequence', 'evaluation', 'erasure', 'app']
+    wrong = []
+    for path in sorted((root/'rsu').glob('*/*.py')):
+        part, package = path.parent.name, f'rsu.{path.parent.name}'
+        if part not in parts: continue
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Import): names = [o.name for o in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [importlib.util.resolve_name('.'*node.level + (node.module or ''), package)]
+            else: continue
+            for name in names:
+                other = (name.split('.') + [''])[1] if name.startswith('rsu.') else ''
+                if other in parts and (parts.index(other) > parts.index(part) or {other, part} == {'ranking', 'algorithms'}):
+                    wrong.append(f'{path.relative_to(root)} imports {name}')
+    assert wrong == []
