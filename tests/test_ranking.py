@@ -141,8 +141,8 @@ def test_the_interval_has_the_truth_in_it_as_often_as_it_says():
 
 def test_refusals():
     a = ranking([1,2,3])
-    for f, words in [(lambda: a.agreement(ranking([1,2])), 'rank different samples'), (lambda: a.agreement(a, k=4), 'k is 1 to 3'),
-                     (lambda: a.agreement(a, n_boot=0), 'n_boot 1 or more'), (lambda: Ranking.combine([]), 'There is no ranking to combine'),
+    for f, words in [(lambda: a.agreement(ranking([1,2])), 'rank different samples'), (lambda: a.agreement(a, k=4), 'give a number from 1 to 3'),
+                     (lambda: a.agreement(a, n_boot=0), 'n_boot=0 must be a whole number in .1, inf.'), (lambda: Ranking.combine([]), 'There is no ranking to combine'),
                      (lambda: Ranking.combine([a, ranking([1,2])]), 'rank different samples')]:
         with pytest.raises(InputError, match=words): f()
 

@@ -14,7 +14,7 @@ from torch import nn
 from fastai.learner import Learner
 from fastcore.basics import patch
 from fastcore.foundation import L
-from rsu.core.config import InputError, Options, PositiveInt, Value
+from rsu.core.config import InputError, Options, PositiveInt, Seed, Value, validated
 from rsu.core.data import shuffled
 from rsu.core.indexing import indices, subset, with_train
 from rsu.core.recipe import Meter, Recipe, derive_seed, make, n_classes, recipe_of, _loss_key
@@ -240,10 +240,11 @@ class Sharded(Value):
         return self.how.fit(dls, self.recipe, seed=seed)
 
 @patch
+@validated
 def fit(self:SISA,
     dls,             # `DataLoaders`
     recipe:Recipe,   # How each network is made
-    seed:int=0,      # Who is in which slice, initial weights, order of the batches and all other chance
+    seed:Seed=0,     # Who is in which slice, initial weights, order of the batches and all other chance
     quiet:bool=True, # Neither progress bar nor validation after each epoch
     cbs=None         # Further fastai callbacks for the fits
 ) -> Learner:        # Its model is a `Shards`

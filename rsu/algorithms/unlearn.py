@@ -28,7 +28,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
 from rsu.core.config import (Epochs, InputError, Momentum, NonNegativeFloat, Options, PositiveFloat, PositiveInt,
-                             Value, choose, _integer)
+                             Seed, Value, choose, validated)
 from rsu.core.store import check_writable, read_shard, write_shard, _seal, _unseal
 from rsu.core.indexing import without_augmentation, indices, targets, with_train
 from rsu.core.outputs import Outputs, evaluating, is_correct, predict_train
@@ -629,7 +629,7 @@ def _same_data(learn, split):
 def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     "The algorithm or sequence as it will be run; `InputError` where it cannot be"
     if isinstance(how, type) or not hasattr(how, 'stages'): raise InputError(f"how={how!r} is no algorithm: give an instance such as SCRUB(), or a SeqUnlearn around one.")
-    _integer('seed', seed)
+    Seed.check('seed', seed)
     if not isinstance(split, ForgetSplit): raise InputError(f"split is a {type(split).__name__}, which is no request: give ForgetSplit(learn.dls, ...).")
     if len(learn.dls.train_ds) != split.N: raise InputError(f"The learner was trained on {len(learn.dls.train_ds)} samples and the split speaks of {split.N}: make the split from learn.dls.")
     _same_data(learn, split)
@@ -748,13 +748,14 @@ class _Progress:
         return stages[len(rows):], stages[:len(rows)], rows, outputs
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #83918f5c
+@validated
 def unlearn(
     learn:Learner,          # A trained learner; it stays as it is
     split:ForgetSplit,      # What must be forgotten
     how,                    # An `Algorithm`, or a `SeqUnlearn` around one
-    n_epoch:int|None=None,  # Epochs; the algorithm's published number where not given
-    lr:float|None=None,     # Learning rate; the algorithm's published one where not given
-    seed:int=0,             # Order of the batches, random labels and all other chance
+    n_epoch:Epochs|None=None, # Epochs; the algorithm's published number where not given
+    lr:NonNegativeFloat|None=None, # Learning rate; the algorithm's published one where not given
+    seed:Seed=0,            # Order of the batches, random labels and all other chance
     cbs=None,               # Further fastai callbacks for the fits; those of `learn` take no part, but mixed precision
     quiet:bool=False,       # Neither progress bar nor validation after each epoch
     path=None,              # A folder that keeps what the stages made: after a kill the same call continues after the

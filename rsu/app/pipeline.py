@@ -17,7 +17,7 @@ from torch import nn
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from filelock import FileLock
-from rsu.core.config import InputError, choose, _integer
+from rsu.core.config import InputError, Interval, choose, validated
 from rsu.core.names import load, names
 from rsu.core.datasets import parquet_images
 from rsu.core.store import check_writable, read_shard, write_shard
@@ -296,14 +296,14 @@ def _found(s, dls, best, command):
                 score=t.score, given=t.given, nothing=t.nothing, retrained=t.retrained, runs=len(t.trials), diverged=t.diverged, seconds=float(t.trials.seconds.sum()), edges=t.edges, ends=t.ends, command=command)
 
 # %% ../../nbs/app/01_pipeline.ipynb #afc8f318
+@validated
 def search(
-    s:Settings,     # What to search: its algorithm may be several names with commas, or 'all'
-    out,            # The folder of the search
-    budget:int=40,  # Runs an algorithm
-    command:str=''  # The command that was given
-) -> pd.DataFrame:  # A row an algorithm
+    s:Settings,                  # What to search: its algorithm may be several names with commas, or 'all'
+    out,                         # The folder of the search
+    budget:Interval(int, 10)=40, # Runs an algorithm
+    command:str=''               # The command that was given
+) -> pd.DataFrame:               # A row an algorithm
     "Search settings on a model, a forget set and seeds of the search's own"
-    _integer('budget', budget, 10)
     out,hows = Path(out),_asked(s.algorithm)
     _rows(out)
     s = s.replace(algorithm='scrub') # the folder serves all of them

@@ -127,6 +127,7 @@ class Interval(Constraint):
     @property
     def most(self): return self.high if self.closed in ('both','right') else self._next(self.high, -inf)
     def _next(self, bound, to):
+        if abs(bound) == inf: return bound
         return nextafter(bound, to) if self.kind is float else bound + (1 if to > bound else -1)
 
     def clip(self,
@@ -280,17 +281,6 @@ def validated(
         return f(*given.args, **given.kwargs)
     checked.constraints = {k: p.annotation for k,p in declared.items()}
     return checked
-
-# %% ../../nbs/core/00_config.ipynb #ff7ed600
-def _integer(
-    what:str, # What the number is, for the message
-    n,        # The number
-    low:int=0 # The least that it may be
-) -> int:     # The number
-    "`n`; `InputError` where it is no whole number or less than `low`"
-    if not isinstance(n, Integral) or n < low:
-        raise InputError(f"{what}={n!r} cannot be: give a whole number, {low} or more.")
-    return n
 
 # %% ../../nbs/core/00_config.ipynb #619f8963
 _kinds, _functions = {}, {}

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import default_device, show_image, subplots, to_device
-from rsu.core.config import InputError
+from rsu.core.config import InputError, PositiveInt, validated
 
 # %% ../../nbs/core/02_data.ipynb #d1a7ac5e
 #| exporti
@@ -185,13 +185,14 @@ def _over(ds, bs, shuffle=False, device=None, **kwargs):
     if is_resident(ds): return IndexLoader(ds, bs=bs, shuffle=shuffle, device=device)
     return TfmdDL(ds, bs=bs, shuffle=shuffle, device=device, **{'num_workers': 0, **kwargs})
 
+@validated
 def loaders(
-    train:Samples, # The training set; its positions name the samples from here on
-    valid:Samples, # For tuning, scores and early stopping
-    test:Samples,  # For the final evaluation only
-    bs:int=64,     # Batch size
-    device=None    # Where batches go; the accelerator if there is one
-) -> DataLoaders:  # A fastai `DataLoaders` of three loaders
+    train:Samples,     # The training set; its positions name the samples from here on
+    valid:Samples,     # For tuning, scores and early stopping
+    test:Samples,      # For the final evaluation only
+    bs:PositiveInt=64, # Batch size
+    device=None        # Where batches go; the accelerator if there is one
+) -> DataLoaders:      # A fastai `DataLoaders` of three loaders
     "Train, valid and test loaders over tensors that stay on the device"
     device = default_device() if device is None else torch.device(device)
     dls = [_over(_settle(ds, device), bs, i==0, device) for i,ds in enumerate([train,valid,test])]

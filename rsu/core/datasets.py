@@ -14,7 +14,7 @@ from itertools import chain, product
 from pathlib import Path
 import numpy as np, torch
 from fastai.data.core import DataLoaders
-from rsu.core.config import InputError, register
+from rsu.core.config import InputError, PositiveInt, Seed, register, validated
 from rsu.core.data import Samples, is_resident, loaders
 
 # %% ../../nbs/core/03_datasets.ipynb #81f55fc3
@@ -46,11 +46,12 @@ def _three(x, y, test_x, test_y, vocab, n, seed, bs, device):
 
 # %% ../../nbs/core/03_datasets.ipynb #7aee2c78
 @register
+@validated
 def digits(
-    n:int=None,  # Size of a stratified part of the training set; all 1,295 where not given
-    seed:int=0,  # Chooses the validation samples and the part
-    bs:int=64,   # Batch size
-    device=None  # Where batches go
+    n:PositiveInt|None=None, # Size of a stratified part of the training set; all 1,295 where not given
+    seed:Seed=0,             # Chooses the validation samples and the part
+    bs:PositiveInt=64,       # Batch size
+    device=None              # Where batches go
 ) -> DataLoaders:
     "Handwritten digits, 8 x 8 pixels in [0, 1], 10 classes; scikit-learn carries them, so they are always there"
     from sklearn.datasets import load_digits
@@ -86,57 +87,62 @@ def _images(name, train, test, n, seed, root, bs, device, vocab=None):
 _train,_test = dict(train=True),dict(train=False)
 
 @register
+@validated
 def fashion_mnist(
-    n:int=None,  # Size of a stratified part of the training set; all 54,000 where not given
-    seed:int=0,  # Chooses the validation samples and the part
-    root=None,   # Folder of the data; `RSU_DATA`, or else 'data', where not given
-    bs:int=64,   # Batch size
-    device=None  # Where batches go; the accelerator if there is one
+    n:PositiveInt|None=None, # Size of a stratified part of the training set; all 54,000 where not given
+    seed:Seed=0,             # Chooses the validation samples and the part
+    root=None,               # Folder of the data; `RSU_DATA`, or else 'data', where not given
+    bs:PositiveInt=64,       # Batch size
+    device=None              # Where batches go; the accelerator if there is one
 ) -> DataLoaders:
     "Fashion-MNIST (Xiao et al. 2017): 54,000 + 6,000 + 10,000 grey images of clothes, 28 x 28, 10 classes"
     return _images('FashionMNIST', _train, _test, n, seed, root, bs, device)
 
 @register
+@validated
 def cifar10(
-    n:int=None,  # Size of a stratified part of the training set; all 45,000 where not given
-    seed:int=0,  # Chooses the validation samples and the part
-    root=None,   # Folder of the data; `RSU_DATA`, or else 'data', where not given
-    bs:int=64,   # Batch size
-    device=None  # Where batches go; the accelerator if there is one
+    n:PositiveInt|None=None, # Size of a stratified part of the training set; all 45,000 where not given
+    seed:Seed=0,             # Chooses the validation samples and the part
+    root=None,               # Folder of the data; `RSU_DATA`, or else 'data', where not given
+    bs:PositiveInt=64,       # Batch size
+    device=None              # Where batches go; the accelerator if there is one
 ) -> DataLoaders:
     "CIFAR-10 (Krizhevsky 2009): 45,000 + 5,000 + 10,000 colour images, 32 x 32, 10 classes"
     return _images('CIFAR10', _train, _test, n, seed, root, bs, device)
 
 # %% ../../nbs/core/03_datasets.ipynb #bb72bad0
 @register
+@validated
 def cifar100(
-    n:int=None,  # Size of a stratified part of the training set; all 45,000 where not given
-    seed:int=0,  # Chooses the validation samples and the part
-    root=None,   # Folder of the data; `RSU_DATA`, or else 'data', where not given
-    bs:int=64,   # Batch size
-    device=None  # Where batches go; the accelerator if there is one
+    n:PositiveInt|None=None, # Size of a stratified part of the training set; all 45,000 where not given
+    seed:Seed=0,             # Chooses the validation samples and the part
+    root=None,               # Folder of the data; `RSU_DATA`, or else 'data', where not given
+    bs:PositiveInt=64,       # Batch size
+    device=None              # Where batches go; the accelerator if there is one
 ) -> DataLoaders:
     "CIFAR-100 (Krizhevsky 2009): 45,000 + 5,000 + 10,000 colour images, 32 x 32, 100 classes"
     return _images('CIFAR100', _train, _test, n, seed, root, bs, device)
 
 @register
+@validated
 def svhn(
-    n:int=None,  # Size of a stratified part of the training set; all 65,932 where not given
-    seed:int=0,  # Chooses the validation samples and the part
-    root=None,   # Folder of the data; `RSU_DATA`, or else 'data', where not given
-    bs:int=64,   # Batch size
-    device=None  # Where batches go; the accelerator if there is one
+    n:PositiveInt|None=None, # Size of a stratified part of the training set; all 65,932 where not given
+    seed:Seed=0,             # Chooses the validation samples and the part
+    root=None,               # Folder of the data; `RSU_DATA`, or else 'data', where not given
+    bs:PositiveInt=64,       # Batch size
+    device=None              # Where batches go; the accelerator if there is one
 ) -> DataLoaders:
     "Street View House Numbers (Netzer et al. 2011): 65,932 + 7,325 + 26,032 colour images, 32 x 32, 10 classes"
     return _images('SVHN', dict(split='train'), dict(split='test'), n, seed, root, bs, device, vocab=range(10))
 
 # %% ../../nbs/core/03_datasets.ipynb #32ade186
 @register
+@validated
 def breast_cancer(
-    n:int=None,  # Size of a stratified part of the training set; all 411 where not given
-    seed:int=0,  # Chooses the validation samples and the part
-    bs:int=64,   # Batch size
-    device=None  # Where batches go; the accelerator if there is one
+    n:PositiveInt|None=None, # Size of a stratified part of the training set; all 411 where not given
+    seed:Seed=0,             # Chooses the validation samples and the part
+    bs:PositiveInt=64,       # Batch size
+    device=None              # Where batches go; the accelerator if there is one
 ) -> DataLoaders:
     "Wisconsin breast cancer (scikit-learn's): 30 continuous columns, 2 classes"
     from sklearn.datasets import load_breast_cancer
@@ -295,11 +301,12 @@ def parquet_images(
     return loaders(*samples, bs, device)
 
 # %% ../../nbs/core/03_datasets.ipynb #b051768a
+@validated
 def mislabel(
-    dls,       # Three loaders over `Samples`
-    n:int,     # How many labels to make wrong
-    seed:int=0 # Which ones, and how
-):             # The loaders with those labels wrong, and the positions of the planted samples, sorted (n,)
+    dls,           # Three loaders over `Samples`
+    n:PositiveInt, # How many labels to make wrong
+    seed:Seed=0    # Which ones, and how
+):                 # The loaders with those labels wrong, and the positions of the planted samples, sorted (n,)
     "Give `n` training samples a wrong label: the known answer for rankers and for unlearning"
     ds,rng = dls.train_ds, np.random.default_rng(seed)
     if not is_resident(ds):

@@ -32,7 +32,7 @@ from fastcore.foundation import L
 from fastcore.imports import IN_NOTEBOOK, noop
 from fastprogress.fastprogress import MasterBar, ProgressBar, progress_bar
 from rsu.core.config import (Epochs, InputError, Interval, Momentum, NonNegativeFloat, Options, PositiveFloat, Seed,
-                             Value, choose, register)
+                             Value, choose, register, validated)
 from rsu.core.data import Order, is_resident
 from rsu.core.indexing import as_fastai, without_augmentation, device_of, indices, subset, subset_dls, targets, with_train
 from rsu.core.split import _is_empty
@@ -398,10 +398,11 @@ def _first_pass(net, dls):
     with evaluating(net): net(*(o.as_subclass(torch.Tensor).cpu() for o in xb))
 
 @patch
+@validated
 def build(self:Recipe,
-    dls,               # `DataLoaders`
-    seed:int|None=None # Of the initial weights; the recipe's where not given
-) -> nn.Module:        # On the device of the loaders
+    dls,                # `DataLoaders`
+    seed:Seed|None=None # Of the initial weights; the recipe's where not given
+) -> nn.Module:         # On the device of the loaders
     "A network for the data, its weights drawn by `seed` (the recipe's where not given)"
     given = dict(self.args or {})
     asks = inspect.signature(self.network).parameters
@@ -418,9 +419,10 @@ def build(self:Recipe,
     return net.to(device_of(dls), **layout)
 
 @patch
+@validated
 def learner(self:Recipe,
-    dls,               # `DataLoaders`
-    seed:int|None=None # Of the initial weights; the recipe's where not given
+    dls,                # `DataLoaders`
+    seed:Seed|None=None # Of the initial weights; the recipe's where not given
 ) -> Learner:
     "A fastai `Learner` that carries this recipe and is not trained yet"
     loss,net = getattr(dls.train_ds, 'loss_func', None) or CrossEntropyLossFlat(), self.build(dls, seed)
@@ -431,11 +433,12 @@ def learner(self:Recipe,
 
 # %% ../../nbs/core/08_recipe.ipynb #d09e2783
 @patch
+@validated
 def fit(self:Recipe,
-    dls,                # `DataLoaders`
-    seed:int|None=None, # Initial weights, order of the batches and all other chance; the recipe's where not given
-    quiet:bool=False,   # Neither progress bar nor validation after each epoch
-    cbs=None,           # Further fastai callbacks for the fit
+    dls,                 # `DataLoaders`
+    seed:Seed|None=None, # Initial weights, order of the batches and all other chance; the recipe's where not given
+    quiet:bool=False,    # Neither progress bar nor validation after each epoch
+    cbs=None,            # Further fastai callbacks for the fit
     start:dict|None=None # Weights to begin with (a state dict), in the place of those that the seed draws
 ) -> Learner:
     "A fastai `Learner`, trained on `dls`, that carries this recipe; `seed` may be another than the recipe's"

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from torch.utils.data import DataLoader as TorchLoader, Subset
-from rsu.core.config import InputError, _integer
+from rsu.core.config import InputError, Seed, validated
 from rsu.core.data import IndexLoader, is_resident, shuffled
 from rsu.core.indexing import (as_fastai, without_augmentation, fingerprint, indices, subset, subset_dls, targets, _in_order,
                                _look_through, _update)
@@ -244,7 +244,6 @@ def _of_files(dls, names):
 
 def _ask(dls, forget, by, seed):
     "The positions that `forget` asks for, in whichever of its forms"
-    _integer('seed', seed)
     N,pool = len(dls.train_ds), indices(dls.train)
     if isinstance(forget, (str, Path)):
         kind,_,what = str(forget).partition(':')
@@ -350,12 +349,13 @@ def _with_test(dls, test, seed):
 # %% ../../nbs/core/06_split.ipynb #6182ba81
 class ForgetSplit:
     "An erasure request: which training samples must be forgotten, and the loaders that go with them"
+    @validated
     def __init__(self,
-        dls,             # `DataLoaders`, or loaders (train, valid, test); or one, of indexable training data
-        forget,          # Positions or mask; 'random:60', 'random:0.05', 'class:3'; files; .csv of ids; values of `by`
-        by=None,         # Column of the training set's frame (or an array (N,)) that says whose each sample is
-        seed:int=0,      # Draws 'random:...', and divides valid where there is no test loader
-        test=None        # A test loader or data set, where `dls` has none
+        dls,         # `DataLoaders`, or loaders (train, valid, test); or one, of indexable training data
+        forget,      # Positions or mask; 'random:60', 'random:0.05', 'class:3'; files; .csv of ids; values of `by`
+        by=None,     # Column of the training set's frame (or an array (N,)) that says whose each sample is
+        seed:Seed=0, # Draws 'random:...', and divides valid where there is no test loader
+        test=None    # A test loader or data set, where `dls` has none
     ):
         dls = _gathered(dls)
         dls = _without_held_out(dls) if test is None and _trains_alone(dls) else _with_test(dls, test, seed)

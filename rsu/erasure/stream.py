@@ -14,7 +14,7 @@ from scipy.stats import t
 from fastcore.basics import patch
 from fastai.learner import Learner
 from .. import __version__
-from ..core.config import InputError
+from ..core.config import Epochs, InputError, NonNegativeFloat, NonNegativeInt, Seed, Share, validated
 from ..core.store import read_shard, write_shard
 from ..core.indexing import as_fastai, indices, subset_dls
 from ..core.outputs import is_correct, margin, predict, predict_train
@@ -46,9 +46,10 @@ def _out_shares(bank, at, valid):
     return np.array(res)
 
 # %% ../../nbs/erasure/01_stream.ipynb #62da8ebb
+@validated
 def prediction_bound(
     others,       # Figures of K models of one kind, (K,)
-    alpha:float,  # Probability of exceeding the bound by chance
+    alpha:Share,  # Probability of exceeding the bound by chance
     least:float=0 # A floor under their standard deviation
 ) -> float:
     "What one more of the kind exceeds with probability `alpha` (Student; Whitmore, The American Statistician 1986)"
@@ -66,13 +67,14 @@ class Drift(NamedTuple):
     lost_most:float    # and the largest difference to be expected between two trainings
     due:str            # Why retraining is due; '' where it is not
 
+@validated
 def drift(
-    learn:Learner,   # The learner as it is now
-    before:float,    # Its validation accuracy before the first request
-    at,              # Positions of all samples forgotten so far, (n,)
-    bank,            # A `ReferenceBank` of the training set, as it was before
-    look:int=1,      # How many times was it looked at, this time included
-    alpha:float=.05  # Probability that a stream of retrainings is ever called due
+    learn:Learner,  # The learner as it is now
+    before:float,   # Its validation accuracy before the first request
+    at,             # Positions of all samples forgotten so far, (n,)
+    bank,           # A `ReferenceBank` of the training set, as it was before
+    look:int=1,     # How many times was it looked at, this time included
+    alpha:Share=.05 # Probability that a stream of retrainings is ever called due
 ) -> Drift:
     "Hold a model that has forgotten against the references that never saw the samples"
     phi,a = torch.full((len(learn.dls.train_ds),), torch.nan), alpha/2/look/(look+1)
@@ -320,21 +322,22 @@ def _since(learn, ledger, dls):
     return lambda kind: 0 if (original if kind == 'weights' else there) else None
 
 # %% ../../nbs/erasure/01_stream.ipynb #79c800ad
+@validated
 def unlearn_stream(
-    learn:Learner,         # The learner before the first request, or as the last one left it; it stays as it is
-    requests,              # What must be forgotten: a list (or generator) of what a `ForgetSplit` takes; where the ledger is by a column, of lists of its values
-    how=SCRUB(),           # An `Algorithm`, a `SeqUnlearn` around one, or a policy: a function that returns one for a request's split (or ranking)
-    ledger=None,           # A `Ledger`, or its folder; 'ledger' below `learn.path` where not given
-    ranker=None,           # Ranks the samples of each request, for sequences whose groups ask for it
-    bank=None,             # A `ReferenceBank` by which the drift is judged; without one it is not. Its folder is noted
-    oracles:int=0,         # Models retrained after each request to compare with; also added to answered requests
-    made=(),               # What else was made from the samples, for `Ledger.purge`: pairs of a path and its kind
-    n_epoch:int|None=None, # Epochs; those of `how` where not given
-    lr:float|None=None,    # Learning rate; that of `how` where not given
-    seed:int=0,            # Of all chance
-    cbs=None,              # Further fastai callbacks for the fits
-    quiet:bool=False       # Neither progress bar nor validation after each epoch
-) -> Learner:              # As the last request left it; its `ledger` reports what was done
+    learn:Learner,                 # The learner before the first request, or as the last one left it; it stays as it is
+    requests, # What must be forgotten: a list (or generator) of what a `ForgetSplit` takes; where the ledger is by a column, of lists of its values
+    how=SCRUB(), # An `Algorithm`, a `SeqUnlearn` around one, or a policy: a function that returns one for a request's split (or ranking)
+    ledger=None,                   # A `Ledger`, or its folder; 'ledger' below `learn.path` where not given
+    ranker=None,                   # Ranks the samples of each request, for sequences whose groups ask for it
+    bank=None, # A `ReferenceBank` by which the drift is judged; without one it is not. Its folder is noted
+    oracles:NonNegativeInt=0, # Models retrained after each request to compare with; also added to answered requests
+    made=(), # What else was made from the samples, for `Ledger.purge`: pairs of a path and its kind
+    n_epoch:Epochs|None=None,      # Epochs; those of `how` where not given
+    lr:NonNegativeFloat|None=None, # Learning rate; that of `how` where not given
+    seed:Seed=0,                   # Of all chance
+    cbs=None,                      # Further fastai callbacks for the fits
+    quiet:bool=False               # Neither progress bar nor validation after each epoch
+) -> Learner:                      # As the last request left it; its `ledger` reports what was done
     """Answer requests one after another: each is forgotten, entered in the ledger, and never trained on again.
     The same call again resumes. `made` takes the kinds 'weights', 'bank', 'oracles' and 'cache'."""
     if oracles == 1: raise InputError("oracles=1 cannot be compared with another: give 2 or more, or none.")

@@ -9,7 +9,7 @@ __all__ = ['lr_mia', 'indiscernibility', 'svc_mia', 'u_lira', 'shadows', 'shadow
 # %% ../../nbs/evaluation/02_audit.ipynb #8d11c650
 from itertools import product
 import numpy as np, pandas as pd, torch
-from rsu.core.config import InputError
+from rsu.core.config import InputError, Interval, Seed, Share, validated
 from rsu.core.indexing import as_fastai, indices, subset_dls
 from rsu.core.outputs import is_correct, margin, predict, predict_train, _finite
 from rsu.core.split import ForgetSplit
@@ -21,10 +21,11 @@ from rsu.ranking.membership import auc, entropy, lira, modified_entropy, rmia, t
 from rsu.ranking.bank import halves
 
 # %% ../../nbs/evaluation/02_audit.ipynb #4c6642bb
+@validated
 def lr_mia(
     loss_forget:torch.Tensor, # Losses of the samples to forget (n,), in nats
     loss_test:torch.Tensor,   # and of samples that were never seen (m,)
-    seed:int=0                # Of the samples that are left out of the larger set, and of the splits
+    seed:Seed=0               # Of the samples that are left out of the larger set, and of the splits
 ) -> float:                   # Accuracy in [0, 1]; 0.5 is chance
     "Mean accuracy of a logistic regression on the loss (Triantafillou et al. 2024, the competition's starting kit)"
     from sklearn.linear_model import LogisticRegression
@@ -62,12 +63,13 @@ def _signals(logits, y):
     return {**{k: v[:,None].numpy() for k,v in one.items()}, 'probabilities': p.numpy()}
 
 # %% ../../nbs/evaluation/02_audit.ipynb #c7717d55
+@validated
 def svc_mia(
-    forget,    # Of the samples to forget: logits or log-probabilities (n, C), and labels (n,), as `predict` gives them
-    retain,    # The same of the retained samples, (r, C) and (r,)
-    test,      # and of samples that were never seen, (t, C) and (t,)
-    seed:int=0 # Which retained (or test) samples are left out, so that there are as many of each
-) -> dict:     # By signal, the share of the samples to forget that is taken for never seen, in [0, 1]
+    forget,     # Of the samples to forget: logits or log-probabilities (n, C), and labels (n,), as `predict` gives them
+    retain,     # The same of the retained samples, (r, C) and (r,)
+    test,       # and of samples that were never seen, (t, C) and (t,)
+    seed:Seed=0 # Which retained (or test) samples are left out, so that there are as many of each
+) -> dict:      # By signal, the share of the samples to forget that is taken for never seen, in [0, 1]
     "Forget efficacy by an RBF support vector machine, C=3 (Jia et al., NeurIPS 2023; its authors report `confidence`)"
     return {k: float(v.mean()) for k,v in _votes(forget, retain, test, seed).items()}
 
@@ -98,13 +100,14 @@ def _two_way(v):
     return max(rows, cols, rows+cols-cells)**.5
 
 # %% ../../nbs/evaluation/02_audit.ipynb #719e70ff
+@validated
 def u_lira(
     unlearned:torch.Tensor,    # Margins of models that were trained on each sample and then unlearned it (M, n)
     never:torch.Tensor,        # and of models that never saw it and unlearned others, by the same algorithm (M, n)
     judged=None,               # Margins (J, n) of both kinds of other models, to be judged; by default each pair of
                                # these models is judged by the others
     variance:str='per_sample', # 'per_sample', or 'global': pooled within samples
-    fpr:float=.01              # Rate of false alarms at which hits are counted, over all models and samples
+    fpr:Share=.01              # Rate of false alarms at which hits are counted, over all models and samples
 ) -> dict:                     # accuracy, auc (0.5 is chance), their standard errors accuracy_se, auc_se, and tpr
                                # (`fpr` is chance; NaN below 1/fpr margins)
     """U-LiRA: how well unlearned samples are distinguished from never seen ones by one who knows the algorithm.
@@ -122,12 +125,13 @@ def u_lira(
     return {**means, **errors, 'tpr': tpr_at_fpr(yes.flatten(), no.flatten(), fpr)}
 
 # %% ../../nbs/evaluation/02_audit.ipynb #848fcd2c
+@validated
 def shadows(
-    learn,     # The learner whose recipe and loaders are used
-    at,        # Positions of the samples in question, (n,), 2 or more
-    n:int=16,  # Shadow models, an even number
-    seed:int=0 # Of the halves and the models
-) -> list:     # Pairs: a trained `Learner`, and a `ForgetSplit` of those samples in question that it has seen
+    learn,                 # The learner whose recipe and loaders are used
+    at,                    # Positions of the samples in question, (n,), 2 or more
+    n:Interval(int, 2)=16, # Shadow models, an even number
+    seed:Seed=0            # Of the halves and the models
+) -> list: # Pairs: a trained `Learner`, and a `ForgetSplit` of those samples in question that it has seen
     "Models trained on random halves of the data, in pairs that share no sample, and what each of them has to unlearn"
     at,pool = np.unique(at), indices(learn.dls.train)
     if n < 6 or n % 2 or len(at) < 2:
@@ -155,11 +159,12 @@ def shadow_margins(
     return torch.where(first, phi[::2], phi[1::2]), torch.where(first, phi[1::2], phi[::2])
 
 # %% ../../nbs/evaluation/02_audit.ipynb #1df973dd
+@validated
 def exposure(
     models,        # A learner, or a dict of them by name, before and after for example
     split,         # What had to be forgotten
     bank,          # A `ReferenceBank` of the training set, with validation margins
-    fpr:float=.01  # Rate of false alarms at which hits are counted
+    fpr:Share=.01  # Rate of false alarms at which hits are counted
 ) -> pd.DataFrame: # A row a model, attack and set: auc (0.5 is chance), auc_se, tpr (NaN below 1/fpr others), and the
                    # numbers of members and others behind them
     "How well forgotten and retained samples are told from validation samples, by three attacks"

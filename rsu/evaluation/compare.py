@@ -9,7 +9,7 @@ __all__ = ['UnlearnProbe', 'Comparison', 'compare_orders', 'evaluate_stages', 'm
 import hashlib, os
 from pathlib import Path
 import numpy as np, pandas as pd, rsu
-from rsu.core.config import InputError
+from rsu.core.config import Epochs, InputError, NonNegativeFloat, PositiveInt, Seed, validated
 from rsu.core.store import check_writable
 from rsu.core.outputs import Outputs, margin, predict_train
 from rsu.core.split import ForgetSplit
@@ -26,11 +26,12 @@ class UnlearnProbe(Ranker):
     "How much of its margin a sample keeps in a short unlearning of all samples asked about: higher = harder to forget"
     needs,trainings,cost = 'the trained model, all training samples','< 1','a short unlearning'
     source,on_command_line = 'control: the difficulty itself, measured', False
+    @validated
     def __init__(self,
         algorithm:Algorithm=NegGradPlus(), # Forgets
-        n_epoch:int|None=None,             # Epochs; the algorithm's where not given
-        lr:float|None=None,                # Learning rate; the algorithm's where not given
-        seed:int=0                         # Of the unlearning
+        n_epoch:Epochs|None=None,          # Epochs; the algorithm's where not given
+        lr:NonNegativeFloat|None=None,     # Learning rate; the algorithm's where not given
+        seed:Seed=0                        # Of the unlearning
     ): self.algorithm,self.n_epoch,self.lr,self.seed = algorithm,n_epoch,lr,seed
 
     def score(self, learn, at):
@@ -142,16 +143,17 @@ def evaluate_stages(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluation/06_compare.ipynb #088d9057
+@validated
 def matched(
-    learn,         # A trained learner; it stays as it is
-    split,         # What must be forgotten
-    how,           # An algorithm, or a sequence of one algorithm
-    target:float,  # What the run should end at
-    of=None,       # A number told of the new learner that falls as forgetting gets stronger; its accuracy on forget where not given
-    span:float=30, # How many times smaller and larger than it is the learning rate may become
-    runs:int=8,    # Runs of the search
-    seed:int=0     # Of the runs
-):                 # `how` with another learning rate; its `tried` is a frame of all runs
+    learn,              # A trained learner; it stays as it is
+    split,              # What must be forgotten
+    how,                # An algorithm, or a sequence of one algorithm
+    target:float,       # What the run should end at
+    of=None, # A number told of the new learner that falls as forgetting gets stronger; its accuracy on forget where not given
+    span:float=30,      # How many times smaller and larger than it is the learning rate may become
+    runs:PositiveInt=8, # Runs of the search
+    seed:Seed=0         # Of the runs
+):                      # `how` with another learning rate; its `tried` is a frame of all runs
     "Match the strength of forgetting: the learning rate at which a run ends nearest to `target`"
     of = of or (lambda new: float(new.unlearning.stages.forget.iloc[-1]))
     lr = how.algorithm.lr if hasattr(how, 'algorithm') else how.lr

@@ -11,7 +11,7 @@ from math import ceil, log, sqrt
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch
 from scipy.special import rel_entr
-from rsu.core.config import InputError
+from rsu.core.config import InputError, Interval, PositiveInt, Seed, validated
 from rsu.evaluation.metrics import _shares
 
 # %% ../../nbs/evaluation/01_distance.ipynb #ddf4d53e
@@ -91,18 +91,18 @@ def _by_sample(*populations):
         yield [o.detach().cpu().double().T.contiguous() for o in part]
 
 # %% ../../nbs/evaluation/01_distance.ipynb #f534818d
+@validated
 def forgetting_quality(
     stat_unlearned:torch.Tensor, # A statistic of each sample, its margin say, in each unlearned model (M, N)
-    stat_oracle:torch.Tensor,    # The same in each retrained model (M', N); 3 models or more on both sides
-    delta:float=1e-5             # Of (epsilon, delta)
-) -> Forgetting:                 # With different numbers of models the smaller one says how far points are given
+    stat_oracle:torch.Tensor,                # The same in each retrained model (M', N); 3 models or more on both sides
+    delta:Interval(float, 0, 1, 'left')=1e-5 # Of (epsilon, delta)
+) -> Forgetting: # With different numbers of models the smaller one says how far points are given
     """How well unlearned models pass for retrained ones against the best of many attacks.
     Triantafillou et al. 2024, the NeurIPS 2023 challenge."""
     u,o = _populations(stat_unlearned, stat_oracle)
     if (fewer := min(len(u), len(o))) < 3:
         raise InputError(f"{len(u)} unlearned and {len(o)} retrained models cannot show an epsilon: "
                       "give 3 or more of both.")
-    if not 0 <= delta < 1: raise InputError(f"delta={delta} is no probability: give one from 0 to below 1.")
     eps = _table(len(u), len(o), delta).ravel()
     flipped = eps[::-1].copy() # what is not called positive, when the other population is
     pairs = (pair for part in _by_sample(u, o) for pair in zip(*(p.numpy() for p in part)))
@@ -118,14 +118,15 @@ def _points(epsilon, models):
     return torch.where(epsilon < ceil(log(models-1)), .5**(2*epsilon).floor(), 0.)
 
 # %% ../../nbs/evaluation/01_distance.ipynb #9807a264
+@validated
 def forgetting_floor(
-    m_unlearned:int,    # Unlearned models
-    m_oracle:int,       # Retrained models
-    scale=1.,           # Standard deviation of the statistic over retrained models: a number, or (N,) to draw from
-    n:int=1000,         # Samples simulated
-    delta:float=1e-5,   # Of (epsilon, delta)
-    seed:int=0          # Of the draws
-) -> Forgetting:        # What `forgetting_quality` says of two populations that do not differ
+    m_unlearned:int,                          # Unlearned models
+    m_oracle:int,                             # Retrained models
+    scale=1., # Standard deviation of the statistic over retrained models: a number, or (N,) to draw from
+    n:PositiveInt=1000,                       # Samples simulated
+    delta:Interval(float, 0, 1, 'left')=1e-5, # Of (epsilon, delta)
+    seed:Seed=0                               # Of the draws
+) -> Forgetting:                              # What `forgetting_quality` says of two populations that do not differ
     "The score of perfect unlearning: both populations drawn from one normal distribution for each sample"
     rng,scale = np.random.default_rng(seed), np.asarray(scale, dtype=float).ravel()
     if not (len(scale) and (scale > 0).all()):
@@ -154,10 +155,11 @@ def _histogram(x, low, width, bins):
     return torch.zeros(len(x), bins, dtype=x.dtype).scatter_add_(1, at, torch.ones_like(x)) / x.shape[1]
 
 # %% ../../nbs/evaluation/01_distance.ipynb #1d6275da
+@validated
 def klom(
     margins_unlearned:torch.Tensor, # Margins in each unlearned model (M, N)
     margins_oracle:torch.Tensor,    # Margins in each retrained model (M', N)
-    bins:int=20                     # Of the histograms
+    bins:PositiveInt=20             # Of the histograms
 ) -> torch.Tensor:                  # (N,) float64, in nats; its mean where nothing differs is not 0
     "KL divergence of the margins of unlearned from those of retrained models (KLoM of Georgiev et al. 2024)"
     res = []

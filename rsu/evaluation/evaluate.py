@@ -10,7 +10,7 @@ import hashlib, inspect
 from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, rsu, torch, torch.nn.functional as F
-from rsu.core.config import InputError, choose
+from rsu.core.config import InputError, NonNegativeInt, PositiveInt, choose, validated
 from rsu.core.store import check_writable, read_shard, write_shard
 from rsu.core.outputs import Outputs, predict_train
 from rsu.core.per_sample import check_outputs
@@ -26,14 +26,15 @@ from rsu.evaluation.audit import indiscernibility, lr_mia, _votes
 from rsu.evaluation.intervals import resampled, summarise, tow_draws
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #96ab75d0
+@validated
 def fit_oracles(
-    learn,           # The learner whose recipe is used
-    split,           # What they must never see
-    n:int=3,         # Oracles
-    path=None,       # A folder that keeps them
-    quiet:bool=False, # No progress bar
-    first:int=0      # Seed of the first; the others count on
-) -> list:           # Learners, each with its `unlearning`
+    learn,                 # The learner whose recipe is used
+    split,                 # What they must never see
+    n:PositiveInt=3,       # Oracles
+    path=None,             # A folder that keeps them
+    quiet:bool=False,      # No progress bar
+    first:NonNegativeInt=0 # Seed of the first; the others count on
+) -> list:                 # Learners, each with its `unlearning`
     "Models retrained without the samples to forget"
     seeds = range(first, first+n)
     files = [_file(path, learn, split, s) for s in seeds] if path else []

@@ -10,15 +10,16 @@ import re, warnings
 import numpy as np, pandas as pd
 from pandas.api.types import is_object_dtype, is_string_dtype
 from scipy.stats import false_discovery_control, norm, t, ttest_1samp, ttest_ind
-from rsu.core.config import InputError
+from rsu.core.config import InputError, PositiveInt, Seed, validated
 from rsu.evaluation.metrics import tow
 
 # %% ../../nbs/evaluation/03_intervals.ipynb #89510a7a
+@validated
 def resampled(
-    values,          # Something about each sample, in one model or several (n, d)
-    draws:int=200,   # Bootstrap draws B
-    seed:int=0       # Of the draws: they are the same for all values of `n` samples
-) -> np.ndarray:     # The mean in each draw (B, d)
+    values,                # Something about each sample, in one model or several (n, d)
+    draws:PositiveInt=200, # Bootstrap draws B
+    seed:Seed=0            # Of the draws: they are the same for all values of `n` samples
+) -> np.ndarray:           # The mean in each draw (B, d)
     "Bootstrap means over samples (Efron 1979)"
     values,rng = np.asarray(values, dtype=float), np.random.default_rng(seed)
     n = len(values)

@@ -9,7 +9,7 @@ __all__ = ['tow', 'tow_mia', 'average_gap', 'residual_attack', 'null_se', 'auc_s
 from math import prod
 import numpy as np, torch
 from scipy.stats import rankdata
-from rsu.core.config import InputError
+from rsu.core.config import InputError, PositiveInt, Share, validated
 from rsu.ranking.membership import auc, lira, tpr_at_fpr
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #79fafdaf
@@ -54,21 +54,23 @@ def _residual(phi_forget, phi_test, oracles_forget, oracles_test):
     return [lira(phi, refs, torch.zeros_like(refs, dtype=torch.bool), online=False, variance='global') for phi,refs in sets]
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #9ecc1c30
+@validated
 def residual_attack(
     phi_forget:torch.Tensor,     # Margins of the model on the forgotten samples (n,)
     phi_test:torch.Tensor,       # and on the test samples (m,)
     oracles_forget:torch.Tensor, # Margins of the oracles on the forgotten samples (K, n)
     oracles_test:torch.Tensor,   # and on the test samples (K, m)
-    fpr:float=0.01               # Rate of false alarms at which hits are counted
-) -> dict:                       # 'auc' (0.5 is chance), its standard error 'auc_se', and 'tpr' (`fpr` is chance; NaN below 1/fpr test samples)
+    fpr:Share=0.01               # Rate of false alarms at which hits are counted
+) -> dict: # 'auc' (0.5 is chance), its standard error 'auc_se', and 'tpr' (`fpr` is chance; NaN below 1/fpr test samples)
     "How well forgotten samples are told from never-seen ones: offline LiRA with the oracles as references"
     members,others = _residual(phi_forget, phi_test, oracles_forget, oracles_test)
     return dict(auc=auc(members, others), auc_se=auc_se(members, others), tpr=tpr_at_fpr(members, others, fpr))
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #9164cf45
+@validated
 def null_se(
-    n:int, # Members
-    m:int  # Samples that were never seen
+    n:PositiveInt, # Members
+    m:PositiveInt  # Samples that were never seen
 ) -> float:
     r"Standard error of an AUC of `n` against `m` samples that do not differ: $\sqrt{(n+m+1)/(12nm)}$ (Mann and Whitney 1947)"
     return ((n+m+1)/(12*n*m))**.5

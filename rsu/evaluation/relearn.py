@@ -7,13 +7,13 @@ __all__ = ['Relearned', 'relearn_time', 'Anamnesis', 'anamnesis_index', 'relearn
 
 # %% ../../nbs/evaluation/05_relearn.ipynb #ccd6a15c
 from dataclasses import KW_ONLY
-from numbers import Real
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
 from fastai.torch_core import no_random
-from rsu.core.config import InputError, choose
+from rsu.core.config import (Epochs, InputError, Interval, Options, PositiveFloat, PositiveInt, Seed, Share,
+                             validated)
 from rsu.core.outputs import Outputs, is_correct, predict_train
 from rsu.core.split import ForgetSplit
 from rsu.algorithms.unlearn import Algorithm, Term, _asked, clone_learner
@@ -81,15 +81,16 @@ class Relearned(NamedTuple):
         return f"{self.target:.3f} reached in {self.steps:.0f} steps, {self.epochs:.3g} epochs"
 
 # %% ../../nbs/evaluation/05_relearn.ipynb #8e39c238
+@validated
 def relearn_time(
-    learn:Learner,           # An unlearned (or any other) learner; it stays as it is
-    split:ForgetSplit,       # The samples to relearn are those it forgets
-    target:float|None=None,  # Accuracy on them to be reached, in [0, 1]; that before they were forgotten by default
-    lr:float=.01,            # Learning rate; small enough that a retrained model takes many steps
-    bs:int=64,               # Batch size
-    per:str='step',          # Look after each 'step', or after each 'epoch', which is cheaper for many samples
-    max_epoch:int=100,       # Passes over the samples after which it counts as not reached
-    seed:int=0               # Order of the batches and all other chance
+    learn:Learner,                      # An unlearned (or any other) learner; it stays as it is
+    split:ForgetSplit,                  # The samples to relearn are those it forgets
+    target:Share|None=None, # Accuracy on them to be reached, in [0, 1]; that before they were forgotten by default
+    lr:PositiveFloat=.01,               # Learning rate; small enough that a retrained model takes many steps
+    bs:PositiveInt=64,                  # Batch size
+    per:Options('step','epoch')='step', # Look after each 'step', or after each 'epoch', which is cheaper for many samples
+    max_epoch:Epochs=100,               # Passes over the samples after which it counts as not reached
+    seed:Seed=0                         # Order of the batches and all other chance
 ) -> Relearned:
     """How long a copy of `learn` has to be trained on the samples to forget alone until it knows them again.
     Golatkar et al., CVPR 2020; Chundawat et al. 2023."""
@@ -105,15 +106,8 @@ def relearn_time(
 # %% ../../nbs/evaluation/05_relearn.ipynb #9532acd4
 def _settled(learn, split, target, lr, bs, per, max_epoch):
     "The accuracy aimed at, and the fit that aims at it; `InputError` where either cannot be"
-    if not (lr > 0 and bs >= 1 and max_epoch >= 0):
-        raise InputError(f"lr={lr}, bs={bs}, max_epoch={max_epoch} cannot train: "
-                      "rates are above 0, batches 1 or more, epochs 0 or more.")
     how = _asked(learn, split, _Relearn(n_epoch=max_epoch, lr=lr, bs=bs))
-    choose('interval', per, ('step','epoch'))
-    if target is None: target = _original(learn, split)
-    if not isinstance(target, Real) or not 0 <= target <= 1:
-        raise InputError(f"target={target!r} is no accuracy: give a number from 0 to 1.")
-    return float(target),how
+    return (_original(learn, split) if target is None else target),how
 
 def _original(learn, split):
     "The accuracy on the samples to forget before they were forgotten, as the learner's record has it"
@@ -138,17 +132,16 @@ class Anamnesis(NamedTuple):
         return f"{self.index:.3g} by {total} oracles, times or over {self.spread:.2f}"
 
 # %% ../../nbs/evaluation/05_relearn.ipynb #fe048cc2
+@validated
 def anamnesis_index(
-    unlearned:Relearned, # Of the unlearned model
-    oracles,             # `Relearned` of each retrained model, with the same settings and target
-    alpha:float=.05,     # How far below the original accuracy is near enough, as a share of it
-    eps:float=.01        # Epochs (passes over the samples to forget) added to both times
+    unlearned:Relearned,                     # Of the unlearned model
+    oracles,                                 # `Relearned` of each retrained model, with the same settings and target
+    alpha:Interval(float, 0, 1, 'left')=.05, # How far below the original accuracy is near enough, as a share of it
+    eps:PositiveFloat=.01                    # Epochs (passes over the samples to forget) added to both times
 ) -> Anamnesis:
     "Relearn time of an unlearned model over that of retrained ones (AIN: Chundawat et al., IEEE TIFS 2023)"
     if not (oracles := list(oracles)):
         raise InputError("There is no oracle to compare with: give relearn_time of one retrained model or more.")
-    if not (0 <= alpha < 1 and eps > 0):
-        raise InputError(f"alpha={alpha}, eps={eps} make no index: give alpha from 0 to below 1, and eps above 0.")
     settings = {(round(o.target, 9), o.lr, o.bs, o.per) for o in (unlearned, *oracles)}
     if len(settings) > 1:
         ways = ', '.join(map(str, sorted(settings)))
@@ -161,11 +154,12 @@ def anamnesis_index(
     return Anamnesis(*np.exp([logs.mean(skipna=False), logs.std(skipna=False)]).tolist(), each)
 
 # %% ../../nbs/evaluation/05_relearn.ipynb #dbd2dab3
+@validated
 def relearn_columns(
-    lr:float=.01, # Learning rate
-    bs:int=64,    # Batch size
-    seed:int=0    # Order of the batches
-):                # A function of a learner and the split for `evaluate(..., more=[...])`
+    lr:PositiveFloat=.01, # Learning rate
+    bs:PositiveInt=64,    # Batch size
+    seed:Seed=0           # Order of the batches
+):                        # A function of a learner and the split for `evaluate(..., more=[...])`
     """Column relearn_steps: gradient steps until the samples to forget are known as well as before.
     NaN where that is not reached."""
     def columns(learn, split):

@@ -13,7 +13,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from rsu import __version__
-from rsu.core.config import InputError
+from rsu.core.config import InputError, Interval, PositiveInt, Seed, validated
 from rsu.core.store import check_writable, read_shard, write_shard
 from rsu.core.indexing import as_fastai, device_of, fingerprint, indices, subset, targets, _update
 from rsu.core.outputs import at_once, is_correct, margin, predict, predict_train
@@ -288,23 +288,24 @@ class _Work:
 
 # %% ../../nbs/ranking/01_bank.ipynb #30164560
 @patch(cls_method=True)
+@validated
 def fit(cls:ReferenceBank,
-    learn,              # The learner whose training set and recipe are used
-    n:int=16,           # References; an even number, so that every sample is in half of them
-    path=None,          # Folder of the bank; one below `learn.path`/'bank' that its making names, where not given
-    seed:int=0,         # Of the halves and the models
-    recipe=None,        # A `Recipe` or function, where the learner carries none
-    logits:bool=False,  # Keep all logits beside the margins
-    executor=None,      # Where models are trained: any executor of `concurrent.futures`, or what has its `submit`; the cores of this machine where not given
-    compile:bool=False, # Let `torch.compile` make the kernels: on a GPU, and slower to begin
-    quiet:bool=False    # No progress bar
-):                      # A `ReferenceBank`
+    learn,                 # The learner whose training set and recipe are used
+    n:Interval(int, 2)=16, # References; an even number, so that every sample is in half of them
+    path=None,             # Folder of the bank; one below `learn.path`/'bank' that its making names, where not given
+    seed:Seed=0,           # Of the halves and the models
+    recipe=None,           # A `Recipe` or function, where the learner carries none
+    logits:bool=False,     # Keep all logits beside the margins
+    executor=None, # Where models are trained: any executor of `concurrent.futures`, or what has its `submit`; the cores of this machine where not given
+    compile:bool=False,    # Let `torch.compile` make the kernels: on a GPU, and slower to begin
+    quiet:bool=False       # No progress bar
+):                         # A `ReferenceBank`
     "Train what is not there yet of a bank of `n` references, and open it"
     if vars(learn).get('ledger') is not None and len(indices(learn.dls.train)) < len(learn.dls.train_ds):
         raise InputError("This learner has forgotten samples that its data set still holds, "
                       "and the bank's files would show which: "
                       "delete their rows from the data, and fit the bank to a learner on what stays.")
-    if n < 2 or n % 2: raise InputError(f"n={n} references cannot come in pairs of halves: give an even number, 2 or more.")
+    if n % 2: raise InputError(f"n={n} references cannot come in pairs of halves: give an even number, 2 or more.")
     dls,recipe = learn.dls,recipe_of(learn, recipe)
     check_outputs(learn.model, dls)
     made = _made_from(dls, recipe)
@@ -356,11 +357,12 @@ def open(cls:ReferenceBank,
     return cls(files, y, path, int(read_shard(files[0])[1]['seed']))
 
 @patch
+@validated
 def extend(self:ReferenceBank,
-    learn,    # The learner that the bank was fitted to
-    n:int,    # References there shall be, by the bank's seed
-    **kwargs  # What else `fit` takes
-):            # A `ReferenceBank`
+    learn,              # The learner that the bank was fitted to
+    n:Interval(int, 2), # References there shall be, by the bank's seed
+    **kwargs            # What else `fit` takes
+):                      # A `ReferenceBank`
     "Train further references, beside those that are there"
     if self.path is None: raise InputError("This bank has no folder to grow in: fit one with path=.")
     return ReferenceBank.fit(learn, n, self.path, self.seed, **kwargs)
@@ -414,10 +416,11 @@ def move_bank(
 
 # %% ../../nbs/ranking/01_bank.ipynb #84ec89a1
 @patch
+@validated
 def stability(self:ReferenceBank,
-    score=None,    # Function of margins (K, N) and memberships (K, N) that gives scores (N,); `privacy_risk` where not given
-    draws:int=20,  # Divisions of the bank for each number of references
-    seed:int=0     # Of the divisions
+    score=None, # Function of margins (K, N) and memberships (K, N) that gives scores (N,); `privacy_risk` where not given
+    draws:PositiveInt=20, # Divisions of the bank for each number of references
+    seed:Seed=0           # Of the divisions
 ) -> pd.DataFrame: # Columns n, again (mean rank correlation with n others), again_sd, whole (with all references), whole_sd, extrapolated
     "How far would the ranking of n references be from that of n others? For n from 2 up to four times the bank's"
     score = score or (lambda phi, members: privacy_risk(phi, members, 'global'))

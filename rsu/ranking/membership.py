@@ -9,7 +9,7 @@ __all__ = ['lira', 'privacy_risk', 'rmia', 'attack_r', 'attack_p', 'memorization
 # %% ../../nbs/ranking/00_membership.ipynb #98c5c41d
 import numpy as np, torch
 from torch.distributions import Normal
-from rsu.core.config import choose
+from rsu.core.config import PositiveFloat, Share, choose, validated
 from rsu.core.outputs import _finite
 
 # %% ../../nbs/ranking/00_membership.ipynb #53d75ac1
@@ -72,14 +72,15 @@ def _rise(p_target, p_out, a):
     return (p_target+tiny) / (((1+a)*p_out + (1-a))/2 + tiny)
 
 # %% ../../nbs/ranking/00_membership.ipynb #89f52875
+@validated
 def rmia(
     p_target:torch.Tensor,   # Probability of the true class under the attacked model (N,)
     p_refs:torch.Tensor,     # The same under the references (K, N)
     members:torch.Tensor,    # Which reference was trained on which sample (K, N) bool
     p_pop:torch.Tensor,      # Population points under the attacked model (M,)
     p_pop_refs:torch.Tensor, # Population points under the references, none of which saw them (K, M)
-    a:float=0.3,             # How much surer models are in than out: 1 not at all, 0 wholly sure
-    gamma:float=1.           # By what factor x must have risen more than z
+    a:Share=0.3,             # How much surer models are in than out: 1 not at all, 0 wholly sure
+    gamma:PositiveFloat=1.   # By what factor x must have risen more than z
 ) -> torch.Tensor:           # (N,) float64 in [0, 1]; NaN where a sample has no reference without it
     "RMIA, offline: the share of population points that rose less (Zarifzadeh et al., ICML 2024, section 3)"
     p_target,p_refs,p_pop,p_pop_refs = (torch.as_tensor(o).double() for o in (p_target, p_refs, p_pop, p_pop_refs))
@@ -155,10 +156,11 @@ def auc(
     from sklearn.metrics import roc_auc_score
     return float(roc_auc_score(*_labelled(members, others)))
 
+@validated
 def tpr_at_fpr(
     members:torch.Tensor, # Scores of members (n,)
     others:torch.Tensor,  # Scores of samples that were never seen (m,)
-    fpr:float=0.01        # Rate of false alarms that is allowed
+    fpr:Share=0.01        # Rate of false alarms that is allowed
 ) -> float:               # NaN where `others` are too few to hold one false alarm
     "The share of members that are found when at most `fpr` of the others are taken for members"
     from sklearn.metrics import roc_curve

@@ -16,7 +16,8 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import Learner
 from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
-from rsu.core.config import InputError, choose, register
+from rsu.core.config import (Epochs, InputError, NonNegativeFloat, Options, PositiveFloat, PositiveInt, Seed, Share,
+                             register, validated)
 from rsu.core.indexing import as_fastai, without_augmentation, indices, subset, targets
 from rsu.core.outputs import evaluating, is_correct, margin, predict, predict_train
 from rsu.core.split import ForgetSplit, _held_out
@@ -47,9 +48,10 @@ class Ranking(ForgetSplit):
         "The positions to forget, riskiest first; ties by position"
         return self.forget[np.argsort(-self.scores, kind='stable')]
 
+    @validated
     def top(self,
-        k:int=10     # How many
-    ) -> np.ndarray: # Positions in the training set, (k,)
+        k:PositiveInt=10 # How many
+    ) -> np.ndarray:     # Positions in the training set, (k,)
         "The positions of the `k` riskiest samples, riskiest first"
         return self.order[:k]
 
@@ -94,16 +96,17 @@ def _agree(a, b, k, counts):
 
 # %% ../../nbs/ranking/02_rankers.ipynb #dd785a75
 @patch
+@validated
 def agreement(self:Ranking,
-    other:Ranking,   # Another ranking of the same samples
-    k:int|None=None, # How many are the top; a tenth where not given. By chance the overlap is k/n
-    n_boot:int=1000, # Resamples of the samples
-    seed:int=0       # Draws them
-) -> pd.DataFrame:   # Rows 'spearman', 'top-k overlap', 'spearman in the top fifth'; columns value, low, high (95%)
+    other:Ranking,           # Another ranking of the same samples
+    k:PositiveInt|None=None, # How many are the top; a tenth where not given. By chance the overlap is k/n
+    n_boot:PositiveInt=1000, # Resamples of the samples
+    seed:Seed=0              # Draws them
+) -> pd.DataFrame: # Rows 'spearman', 'top-k overlap', 'spearman in the top fifth'; columns value, low, high (95%)
     "How far two rankings agree: correlation, the same few at the top, and the correlation among this one's top fifth"
     _check_same(self, other)
     n,k = len(self), max(1, len(self)//10) if k is None else k
-    if not 1 <= k <= n or n_boot < 1: raise InputError(f"k={k}, n_boot={n_boot} cannot be had of {n} samples: k is 1 to {n}, n_boot 1 or more.")
+    if k > n: raise InputError(f"k={k} samples cannot be the top of {n}: give a number from 1 to {n}.")
     rng,block = np.random.default_rng(seed), max(1, 2**17//n) # resamples at a time: what a processor's cache holds
     draws = (rng.multinomial(n, np.full(n, 1/n), size=min(block, n_boot-i)).astype(float) for i in range(0, n_boot, block))
     boot = np.concatenate([_agree(self.scores, other.scores, k, o) for o in draws], axis=1)
@@ -166,8 +169,9 @@ def ranker_table() -> pd.DataFrame: # A row a ranker: needs, trainings, cost, so
 class Random(Ranker):
     "A score by chance: the control of every ranker"
     needs,trainings,cost,source = 'nothing','0','nothing','control'
+    @validated
     def __init__(self,
-        seed:int=0 # Of the scores
+        seed:Seed=0 # Of the scores
     ): self.seed = seed
     def score(self, learn, at): return np.random.default_rng(self.seed).random(len(targets(learn.dls)))[at]
 
@@ -268,8 +272,9 @@ class GradNorm(Ranker):
 class Curvature(Ranker):
     "How much the loss's gradient with respect to the input changes over a small step along its sign, on the trained model"
     needs,trainings,cost,source = _model,'0','two backward passes a sample','Garg et al. 2024; here at the end, there a mean over epochs'
+    @validated
     def __init__(self,
-        h:float=0.01 # Length of the step, in units of the input
+        h:PositiveFloat=0.01 # Length of the step, in units of the input
     ): self.h = h
 
     def score(self, learn, at):
@@ -318,10 +323,11 @@ class _Recorded(Ranker):
 class LearningSpeed(_Recorded):
     "One minus the mean over epochs of the true class's probability, or of right answers"
     source = 'C-proxy of Jiang et al. 2021, turned round'
+    @validated
     def __init__(self,
-        record:Record,       # Of the learner's training
-        by:str='confidence'  # 'confidence' (probability of the true class) or 'correctness' (right or wrong)
-    ): self.record,self.by = record,choose('form', by, ['confidence','correctness'])
+        record:Record,                                      # Of the learner's training
+        by:Options('confidence','correctness')='confidence' # Probability of the true class, or right and wrong
+    ): self.record,self.by = record,by
     @property
     def name(self): return f'learningspeed, {self.by}'
 
@@ -344,16 +350,17 @@ class ForgettingEvents(_Recorded):
 class EL2N(_Recorded):
     "Length of the error of the probabilities early in training"
     source = 'Paul et al. 2021; one training instead of ten'
+    @validated
     def __init__(self,
-        record:Record,       # Of the learner's training
-        epoch:int|None=None  # After how many epochs; a tenth of them (at least one) where not given
+        record:Record,              # Of the learner's training
+        epoch:PositiveInt|None=None # After how many epochs; a tenth of them (at least one) where not given
     ): self.record,self.epoch = record,epoch
 
     def score(self, learn, at):
         at = self._at(learn, at)
         E = len(self.record.rows)
         epoch = max(1, round(E/10)) if self.epoch is None else self.epoch
-        if not 1 <= epoch <= E: raise InputError(f"epoch={epoch} is not in the record: give a number from 1 to {E}.")
+        if epoch > E: raise InputError(f"epoch={epoch} is not in the record: give a number from 1 to {E}.")
         return self.record.el2n[epoch-1,at].numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #293feb88
@@ -395,12 +402,13 @@ class HoldoutRetrain(Ranker):
     "How far the answer moves when a copy of the model is trained further on the validation samples"
     needs,trainings,cost = 'the trained model, validation samples','< 1','some epochs over the validation samples'
     source = 'Carlini et al. 2019; settings: RUM'
+    @validated
     def __init__(self,
-        n_epoch:int=30, # Most passes over the validation samples
-        lr:float=.1,    # Learning rate of SGD, constant
-        bs:int=256,     # Batch size
-        patience:int=4, # Passes in a row without a lower training loss after which it stops
-        seed:int=0      # Order of the batches, and all other chance
+        n_epoch:Epochs=30,      # Most passes over the validation samples
+        lr:NonNegativeFloat=.1, # Learning rate of SGD, constant
+        bs:PositiveInt=256,     # Batch size
+        patience:PositiveInt=4, # Passes in a row without a lower training loss after which it stops
+        seed:Seed=0             # Order of the batches, and all other chance
     ): self.n_epoch,self.lr,self.bs,self.patience,self.seed = n_epoch,lr,bs,patience,seed
 
     def score(self, learn, at):
@@ -453,10 +461,11 @@ class PrivacyRisk(_Banked):
 class RMIA(_Banked):
     "The share of validation samples whose probability rose less than this sample's"
     needs,source = 'a reference bank of K models, validation samples','Zarifzadeh et al. 2024, offline'
+    @validated
     def __init__(self,
-        bank,          # A `ReferenceBank` of the learner's training set
-        a:float=.3,    # How much surer models are in than out: 1 not at all, 0 wholly sure
-        gamma:float=1. # By what factor a sample must have risen more than one of the population
+        bank,                  # A `ReferenceBank` of the learner's training set
+        a:Share=.3,            # How much surer models are in than out: 1 not at all, 0 wholly sure
+        gamma:PositiveFloat=1. # By what factor a sample must have risen more than one of the population
     ): self.bank,self.a,self.gamma = bank,a,gamma
 
     def score(self, learn, at):
@@ -479,10 +488,11 @@ class AttackR(_Banked):
 class Memorization(_Banked):
     "Right answers of the references with the sample minus those without it, or their probabilities"
     source = 'Feldman 2020; Feldman & Zhang 2020'
+    @validated
     def __init__(self,
-        bank,                # A `ReferenceBank` of the learner's training set
-        by:str='correctness' # 'correctness' (right or wrong) or 'probability' (of the true class)
-    ): self.bank,self.by = bank,choose('form', by, ['correctness','probability'])
+        bank, # A `ReferenceBank` of the learner's training set
+        by:Options('correctness','probability')='correctness' # Right and wrong, or the probability of the true class
+    ): self.bank,self.by = bank,by
     @property
     def name(self): return f'memorization, {self.by}, {len(self.bank)} references'
 
