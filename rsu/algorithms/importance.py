@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import KW_ONLY, fields
 import numpy as np, torch
 from fastcore.basics import patch
+from scipy.sparse.linalg import LinearOperator, cg
 from torch import nn
 from torch.func import functional_call, jvp
 from rsu.core.config import InputError, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -189,15 +190,9 @@ def conjugate_gradients(
     b,        # (n,), float64
     tol=1e-5  # Residual at which to stop, in lengths of `b`
 ):            # (n,)
-    "The x with A x = b, by conjugate gradients (Hestenes and Stiefel 1952)"
-    x,r,d = torch.zeros_like(b),b,b
-    for _ in b:
-        if not r.norm() > tol*b.norm(): break
-        Ad = times(d)
-        step = r@r / (d@Ad)
-        x,new = x + step*d, r - step*Ad
-        r,d = new, new + (new@new)/(r@r)*d
-    return x
+    "The x with A x = b, by SciPy's conjugate gradients in at most `n` steps (Hestenes and Stiefel 1952)"
+    A = LinearOperator((len(b),len(b)), lambda u: times(torch.as_tensor(u)).numpy(), dtype=np.float64)
+    return torch.as_tensor(cg(A, b.numpy(), rtol=tol, atol=0., maxiter=len(b))[0])
 
 # %% ../../nbs/algorithms/06_importance.ipynb #40ba2ac2
 def along(
