@@ -1,5 +1,5 @@
 "Builds the documentation into _docs, without the Quarto program: nbdev processes the notebooks, smalldocs draws the pages."
-import inspect, json, os, re, shutil, sys
+import inspect, os, re, shutil, sys
 from importlib import import_module
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 "The bank of reference models where a notebook cannot look: other processes, kills, collisions, clusters."
-import gc, multiprocessing, subprocess, sys, time, weakref
+import gc, multiprocessing, subprocess, sys, weakref
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np, pandas as pd, pytest, torch

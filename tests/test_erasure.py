@@ -253,7 +253,7 @@ def test_samples_that_are_as_well_known_as_before(here, call, capsys):
 
 # Who was erased?
 
-def found(here, dls, margins={}):
+def found(here, dls, margins=None):
     """Persons that an attacker finds in the files.
     He looks for names, positions, samples, the hash of any of these, and given numbers of each person."""
     person, x = dls.train_ds.frame.person, dls.train_ds.tensors[0]
@@ -269,7 +269,7 @@ def found(here, dls, margins={}):
         known += [hashlib.sha256(o).hexdigest() for o in (at.tobytes(), str(at.tolist()).encode(), at.tobytes() + b';')]
         raw = [who.encode(), np.setdiff1d(np.arange(len(person)), at).tobytes()]
         if at[0]: raw += [at.tobytes(), at.astype('i4').tobytes()] # 0 and 1 are in any file
-        raw += [x[i].numpy().tobytes() for i in at] + margins.get(who, [])
+        raw += [x[i].numpy().tobytes() for i in at] + (margins or {}).get(who, [])
         return [o for o in (*(k[:8].encode() for k in known if k != whole), *raw) if o in text]
     return [who for who in person.unique() if traces(who)]
 

@@ -180,7 +180,7 @@ class Halved(Groups):
 def test_groups_are_a_partition(how):
     split = ForgetSplit(samples(), range(10))
     assert len(Halved('whole').divide(split)) == 2
-    with pytest.raises(InputError, match=f"Halved.* does not divide the 10 samples"): Halved(how).divide(split)
+    with pytest.raises(InputError, match="Halved.* does not divide the 10 samples"): Halved(how).divide(split)
 
 # --- data are what the data set gives
 

@@ -31,7 +31,7 @@ def learn():
     with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-2)
     return learn
 
-def replace(learn, loss):
+def with_loss(learn, loss):
     res = copy.copy(learn)
     res.loss_func = loss
     return res
@@ -51,14 +51,14 @@ weighted = [nn.CrossEntropyLoss(weight), nn.CrossEntropyLoss(weight, reduction='
 @pytest.mark.parametrize('ranker', [GradNorm(), Curvature()])
 def test_rankers_weigh_classes(learn, loss, ranker):
     at = np.arange(9)
-    ratio = ranker.score(but(learn, loss), at) / ranker.score(learn, at)
+    ratio = ranker.score(with_loss(learn, loss), at) / ranker.score(learn, at)
     np.testing.assert_allclose(ratio, weight[learn.dls.train_ds.tensors[1][at]], rtol=1e-3)
 
 @pytest.mark.parametrize('loss', weighted)
 def test_importance_weighs_classes(learn, loss):
     split = ForgetSplit(learn.dls, range(9))
     how = SSD(alpha=.5)
-    got = unlearn(but(learn, loss), split, how, quiet=True).model
+    got = unlearn(with_loss(learn, loss), split, how, quiet=True).model
     F_S, F_D = (gradients(learn, at, weight).square().mean(0) for at in (split.forget, range(50)))
     factor = torch.where(F_S > .5*F_D, (F_D/F_S).clamp(max=1), 1.)
     want = factor * torch.cat([p.flatten() for p in learn.model.parameters()])
@@ -67,7 +67,7 @@ def test_importance_weighs_classes(learn, loss):
 @pytest.mark.parametrize('loss', weighted)
 def test_influence_weighs_classes(learn, loss):
     split = ForgetSplit(learn.dls, range(9))
-    got = unlearn(but(learn, loss), split, Influence(damping=.5), quiet=True).model
+    got = unlearn(with_loss(learn, loss), split, Influence(damping=.5), quiet=True).model
     S, R = (gradients(learn, at, weight).double() for at in (split.forget, split.retain))
     H = .5*torch.eye(S.shape[1]).double() + R.T@R/len(R)
     want = torch.linalg.solve(H, S.sum(0)/50 - len(S)/50*R.mean(0))
@@ -83,14 +83,14 @@ def test_influence_weighs_classes(learn, loss):
 def test_a_sum_gives_what_a_mean_gives(learn, how, plain):
     split = ForgetSplit(learn.dls, range(9))
     w = None if plain else weight/17
-    models = [unlearn(but(learn, nn.CrossEntropyLoss(w, reduction=o)), split, how, quiet=True).model
+    models = [unlearn(with_loss(learn, nn.CrossEntropyLoss(w, reduction=o)), split, how, quiet=True).model
               for o in ('mean', 'sum')]
     for a, b in zip(*(m.parameters() for m in models)): torch.testing.assert_close(a, b)
     assert any(not torch.equal(a, b) for a, b in zip(models[0].parameters(), learn.model.parameters()))
 
 def test_fisher_differs_by_class_weights(learn):
     split = ForgetSplit(learn.dls, range(9))
-    a, b = (unlearn(but(learn, nn.CrossEntropyLoss(o)), split, Fisher(alpha=1e-4), quiet=True).model
+    a, b = (unlearn(with_loss(learn, nn.CrossEntropyLoss(o)), split, Fisher(alpha=1e-4), quiet=True).model
             for o in (None, weight))
     assert all((p-q).abs().max() > 1e-4 for p, q in zip(a.parameters(), b.parameters()))
 
@@ -104,7 +104,7 @@ def test_a_mixed_batch_has_the_mean_of_the_whole(learn):
             if self.training: torch.testing.assert_close(res, self.own_loss(pred, *yb)); seen.append(res)
             return res
     seen = []
-    unlearn(but(learn, nn.CrossEntropyLoss(weight)), ForgetSplit(learn.dls, 'class:2'),
+    unlearn(with_loss(learn, nn.CrossEntropyLoss(weight)), ForgetSplit(learn.dls, 'class:2'),
             Seen(joint=True, n_epoch=1, bs=16, lr=1e-3), quiet=True)
     assert len(seen) == 4
 
@@ -116,5 +116,5 @@ def own(logits, y): return F.cross_entropy(logits, y, weight)
                                    for how in (SSD(), Fisher(), Influence(), SFRon()))])
 def test_a_loss_that_hides_its_weights_is_refused(learn, act):
     with pytest.raises(InputError, match='a single sample has no loss of its own.*reduction'):
-        act(but(learn, own), ForgetSplit(learn.dls, range(9)))
-    act(but(learn, lambda logits, y: F.cross_entropy(logits, y)), ForgetSplit(learn.dls, range(9)))
+        act(with_loss(learn, own), ForgetSplit(learn.dls, range(9)))
+    act(with_loss(learn, lambda logits, y: F.cross_entropy(logits, y)), ForgetSplit(learn.dls, range(9)))

@@ -1,7 +1,7 @@
 "Models and callbacks that a user brings: each works as it should, or is refused in a sentence before any work."
 import copy
 
-import numpy as np, pandas as pd, pytest, torch, torch.nn.functional as F
+import numpy as np, pytest, torch, torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.progress import ShowGraphCallback
@@ -14,7 +14,6 @@ from torch import nn
 from rsu.algorithms.adversarial import AMUN
 from rsu.algorithms.ascent import NegGradPlus, RandomLabel, SalUn, SFRon
 from rsu.core.data import Samples, loaders
-from rsu.core.outputs import predict_train
 from rsu.core.split import ForgetSplit
 from rsu.algorithms.descent import CFk, EUk, L1Sparse
 from rsu.evaluation.evaluate import evaluate

@@ -1,5 +1,4 @@
 "A purge that is killed, after which the user moves what it would have removed: what is reported is what happened."
-import shutil
 
 import pytest
 import rsu.erasure.ledger

@@ -1,7 +1,7 @@
 "A folder that somebody else sent, or that others can write to, is read without running code from it."
 import json, os, sys
 
-import numpy as np, pytest
+import pytest
 from common import small
 from rsu.core.datasets import digits
 from rsu.app.report import load_run

@@ -8,7 +8,7 @@ from rsu.ranking.membership import attack_p, attack_r, auc, entanglement, lira, 
 from rsu.evaluation.audit import _two_way, indiscernibility
 from rsu.evaluation.distance import _points, klom, margin_z
 from rsu.evaluation.evaluate import _share_se, _with_se
-from rsu.evaluation.intervals import _half, _one, _two, differences, resampled, summarise
+from rsu.evaluation.intervals import differences, resampled, summarise
 from rsu.evaluation.metrics import auc_se, average_gap, null_se, tow
 
 def counted_auc(members, others):

@@ -26,7 +26,7 @@ def test_during_the_imports(signum, code, tmp_path):
     (tmp_path/'torch.py').write_text(slow.format(str(tmp_path/'begun')), encoding='utf-8')
     assert stop_when(tmp_path/'begun', [rsu, '--help'], signum, tmp_path, PYTHONPATH=str(tmp_path)) == (said, code)
 
-def test_during_the_report(here):
+def test_during_the_report(here): # noqa: F811 (the fixture)
     # the kernel reads this as it starts: its first cell sleeps, so that the signal comes while it runs
     begun, start = here/'begun', here/'ipython'/'profile_default'/'startup'
     start.mkdir(parents=True)

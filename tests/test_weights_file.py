@@ -2,7 +2,6 @@
 import subprocess
 
 import pytest, torch
-from safetensors.torch import load_file
 from rsu.app.pipeline import _unwrapped, _weights
 from rsu.core.recipe import mlp
 from rsu.core.config import InputError
