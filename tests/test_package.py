@@ -58,6 +58,7 @@ def test_every_parameter_is_documented(module):
     lacking = []
     for k, same in parts(module):
         said = {name for f in same for name, doc in docments(f, full=True).items() if doc.docment}
+        said |= {name for name, f in getattr(same[0], '__dataclass_fields__', {}).items() if f.metadata.get('help')}
         asks = [n for n, p in inspect.signature(same[0]).parameters.items() if n not in ('self', 'cls') and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         lacking += [f'{k}({n})' for n in asks if n not in said]
     assert not lacking, '\n'.join(lacking)

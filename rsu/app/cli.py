@@ -9,14 +9,13 @@ __all__ = ['main']
 import os, shlex, sys
 from pathlib import Path
 from rsu.core.config import InputError
-from rsu.app.settings import Settings, check_names, from_toml, options_for_settings, parser, search_seed
+from rsu.app.settings import Settings, from_toml, options_for_settings, parser
 
 # %% ../../nbs/app/04_cli.ipynb #a9980949
 def _run(options, out, command):
     "`rsu run`: prints the main figures and where the report is"
     file = options.pop('config')
     settings = Settings(**{**(from_toml(file) if file else {}), **options})
-    check_names(settings)
     import pandas as pd
     from rsu.app.pipeline import run
     from rsu.evaluation.evaluate import main_measures
@@ -28,8 +27,7 @@ def _run(options, out, command):
 def _tune(options, out, command):
     "`rsu tune`: prints where the settings are that it found"
     budget = options.pop('budget')
-    settings = Settings(**{'seed': search_seed, **options})
-    check_names(settings, searched=True)
+    settings = Settings(**options)
     from rsu.app.pipeline import search
     search(settings, out, budget, command)
     print(f"Settings: {Path(out)/'settings.json'}")
@@ -38,7 +36,6 @@ def _forget(options, out, command):
     "`rsu forget`: prints where the pages are; the exit code is 3 where something is left to do"
     own = {k: options.pop(k) for k in ('weights','model','by','key','bank','purge','removed','also') if k in options}
     settings = Settings(**options)
-    check_names(settings)
     from rsu.app.pipeline import forget, is_unfinished, ledger_entries
     before = len(ledger_entries(out))
     for page in forget(settings, out, **own): print(f'Report: {page}')

@@ -311,7 +311,7 @@ def search(
     dls = load_data(s)
     split = _split(s, dls)
     recipe_for(s, dls) # refuses a network that does not suit
-    _claim(out, s.replace(algorithm=''), fingerprint(split.dls) if _top(s.forget) else split.key)
+    _claim(out, s.replace(algorithm='all'), fingerprint(split.dls) if _top(s.forget) else split.key)
     for o in (out, out/'bank', out/'oracles'): check_writable(o)
     if s.seed == Settings().seed: print(f"Seed {s.seed} is the one that rsu run takes where none is given: report what is found here with another.")
     learn,ranker = _model_and_ranker(s, split.dls, out)

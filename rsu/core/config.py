@@ -17,7 +17,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
 from typing import Union, dataclass_transform, get_args, get_origin
-from rsu.core.names import import_definition
+from rsu.core.names import import_definition, values
 
 # %% ../../nbs/core/00_config.ipynb #9c21347c
 class InputError(ValueError):
@@ -322,7 +322,7 @@ def _decode(v):
     d = {k: _decode(o) for k,o in v.items() if k != 'kind'}
     if 'kind' not in v: return d
     import_definition(v['kind'])
-    kind = choose('kind of value', v['kind'], {k: o for k,o in _kinds.items() if k[0] != '_'})
+    kind = choose('kind of value', v['kind'], {**dict.fromkeys(values), **{k: o for k,o in _kinds.items() if k[0] != '_'}})
     if odd := sorted(d.keys() - kind._names()):
         raise InputError(f"{v['kind']} has no setting '{odd[0]}': it has {', '.join(kind._names()) or 'none'}.")
     return kind(**d)

@@ -21,9 +21,10 @@ _defined = {
                   'algorithms.teacher': 'SCRUB BadTeacher DELETE',
                   'algorithms.importance': 'SSD LFSSD Fisher Influence',
                   'algorithms.adversarial': 'BoundaryShrink AMUN UNSIR'},
-    'other': {'core.recipe': 'Recipe', 'algorithms.unlearn': 'Term Algorithm', 'algorithms.exact': 'Sharded',
-              'sequence.sequence': 'Groups Quantiles Thresholds NaturalBreaks ByClass Labelled Singly ByChance SeqUnlearn',
-              'evaluation.compare': 'UnlearnProbe', 'app.settings': 'Settings'}}
+    'function': {'core.datasets': 'parquet_images', 'evaluation.compare': 'UnlearnProbe'}, # named in JSON alone
+    'value': {'core.recipe': 'Recipe', 'algorithms.unlearn': 'Term Algorithm', 'algorithms.exact': 'Sharded',
+              'sequence.sequence': 'Groups Quantiles Thresholds NaturalBreaks ByClass Labelled Singly ByChance '
+                                   'SeqUnlearn', 'app.settings': 'Settings'}}
 
 def _each_name():
     "Of all that is defined: its kind, its module and its name"
@@ -33,11 +34,12 @@ def _each_name():
 
 names = {kind: {name.lower(): (module,name) for k,module,name in _each_name() if k == kind} for kind in _defined}
 names['ranker']['lira-offline'] = names['ranker']['lira'] # LiRA(bank, online=False)
-_module_of = {name: module for _,module,name in _each_name()}
+definitions = {name: module for _,module,name in _each_name()}
+values = [name for kind,_,name in _each_name() if kind in ('algorithm','value')] # classes that JSON names as a kind
 
 # %% ../../nbs/core/00_names.ipynb #a1f00007
 def load(
-    kind:str, # 'data set', 'network', 'ranker', 'algorithm' or 'other'
+    kind:str, # 'data set', 'network', 'ranker', 'algorithm', 'function' or 'value'
     name:str  # One of `names[kind]`, such as 'scrub'
 ):            # The function or class
     "What the package offers under this name; its module is imported"
@@ -48,4 +50,4 @@ def import_definition(
     name:str # Of a function or class, such as 'SCRUB'
 ):
     "Import the module of the package that defines `name`; nothing happens where none does"
-    if name in _module_of: import_module(_module_of[name])
+    if name in definitions: import_module(definitions[name])
