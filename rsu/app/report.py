@@ -78,7 +78,8 @@ def asked(
     "What was asked of a run, as Markdown"
     s,split,how = run.settings, run.ranking, run.unlearning.how
     share,n = len(split)/split.N, len(run.unlearning.stages)
-    names = dict.fromkeys(type(o).__name__ if o is not None else 'nothing' for o in how._given())
+    algorithms = how.algorithm if isinstance(how.algorithm, tuple) else [how.algorithm]
+    names = dict.fromkeys(type(o).__name__ for o in algorithms if o is not None)
     order = how.order if isinstance(how.order, str) else 'a given'
     return (f"To make a trained model forget **{len(split)} of its {split.N:,} training samples** "
             f"({share:.1%} of {code_span(s.data)}), chosen by {code_span(s.forget)}. "
