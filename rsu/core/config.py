@@ -352,6 +352,8 @@ class Value:
         inherited = {k: o for base in reversed(cls.__mro__[1:]) for k,o in vars(base).get('_constraints', {}).items()}
         own = {k: _declared(cls, cls._settings[k]) for k in cls.__dict__.get('__annotations__', {}) if k in cls._settings}
         cls._constraints = {**inherited, **{k: o.inherit(inherited.get(k, o)) for k,o in own.items()}}
+        declared = {k: o for k,o in cls._constraints.items() if o.is_declared}
+        cls.__init__.__annotations__.update(declared) # for the documentation
 
     def __setattr__(self, name, value):
         f = self._settings.get(name)
