@@ -42,7 +42,7 @@ demo: $(ENV)
 	    --order descending --seed 0 --out runs/demo
 
 # The files that take longest go first: pytest-xdist gives each to one process, and the last would keep the others waiting.
-LONG := $(patsubst %,tests/test_%.py,cli tune forget kill bank data site)
+LONG := $(patsubst %,tests/test_%.py,cli tune forget kill bank data site gpu_script)
 test: check
 	python .ci/notebooks.py $(JOBS) $$($(GPU))
 	python -m pytest $(LONG) $(filter-out $(LONG),$(wildcard tests/test_*.py)) -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
