@@ -17,7 +17,7 @@ from rsu.ranking.rankers import Confidence, Random, Ranking
 from rsu.core.recipe import Recipe, cifar_resnet18, derive_seed, mlp, small_cnn
 from rsu.ranking.bank import halves
 from rsu.app.settings import Settings
-from rsu.sequence.sequence import ByChance, ByClass, Groups, Labelled, NaturalBreaks, OneShot, Quantiles, SeqUnlearn, Singly, Thresholds, share
+from rsu.sequence.sequence import ByChance, ByClass, Groups, Labelled, NaturalBreaks, Quantiles, SeqUnlearn, Singly, Thresholds, share
 from rsu.algorithms.ascent import NegGradPlus, RandomLabel
 from rsu.algorithms.teacher import DELETE, BadTeacher, SCRUB
 from rsu.algorithms.feed import Feed, _chunks
@@ -171,7 +171,7 @@ def test_a_sequence_keeps_its_word(asked, groups, order, pending, algorithm, who
     # one group, in whatever order and way, is one shot is the algorithm alone
     bare = unlearn(learn, ranking, algorithm, seed=seed, quiet=True)
     assert alike(bare, unlearn(learn, ranking, how.replace(groups=1, repair=None, order='descending' if order == 'given' else order), seed=seed, quiet=True))
-    assert alike(bare, unlearn(learn, ForgetSplit(dls, *request), OneShot(algorithm), seed=seed, quiet=True))
+    assert alike(bare, unlearn(learn, ForgetSplit(dls, *request), SeqUnlearn(algorithm, 1), seed=seed, quiet=True))
 
 @given(st.integers(1, 60), seeds, st.integers(2, 9))
 def test_order_is_determined_by_its_seed(n, seed, bs):

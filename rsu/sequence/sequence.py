@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Groups', 'Quantiles', 'Thresholds', 'NaturalBreaks', 'ByClass', 'Labelled', 'Singly', 'ByChance', 'share',
-           'SeqUnlearn', 'OneShot', 'RUM']
+           'SeqUnlearn', 'RUM']
 
 # %% ../../nbs/sequence/00_sequence.ipynb #a3097b8c
 import inspect
@@ -311,13 +311,6 @@ def regrouped(self:SeqUnlearn,
     return [s._replace(forget=f, retain=kept) for s,f,kept in zip(todo, forgets, self._retained(split, forgets))] + todo[len(forgets):]
 
 # %% ../../nbs/sequence/00_sequence.ipynb #3c4d647e
-def OneShot(
-    algorithm:Algorithm,        # Forgets all samples at once
-    repair:Algorithm|None=None  # A last stage on retained samples alone
-) -> SeqUnlearn:
-    "All samples in a single stage: the control of every sequence"
-    return SeqUnlearn(algorithm, 1, repair=repair)
-
 def RUM(
     *algorithms,              # One for all groups; or those of the low, the mid and the high group, None for a group that is left as it is
     shuffled:int|None=None    # The paper's control: three groups by chance, by this seed
