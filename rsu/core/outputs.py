@@ -104,7 +104,8 @@ class SetOutputs:
         "The outputs on some of the samples"
         return SetOutputs(*(None if o is None else o[idx] for o in vars(self).values()))
 
-def _set_outputs(logits, labels): return SetOutputs(is_correct(logits, labels).numpy(), margin(logits, labels), logits, labels)
+def _set_outputs(logits, labels):
+    return SetOutputs(is_correct(logits, labels).numpy(), margin(logits, labels), logits, labels)
 
 _most = 1000 # samples of a set from which an attack learns
 
@@ -188,7 +189,8 @@ def from_tensors(cls:Outputs,
     split    # Of which they are the outputs
 ):           # `Outputs`
     "Compact outputs from a file"
-    return cls._of({k: SetOutputs(tensors[f'{k}.correct'].numpy(), tensors.get(f'{k}.margins')) for k in cls.sets}, split)
+    return cls._of({k: SetOutputs(tensors[f'{k}.correct'].numpy(), tensors.get(f'{k}.margins'))
+                    for k in cls.sets}, split)
 
 @patch
 def __getstate__(self:Outputs):

@@ -164,6 +164,6 @@ def relearn_columns(
     NaN where that is not reached."""
     def columns(learn, split):
         if hasattr(learn, 'unlearning'): target = learn.unlearning.before['forget']
-        else: target = Outputs(learn.model, split)['forget'].accuracy # which a model to which nothing was done has already
+        else: target = Outputs(learn.model, split)['forget'].accuracy # nothing was done: it is reached already
         return dict(relearn_steps=relearn_time(learn, split, float(target), lr, bs, seed=seed).steps)
     return columns
