@@ -1,18 +1,20 @@
 "A file that is written again is replaced as a whole: who reads it meanwhile reads the old one to its end."
 import json, os
 
-import pytest, torch
-from rsu import cli, ledger, reference, tune
-from rsu.core.store import write_shard
+import pandas as pd, pytest, torch
+from rsu.core.store import write_json, write_shard, write_table
+from rsu.erasure import ledger
+from rsu.evaluation import tune
+from rsu.ranking import bank
 
 def shard(file, n): write_shard(file, dict(a=torch.full((9,), float(n))))
-def note(file, n): reference._replace(file, dict(a=n))
-def settings(file, n): cli._write(file, dict(a=n))
+def note(file, n): write_json(file, dict(a=n), 'note')
+def table(file, n): write_table(file, pd.DataFrame(dict(a=[n])), 'rows')
 
 def copied(file, n):
     source = file.parent.parent/'source'
     source.write_text(f'{n}'*9, encoding='utf-8')
-    reference._copy(source, file)
+    bank._copy(source, file)
 
 def key(file, n): os.replace(ledger._write_key(file, b'k'*32, n), file)
 
@@ -21,7 +23,7 @@ def journal(file, n):
     if n == 1: file.write_text('{"a": 1}\n{"a"', encoding='utf-8')
     else: tune._mend(file.parent)
 
-@pytest.mark.parametrize('write', [shard, note, settings, copied, key, journal], ids=lambda o: o.__name__)
+@pytest.mark.parametrize('write', [shard, note, table, copied, key, journal], ids=lambda o: o.__name__)
 def test_a_file_is_replaced_as_a_whole(write, tmp_path, capsys):
     folder = tmp_path/'kept'
     folder.mkdir()

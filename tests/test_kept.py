@@ -27,12 +27,12 @@ def test_stages_are_those_of_the_ranking_and_the_loss(learn, split, tmp_path):
     how = SeqUnlearn(NegGradPlus(n_epoch=1, bs=16), 2)
     one, other = (Ranking.from_scores(split, o) for o in (np.arange(12.), -np.arange(12.)))
     learn.unlearn(one, how, path=tmp_path, quiet=True)
-    with pytest.raises(InputError, match='groups'): learn.unlearn(other, how, path=tmp_path, quiet=True)
+    with pytest.raises(InputError, match='differs in groups'): learn.unlearn(other, how, path=tmp_path, quiet=True)
     smooth = copy.copy(learn)
     smooth.loss_func = CrossEntropyLossFlat(label_smoothing=.9)
-    with pytest.raises(InputError, match='loss function'): smooth.unlearn(one, how, path=tmp_path, quiet=True)
+    with pytest.raises(InputError, match='differs in loss function'): smooth.unlearn(one, how, path=tmp_path, quiet=True)
     few = ForgetSplit(learn.dls, split.forget, test=subset(learn.dls.loaders[2], range(40)))
-    with pytest.raises(InputError, match='other samples'): learn.unlearn(Ranking.from_scores(few, np.arange(12.)), how, path=tmp_path, quiet=True)
+    with pytest.raises(InputError, match='differs in validation and test samples'): learn.unlearn(Ranking.from_scores(few, np.arange(12.)), how, path=tmp_path, quiet=True)
 
 def test_a_study_of_two_groups_is_not_one_of_three(learn, split, tmp_path):
     ask = dict(algorithms=NegGradPlus(n_epoch=1, bs=16), seeds=range(1), orders=('descending',), oracles=2, quiet=True)
@@ -69,7 +69,7 @@ def test_oracles_and_banks_of_functions_that_hold_something(make, learn, split, 
     again = oracle(1e-4, tmp_path)[0]
     assert all(torch.equal(slow[k], again[k]) for k in slow) and len(list(tmp_path.glob('oracle-*'))) == 2
     ReferenceBank.fit(one, 2, tmp_path/'bank', quiet=True)
-    with pytest.raises(InputError, match='another recipe'): ReferenceBank.fit(two, 2, tmp_path/'bank', quiet=True)
+    with pytest.raises(InputError, match='differs in recipe'): ReferenceBank.fit(two, 2, tmp_path/'bank', quiet=True)
 
 class Own(nn.Module):
     def __init__(self, smooth): super().__init__(); self.ce = nn.CrossEntropyLoss(label_smoothing=smooth)
@@ -104,7 +104,7 @@ def get():
     monkeypatch.setenv('PART', '0')
     assert no_report(*ask) == 0 and no_report(*ask) == 0
     monkeypatch.setenv('PART', '1')
-    assert no_report(*ask) == 2 and 'other data' in capsys.readouterr().err
+    assert no_report(*ask) == 2 and 'differs in validation or test samples' in capsys.readouterr().err
 
 def test_a_state_of_other_slices_is_refused():
     dls, recipe = digits(n=120), Recipe(small_cnn, n_epoch=1)

@@ -3,6 +3,7 @@ import json, shutil, subprocess, time
 
 import pytest
 from common import assert_same, rsu, small, state
+from rsu.core.store import key_of, read_json, write_json
 
 def start(cwd):
     "The command, going on while the test looks at its folder."
@@ -58,7 +59,8 @@ def unfinished(whole, here, no_report):
     shutil.copytree(whole.out, here/'out')
     for p in (here/'out').glob('report.*'): p.unlink()
     note = here/'out'/'run.json'
-    note.write_text(json.dumps({**json.loads(note.read_text(encoding='utf-8')), 'done': False}), encoding='utf-8')
+    facts = read_json(note)
+    write_json(note, {**facts, 'done': False}, 'run', key_of(settings=facts['settings'], request=facts['request']))
     return here/'out', lambda: no_report(*small, '--out', 'out')
 
 def halve(path): path.write_bytes(path.read_bytes()[:path.stat().st_size//2])

@@ -7,10 +7,11 @@ from rsu.core.datasets import digits
 from rsu.app.report import load_run
 from rsu.core.template import write_report
 from rsu.core.config import InputError
+from rsu.core.store import key_of, read_json, read_table, write_json, write_table
 
 ran = "with open({0!r}, 'a', encoding='utf-8') as f: f.write(__name__ + '\\n')\n"
 algorithm = 'from rsu.all import FineTune\nclass Sent(FineTune): "An algorithm."\n'
-data = 'from rsu.core.data import digits\ndef loaders(): return digits(n=300)\n'
+data = 'from rsu.core.datasets import digits\ndef loaders(): return digits(n=300)\n'
 
 @pytest.fixture
 def sent(here, no_report):
@@ -18,9 +19,13 @@ def sent(here, no_report):
     (here/'sender.py').write_text(ran.format(str(here/'ran')) + algorithm, encoding='utf-8')
     (here/'senders_data.py').write_text(ran.format(str(here/'ran')) + data, encoding='utf-8')
     assert no_report(*small, '--ranker', 'random', '--algorithm', 'sender:Sent', '--out', 'sent') == 0
-    facts = json.loads((here/'sent'/'run.json').read_text(encoding='utf-8'))
+    facts = read_json(here/'sent'/'run.json')
     facts['settings'].update(data='senders_data:loaders', n=None)
-    (here/'sent'/'run.json').write_text(json.dumps(facts), encoding='utf-8')
+    key = key_of(settings=facts['settings'], request=facts['request'])
+    write_json(here/'sent'/'run.json', facts, 'run', key)
+    for k in ('ranking', 'stages', 'runs', 'table'):
+        file = here/'sent'/f'{k}.parquet'
+        write_table(file, read_table(file), k, key)
     (here/'ran').unlink()
     return here
 

@@ -6,7 +6,6 @@
 __all__ = ['importance', 'measuring_once', 'SSD', 'LFSSD', 'Fisher', 'conjugate_gradients', 'along', 'Influence']
 
 # %% ../../nbs/algorithms/06_importance.ipynb #c820e007
-import json
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import KW_ONLY, fields
@@ -16,6 +15,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from torch import nn
 from torch.func import functional_call, jvp
 from rsu.core.config import InputError, NonNegativeFloat, PositiveFloat, PositiveInt
+from rsu.core.store import key_of
 from rsu.core.outputs import evaluating
 from rsu.core.per_sample import (averaged, called, copied, refuse_batch_loss, sample_grads, sample_losses,
                                  unreduced, _two)
@@ -96,7 +96,8 @@ class _ClosedForm(Algorithm):
         held = _measured.get()
         if held is None: return measure()
         settings,stage = {k: v for k,v in self.to_dict().items() if k not in self.strength}, self.stage
-        key = json.dumps(settings), weights_hash(self.model), *self.learning(), _loss_key(self.own_loss), self.split.key, *(o.tobytes() for o in (stage.forget, stage.retain))
+        key = key_of(settings=settings, model=weights_hash(self.model), learning=[*self.learning()],
+                     loss=_loss_key(self.own_loss), samples=self.split.key, forget=stage.forget, retain=stage.retain)
         if key not in held:
             held.clear()
             held[key] = measure()

@@ -20,7 +20,8 @@ from filelock import FileLock
 from rsu.core.config import InputError, Interval, choose, validated
 from rsu.core.names import load, names
 from rsu.core.datasets import parquet_images
-from rsu.core.store import check_writable, read_shard, write_shard
+from rsu.core.store import (StoredFileError, check_writable, claim, key_of, read_shard, read_table, replacing,
+                            write_json, write_shard, write_table)
 from rsu.core.indexing import as_fastai, device_of, fingerprint
 from rsu.core.split import ForgetSplit, _gathered, _table
 from rsu.core.recipe import Recipe, cifar_resnet18, mlp, small_cnn, _loss_key
@@ -153,29 +154,32 @@ def _split(s, dls, at=None):
     return ForgetSplit(dls, np.arange(k) if at is None else at, seed=s.seed)
 
 # %% ../../nbs/app/01_pipeline.ipynb #a058f330
-_kept = ('ranking.parquet','stages.parquet','runs.parquet','table.parquet','model.safetensors','unlearned.safetensors','report.ipynb','report.html')
+_tables = ('ranking','stages','runs','table') # Parquet files of a finished run
+_pages = ('report.ipynb','report.html')
 
 # %% ../../nbs/app/01_pipeline.ipynb #c3b5123f
 def _claim(out, s, request):
     "Make the folder, or find the run in it; `InputError` where it holds another run or cannot be written"
-    note,said = out/'run.json',spelt_out(s.to_dict())
-    if not note.exists():
-        check_writable(out)
-        out.mkdir(parents=True, exist_ok=True)
-        _write(note, dict(settings=said, request=request, done=False))
-    try: facts = json.loads(note.read_text(encoding='utf-8'))
-    except ValueError: facts = None
-    was = facts.get('settings') if isinstance(facts, dict) else None
-    if not isinstance(was, dict): raise InputError(f"'{note}' is not a run's note: give another --out, or delete that folder.")
-    other = [f'{k} is {was.get(k)} there and {v} here' for k,v in said.items() if was.get(k) != v]
-    if other: raise InputError(f"'{out}' holds a run with other settings ({'; '.join(other)}): give another --out, or delete that folder.")
-    if facts.get('request') != request: raise InputError(f"'{out}' holds a run on other data or other samples to forget: give another --out, or delete that folder.")
-    return facts
+    facts = dict(settings=spelt_out(s.to_dict()), request=request)
+    return claim(out/'run.json', 'run', facts, 'give another --out, or delete that folder', done=False)
 
-def _write(path, facts):
-    part = path.with_name(f'{path.name}.{os.getpid()}.part')
-    part.write_text(json.dumps(facts, indent=1), encoding='utf-8')
-    os.replace(part, path)
+def _request(s, split):
+    "The data of a run, by name"
+    if _top(s.forget): samples = {'data': fingerprint(split.dls)} # which samples is found out later
+    else: samples = {'data or samples to forget': split.key}
+    return {**samples, 'validation or test samples': split.eval_key}
+
+def _run_key(s, request): return key_of(settings=spelt_out(s.to_dict()), request=request)
+
+def _is_finished(out, note, key):
+    "Is a run done, and is every file that it left there as it was written? Those that are not are named"
+    if not note['done']: return False
+    try:
+        for k in _tables: read_table(out/f'{k}.parquet', kind=k, key=key)
+        read_shard(out/'model.safetensors', kind='model')
+        read_shard(out/'unlearned.safetensors', kind='unlearned', key=key)
+    except StoredFileError as e: return print(f"'{e.path}' {e.problem}: it is made again.")
+    return all((out/o).exists() for o in _pages)
 
 # %% ../../nbs/app/01_pipeline.ipynb #cf5fc0c0
 def _budget(s, dls, split):
@@ -198,23 +202,29 @@ def _searched_for(s, recipe, found):
 
 def _model(s, dls, out, record):
     "The model to be unlearned: from its file, or trained and kept there; with a record of its training, where there is to be one"
-    recipe,path,made = recipe_for(s, dls), out/'model.safetensors', dict(data=fingerprint(dls))
-    made['recipe'] = recipe.key + _loss_key(getattr(dls.train_ds, 'loss_func', None))
-    if path.exists() and (record is None or (out/'record.safetensors').exists()):
-        state,facts = read_shard(path)
-        if facts == made:
-            learn = recipe.learner(dls)
-            learn.model.load_state_dict(state)
-            if record is not None: record.rows = list(zip(*(read_shard(out/'record.safetensors')[0][k] for k in _noted)))
-            return learn
+    recipe,path = recipe_for(s, dls),out/'model.safetensors'
+    loss = _loss_key(getattr(dls.train_ds, 'loss_func', None))
+    key = key_of(data=fingerprint(dls), recipe=recipe.key, loss=loss)
+    if path.exists() and (learn := _stored_model(recipe, dls, out, key, record)): return learn
     learn = recipe.fit(dls, cbs=record)
-    if record is not None: write_shard(out/'record.safetensors', {k: getattr(record, k) for k in _noted}, **made)
-    _keep(learn, path, **made)
+    if record is not None:
+        write_shard(out/'record.safetensors', {k: getattr(record, k) for k in _noted}, kind='record', key=key)
+    write_shard(path, learn.model.state_dict(), kind='model', key=key)
     return learn
 
 _noted = 'phi','correct','el2n'
 
-def _keep(learn, path, **facts): write_shard(path, learn.model.state_dict(), **facts)
+def _stored_model(recipe, dls, out, key, record):
+    "The model in its file, and the record in its own; None where one of them is not as it was written"
+    try:
+        state,_ = read_shard(out/'model.safetensors', kind='model', key=key)
+        if record is not None:
+            rows,_ = read_shard(out/'record.safetensors', kind='record', key=key)
+            record.rows = list(zip(*(rows[k] for k in _noted)))
+    except StoredFileError as e: return print(f"'{e.path}' {e.problem}: the model is trained again.")
+    learn = recipe.learner(dls)
+    learn.model.load_state_dict(state)
+    return learn
 
 # %% ../../nbs/app/01_pipeline.ipynb #8aaf0956
 def _model_and_ranker(s, dls, out):
@@ -248,8 +258,9 @@ def run(
     how,taken = _budget(s, dls, split)
     how = how.resolve(recipe_for(s, dls).learner(dls), split)
     if isinstance(how.groups, int) or not _top(s.forget) and isinstance(how.groups, (ByClass,Labelled,Singly)): how.stages(Ranking.from_scores(split, np.zeros(len(split)))) # refuses what groups and steps do not allow
-    request = f'{fingerprint(split.dls) if _top(s.forget) else split.key} {split.eval_key}'
-    if _claim(out, s, request).get('done') and all((out/f).exists() for f in _kept): return out/'report.html'
+    request = _request(s, split)
+    key = _run_key(s, request)
+    if _is_finished(out, _claim(out, s, request), key): return out/'report.html'
     for o in (out, out/'bank', out/'oracles'): check_writable(o)
     for o in taken: print(o)
     print('1/5 The model', flush=True)
@@ -257,22 +268,23 @@ def run(
     print(f'2/5 Who is at risk: {s.ranker}', flush=True)
     split = _exposed(s, dls, split, learn, ranker)
     ranking = ranker().rank(learn, split)
-    ranking.to_frame().to_parquet(out/'ranking.parquet')
+    write_table(out/'ranking.parquet', ranking.to_frame(), 'ranking', key)
     print(f'3/5 Forgetting: {how}', flush=True)
     new = unlearn(learn, ranking, how, seed=s.seed, path=out)
-    _keep(new, out/'unlearned.safetensors')
-    new.unlearning.stages.to_parquet(out/'stages.parquet')
+    write_shard(out/'unlearned.safetensors', new.model.state_dict(), kind='unlearned', key=key)
+    write_table(out/'stages.parquet', new.unlearning.stages, 'stages', key)
     print(f'4/5 Evaluation against {s.oracles} oracles', flush=True)
     runs = evaluate_runs(new, s.oracles, out/'oracles', draws=True)
-    runs.to_parquet(out/'runs.parquet')
-    summarise(runs).to_parquet(out/'table.parquet')
+    write_table(out/'runs.parquet', runs, 'runs', key)
+    write_table(out/'table.parquet', summarise(runs), 'table', key)
     print('5/5 The report', flush=True)
     facts = dict(settings=spelt_out(s.to_dict()), request=request, how=spelt_out(how.to_dict()), taken=taken, recipe=learn.recipe.to_dict(), ranker=ranking.name, before=new.unlearning.before,
                  command=command, folder=os.getcwd(), versions=versions(), done=False)
-    _write(out/'run.json', facts)
-    (out/'run.toml').write_text(''.join(f'# {o}\n' for o in taken) + to_toml(s, how), encoding='utf-8')
+    write_json(out/'run.json', facts, 'run', key)
+    with replacing(out/'run.toml') as file:
+        file.write_text(''.join(f'# {o}\n' for o in taken) + to_toml(s, how), encoding='utf-8')
     page = write_report(out, trust=True) # of what this very call has named
-    _write(out/'run.json', dict(facts, done=True))
+    write_json(out/'run.json', dict(facts, done=True), 'run', key)
     (out/'stages.safetensors').unlink() # what a kill would have left to go on with
     return page
 
@@ -311,7 +323,7 @@ def search(
     dls = load_data(s)
     split = _split(s, dls)
     recipe_for(s, dls) # refuses a network that does not suit
-    _claim(out, s.replace(algorithm='all'), fingerprint(split.dls) if _top(s.forget) else split.key)
+    _claim(out, s.replace(algorithm='all'), _request(s, split))
     for o in (out, out/'bank', out/'oracles'): check_writable(o)
     if s.seed == Settings().seed: print(f"Seed {s.seed} is the one that rsu run takes where none is given: report what is found here with another.")
     learn,ranker = _model_and_ranker(s, split.dls, out)
@@ -328,7 +340,8 @@ def search(
             rows = {r['settings']['kind']: r for r in _rows(out)}
             if (before := rows.get(cls.__name__, {}).get('runs', 0)) > budget: print(f"'{out/'settings.json'}' keeps what {before} runs found."); continue
             rows[cls.__name__] = _found(s, dls, best, command)
-            _write(out/'settings.json', [rows[k] for k in sorted(rows)])
+            text = json.dumps([rows[k] for k in sorted(rows)], indent=1)
+            with replacing(out/'settings.json') as file: file.write_text(text, encoding='utf-8')
     if failed: raise InputError(f"The search of {', '.join(failed)} failed with the error above; the others are done, and the same command tries again.")
     if not (out/'settings.json').exists(): raise InputError("None of these algorithms can be searched here: what is in the way is said of each above.")
     return pd.read_json(out/'settings.json')

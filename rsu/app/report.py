@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pandas as pd
 from rsu.core.config import InputError, Value
+from rsu.core.store import key_of, read_json, read_table
 from rsu.core.split import ForgetSplit
 from rsu.core.markup import code_block, code_span, escape_markdown, figure
 from rsu.ranking.rankers import Ranking
@@ -39,15 +40,16 @@ def load_run(
 ) -> SimpleNamespace: # settings, facts, ranking, stages, runs, table, unlearning
     "What a run left in its folder; runs no code of those who made it, unless with `trust`"
     path = Path(path)
-    try: facts = json.loads((path/'run.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError): facts = {}
-    if not {'settings','how','folder'} <= {*facts}:
+    facts = read_json(path/'run.json', 'run') if (path/'run.json').exists() else {}
+    if not {'settings','request','how','folder'} <= {*facts}:
         raise InputError(f"There is no finished run in '{path}': name the folder that rsu run wrote.")
     if not trust and (names := _to_import(facts, dls)):
         raise InputError(f"'{path}' names code that is not part of rsu, {names[0]}: "
                       "load_run(path, trust=True) imports it, "
                       "which is for runs of your own; for others give the data by dls= and import the classes first.")
-    df = pd.read_parquet(path/'ranking.parquet').sort_values('position')
+    key = key_of(settings=facts['settings'], request=facts['request'])
+    tables = {k: read_table(path/f'{k}.parquet', k, key) for k in ('ranking','stages','runs','table')}
+    df = tables.pop('ranking').sort_values('position')
     with _inside(facts['folder']) if trust else nullcontext():
         s,how = (cls.from_json(json.dumps(_known(facts[k]))) for k,cls in dict(settings=Settings, how=SeqUnlearn).items())
         split = ForgetSplit(load_data(s) if dls is None else dls, df.position.to_numpy(), seed=s.seed)
@@ -56,9 +58,8 @@ def load_run(
         raise InputError(f"{other} of {len(df)} labels differ from those in '{path}': "
                       "give the data of that run, unchanged and in their order.")
     ranking = Ranking.from_scores(split, df.score, facts['ranker'])
-    stages,runs,table = (pd.read_parquet(path/f'{k}.parquet') for k in ('stages','runs','table'))
-    return SimpleNamespace(settings=s, facts=facts, ranking=ranking, stages=stages, runs=runs, table=table,
-                           unlearning=Unlearning(None, split, how, s.seed, facts['before'], stages))
+    return SimpleNamespace(settings=s, facts=facts, ranking=ranking, **tables,
+                           unlearning=Unlearning(None, split, how, s.seed, facts['before'], tables['stages']))
 
 def _to_import(facts, dls):
     "What would have to be imported to load a run, as 'package.module:name'"

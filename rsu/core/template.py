@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from rsu.core.config import InputError
-from rsu.core.store import check_writable
+from rsu.core.store import check_writable, replacing
 
 # %% ../../nbs/core/12_template.ipynb #f644550a
 _page = """<!doctype html><html lang="en"><head><meta charset="utf-8">
@@ -87,11 +87,11 @@ def write_report(
     for k,v in given.items():
         for cell in nb.cells: cell.source = re.sub(rf'\b{k}=\w+', f'{k}={v!r}', cell.source)
     _executed(nb, path)
-    nbformat.write(nb, path/f'{name}.ipynb')
+    with replacing(path/f'{name}.ipynb') as file: nbformat.write(nb, file)
     # without base folders, templates are not looked for in the current folder either
     exporter = HTMLExporter(template_name='basic', extra_template_basedirs=[], exclude_input=True,
                             exclude_output_prompt=True)
     title,body = html.escape(nb.cells[0].source.split('\n')[0].strip('# ')), exporter.from_notebook_node(nb)[0]
     page = path/f'{name}.html'
-    page.write_text(_page.format(title=title, body=body), encoding='utf-8')
+    with replacing(page) as file: file.write_text(_page.format(title=title, body=body), encoding='utf-8')
     return page

@@ -6,7 +6,7 @@
 __all__ = ['Ledger']
 
 # %% ../../nbs/erasure/00_ledger.ipynb #f7bf0863
-import hashlib, hmac, json, os, re, secrets, shutil
+import hashlib, hmac, json, os, secrets, shutil
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,10 +14,10 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from ..core.config import InputError, choose
-from ..core.store import check_writable
+from ..core.store import check_writable, is_part_of, replacing
 from ..core.indexing import fingerprint, subset_dls
 from ..core.split import _column, _flat
-from ..ranking.bank import is_of_bank, move_bank, _replace
+from ..ranking.bank import is_of_bank, move_bank
 
 # %% ../../nbs/erasure/00_ledger.ipynb #d3ad88a4
 def _plain_id(o):
@@ -157,7 +157,8 @@ def _write(self:Ledger, facts):
     new,n = not self.file.exists(),len(facts['entries'])
     self.path.mkdir(parents=True, exist_ok=True)
     part = _write_key(self.key_file, self.key, n) if new or n != self.answered else None
-    _replace(self.file, {**facts, 'hmac': self._signature(facts)})
+    text = json.dumps({**facts, 'hmac': self._signature(facts)})
+    with replacing(self.file) as file: file.write_text(text, encoding='utf-8')
     if part: os.replace(part, self.key_file)
     self.answered = n
 
@@ -406,7 +407,7 @@ def sweep(self:Ledger,
             facts['trash'].update(dict.fromkeys(facts['open'].values()))
             facts['open'] = None
     for name,sha in facts['trash'].items(): self._discard(self.path/name, sha)
-    for name in ('ledger', *facts['trash'], f"model-{len(facts['entries']):04}.safetensors"): self._drop_parts(name)
+    for name in ('ledger.json', *facts['trash'], f"model-{len(facts['entries']):04}.safetensors"): self._drop_parts(name)
     with self._changing() as facts: facts['trash'] = {}
 
 @patch
@@ -420,7 +421,7 @@ def _discard(self:Ledger, path, sha):
 def _drop_parts(self:Ledger, name):
     "Remove what killed processes left of writing a file of the ledger's own"
     for o in self.path.iterdir():
-        if re.fullmatch(re.escape(name) + r'\.\d+\.part', o.name): o.unlink(missing_ok=True)
+        if is_part_of(o, name): o.unlink(missing_ok=True)
 
 # %% ../../nbs/erasure/00_ledger.ipynb #c84f3bfa
 def _files(path, kind):

@@ -160,13 +160,17 @@ def _about(learn, dls, ledger):
                       "or the one that it ended with.")
     return {k: facts[k] for k in ('start','valid')}
 
+def _identity(ledger, request):
+    "What the file of the weights that a request left says of itself: whose ledger it belongs to, and which request"
+    return dict(kind='unlearned', key=ledger._check(), index=request)
+
 def _as_it_stands(learn, dls, ledger):
     "The learner with the weights that the last request left, on the samples that stay"
     known,entries = ledger.forgotten(dls),ledger.entries
     new = clone_learner(learn, subset_dls(dls, np.setdiff1d(indices(dls.train), np.flatnonzero(known))))
     if not entries: return new
     file = ledger.path/f'model-{len(entries):04}.safetensors'
-    try: new.model.load_state_dict(read_shard(file)[0])
+    try: new.model.load_state_dict(read_shard(file, **_identity(ledger, len(entries)))[0])
     except (InputError, RuntimeError):
         raise InputError(f"The weights after request {len(entries)}, '{file}', are gone or damaged: "
                       "restore them, or retrain on what stays "
@@ -276,7 +280,7 @@ def _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed, **kw
         gone = np.union1d(np.flatnonzero(ledger.forgotten(new.dls)), at)
         facts['drift'] = _judged(new, start, gone, bank, n)
     facts['open'] = _is_open(rec, facts.get('evidence'))
-    write_shard(file, _state(new.model), request=n)
+    write_shard(file, _state(new.model), **_identity(ledger, n))
     ledger.add(new.dls, at, file=_sha(file), **facts)
     ledger.sweep()
     _warn(n, facts)

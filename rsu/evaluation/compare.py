@@ -6,11 +6,10 @@
 __all__ = ['UnlearnProbe', 'Comparison', 'compare_orders', 'evaluate_stages', 'matched']
 
 # %% ../../nbs/evaluation/06_compare.ipynb #f5c39fee
-import hashlib, os
 from pathlib import Path
 import numpy as np, pandas as pd, rsu
 from rsu.core.config import Epochs, InputError, NonNegativeFloat, PositiveInt, Seed, validated
-from rsu.core.store import check_writable
+from rsu.core.store import StoredFileError, check_writable, key_of, read_table, write_table
 from rsu.core.outputs import Outputs, margin, predict_train
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import _loss_key
@@ -59,18 +58,21 @@ def _studied(orders, algorithms, seeds, groups, more):
             for s in seeds: yield a,name,s,SeqUnlearn(a, groups, order, seed=s, **more)
         for s in seeds: yield a,'one-shot',s,SeqUnlearn(a, 1, **{k: v for k,v in more.items() if k in ('pending','repair')})
 
-def _file(path, learn, ranking, how, seed, against, parts, columns):
-    "Where the rows of a run are kept"
-    samples,loss = [(k, at.tolist()) for k,at in parts.items()], _loss_key(learn.loss_func)
-    made = (f'{ranking.key} {how.key} {seed} {weights_hash(learn.model)} {ranking.eval_key} {against} {loss} '
-            f'{rsu.__version__} {samples} {columns}')
-    return Path(path)/f'run-{hashlib.sha256(made.encode() + ranking.scores.tobytes()).hexdigest()[:16]}.parquet'
+def _run_key(learn, ranking, how, seed, oracles, parts, columns):
+    "What the rows of a run depend on"
+    samples = {k: at.tolist() for k,at in parts.items()}
+    return key_of(samples=ranking.key, scores=ranking.scores, evaluated=ranking.eval_key, how=how.key, seed=seed,
+                  model=weights_hash(learn.model), loss=_loss_key(learn.loss_func), oracles=oracles, parts=samples,
+                  columns=columns, rsu=rsu.__version__)
 
-def _rows_in(file):
-    "The rows that are kept there; None where there are none, or the file is damaged"
-    if not (file and file.exists()): return None
-    try: return pd.read_parquet(file)
-    except (OSError, ValueError): print(f"'{file}' is damaged: the run is made again.")
+def _run_file(path, key): return Path(path)/f'run-{key[:16]}.parquet'
+
+def _rows_in(path, key):
+    "The rows that are kept there; None where there are none, or the file is damaged or another one"
+    file = _run_file(path, key)
+    if not file.exists(): return None
+    try: return read_table(file, kind='rows', key=key)
+    except StoredFileError as e: print(f"'{file}' {e.problem}: the run is made again.")
 
 # %% ../../nbs/evaluation/06_compare.ipynb #422bccf9
 def compare_orders(
@@ -105,19 +107,16 @@ def compare_orders(
     for i,o in enumerate(oracles):
         cost = dict(steps=o.unlearning.steps, seconds=o.unlearning.seconds)
         rows += _rows(refs[i], refs[:i]+refs[i+1:], parts, algorithm='', order='retrain', seed=i, **cost, ended='done')
-    against = ' '.join(weights_hash(o.model) for o in oracles)
-    files = [path and _file(path, learn, ranking, how, s, against, parts, [*rows[0]]) for _,_,s,how in runs]
-    done = [_rows_in(f) for f in files]
+    hashes = [weights_hash(o.model) for o in oracles]
+    keys = [_run_key(learn, ranking, how, s, hashes, parts, [*rows[0]]) for _,_,s,how in runs]
+    done = [_rows_in(path, k) if path else None for k in keys]
     todo = [i for i,df in enumerate(done) if df is None]
     for j,new in unlearn_many(learn, [(ranking, runs[i][3], runs[i][2]) for i in todo], executor, quiet):
         (a,order,s,how),rec = runs[todo[j]],new.unlearning
         what = dict(algorithm=repr(a), order=order, seed=s, steps=rec.steps, seconds=rec.seconds)
         ended = ', '.join(sorted(set(rec.stages.ended)))
         done[todo[j]] = df = pd.DataFrame(_rows(rec.outputs[-1], refs, parts, **what, ended=ended))
-        if f := files[todo[j]]:
-            part = f.with_name(f'{f.name}.{os.getpid()}.part') # another process may make the same
-            df.to_parquet(part)
-            os.replace(part, f)
+        if path: write_table(_run_file(path, keys[todo[j]]), df, kind='rows', key=keys[todo[j]])
     return Comparison(pd.concat([pd.DataFrame(rows), *done], ignore_index=True))
 
 # %% ../../nbs/evaluation/06_compare.ipynb #578e1aa4

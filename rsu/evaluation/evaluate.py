@@ -6,17 +6,17 @@
 __all__ = ['main_measures', 'fit_oracles', 'measure_table', 'evaluate_runs', 'evaluate']
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #4f1862cc
-import hashlib, inspect
+import inspect
 from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, rsu, torch, torch.nn.functional as F
 from rsu.core.config import InputError, NonNegativeInt, PositiveInt, choose, validated
-from rsu.core.store import check_writable, read_shard, write_shard
+from rsu.core.store import StoredFileError, check_writable, key_of, read_shard, write_shard
 from rsu.core.outputs import Outputs, predict_train
 from rsu.core.per_sample import check_outputs
 from rsu.core.recipe import Recipe, derive_seed, progress, recipe_of, _facts, _loss_key, _made_by, _source
 from rsu.ranking.membership import attack_p, auc
-from rsu.algorithms.unlearn import weights_hash, unlearn
+from rsu.algorithms.unlearn import restored, weights_hash, unlearn
 from rsu.algorithms.exact import Retrain
 from rsu.evaluation.metrics import (auc_se, average_gap, oracle_distance, residual_attack, tow, tow_mia, _placed,
                                     _residual)
@@ -37,13 +37,13 @@ def fit_oracles(
 ) -> list:                 # Learners, each with its `unlearning`
     "Models retrained without the samples to forget"
     seeds = range(first, first+n)
-    files = [_file(path, learn, split, s) for s in seeds] if path else []
-    res = [_load(learn, split, s, f) for s,f in zip(seeds, files)] or [None]*n
+    key = _oracle_key(learn, split) if path else None
+    res = [_load(learn, split, s, path, key) if path else None for s in seeds]
     todo = [i for i,o in enumerate(res) if o is None]
     if path and todo: check_writable(path)
     for i in progress(todo, 'Oracles to train', quiet=quiet):
         res[i] = unlearn(learn, split, Retrain(), seed=seeds[i], quiet=True)
-        if path: _save(res[i], files[i])
+        if path: _save(res[i], seeds[i], path, key)
     return res
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #a63d6581
@@ -53,34 +53,26 @@ def _code(recipe):
     while isinstance(f, partial): f = f.func
     return _facts(_made_by(recipe)) + _source(inspect.getmodule(f))
 
-def _file(path, learn, split, s):
-    "Where the oracle of seed `s` is kept"
+def _oracle_key(learn, split):
+    "What an oracle depends on, but for its seed"
     recipe = recipe_of(learn)
-    what = f"{split.key} {getattr(recipe, 'key', 'function')} {_code(recipe)} {rsu.__version__}{_loss_key(getattr(split.dls.train_ds, 'loss_func', None))}"
-    return Path(path)/f'oracle-{hashlib.sha256(what.encode()).hexdigest()[:12]}-{s:04}.safetensors'
+    return key_of(samples=split.key, recipe=getattr(recipe, 'key', 'function'), code=_code(recipe),
+                  loss=_loss_key(getattr(split.dls.train_ds, 'loss_func', None)), rsu=rsu.__version__)
 
-_costs = ['steps','samples','seconds','memory']
+def _oracle_file(path, key, seed): return Path(path)/f'oracle-{key[:12]}-{seed:04}.safetensors'
 
-def _save(oracle, file):
-    write_shard(file, oracle.model.state_dict(), **{k: oracle.unlearning.stages[k].iloc[0] for k in _costs})
+def _save(oracle, seed, path, key):
+    "Keep the weights of an oracle, and what its training took"
+    stage = oracle.unlearning.stages.iloc[0][['stage','group','n','steps','samples','seconds','memory','ended']].to_dict()
+    write_shard(_oracle_file(path, key, seed), oracle.model.state_dict(), kind='oracle', key=key, index=seed, stage=stage)
 
-class _Stored(Retrain):
-    "A retraining that was kept: its weights are read"
-    def forget(self, learn, split, stage, seed, cbs=None, quiet=False, until=None): learn.model.load_state_dict(self.state)
-    def replace(self, **kwargs): return self
-
-def _load(learn, split, s, file):
-    "The oracle of seed `s` from its file, with the cost it had; None where there is none"
+def _load(learn, split, seed, path, key):
+    "The oracle of a seed from its file, with the cost it had; None where there is none"
+    file = _oracle_file(path, key, seed)
     if not file.exists(): return None
-    try: state,facts = read_shard(file)
-    except InputError as e: print(str(e).split(':')[0] + ': it is trained again.'); return None
-    how = _Stored()
-    how.state = state
-    new = unlearn(learn, split, how, seed=s, quiet=True)
-    for k in _costs:
-        column = new.unlearning.stages[k]
-        new.unlearning.stages[k] = np.nan if facts[k] == 'nan' else type(column.iloc[0])(facts[k])
-    return new
+    try: state,facts = read_shard(file, kind='oracle', key=key, index=seed)
+    except StoredFileError as e: return print(f"'{file}' {e.problem}: it is trained again.")
+    return restored(learn, split, Retrain(), seed, state, facts['stage'])
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #3d5506d7
 def _outputs_of(learn, split):
@@ -342,7 +334,7 @@ def _evaluated(models, oracles, path, controls, more, quiet):
     rec,runs,refs = _gathered(models, oracles, path, controls, quiet)
     split,groups = rec.split,_group_indices(runs, rec.split)
     runs,untrained = {**runs, 'retrain': refs},_untrained(rec.parent, split)
-    samples = hashlib.sha256(f'{split.key} {split.eval_key}'.encode()).hexdigest()[:12]
+    samples = key_of(samples=split.key, evaluated=split.eval_key)[:12]
     outputs = {k: [_outputs_of(o, split) for o in os] for k,os in runs.items()}
     judged = {k: [(o, _voted(o)) for o in os] for k,os in outputs.items()}
     rows = []

@@ -6,7 +6,7 @@
 __all__ = ['Tuning', 'tune', 'tuned_settings', 'settings_for']
 
 # %% ../../nbs/evaluation/07_tune.ipynb #a1877789
-import hashlib, inspect, json, warnings
+import inspect, json, warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 import rsu
 from rsu.core.config import InputError, Interval, Seed, validated, _decode
-from rsu.core.store import check_writable
+from rsu.core.store import check_writable, key_of, replacing
 from rsu.core.outputs import Outputs
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import derive_seed, progress, recipe_of, _facts, _loss_key, _source
@@ -167,9 +167,7 @@ def _mend(path):
         n = next((i for i,o in enumerate(lines) if not _whole(o)), len(lines))
         if n == len(lines): return
         print(f"'{file}' is damaged in line {n+1}: the search goes on from what stands before it.")
-        part = file.with_suffix('.part')
-        part.write_bytes(b''.join(lines[:n]))
-        part.replace(file)
+        with replacing(file) as part: part.write_bytes(b''.join(lines[:n]))
 
 def _whole(line):
     try: json.loads(line); return line.endswith(b'\n')
@@ -194,8 +192,9 @@ def _key(learn, split, algorithm, ranges, oracles, seed):
     "What a search is about and by which code, in twelve hexadecimal digits"
     recipe,bounds = recipe_of(learn),{k: r[:3] for k,r in ranges.items()}
     cbs = sorted(type(cb).__name__ for cb in clone_learner(learn, split.retain_dls).cbs) # those of mixed precision among them
-    what = [split.key, split.eval_key, getattr(recipe, 'key', 'function'), _code(recipe), algorithm.key, _written(algorithm), bounds, oracles, seed, weights_hash(learn.model), _loss_key(learn.loss_func), cbs, rsu.__version__]
-    return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
+    return key_of(samples=split.key, evaluated=split.eval_key, recipe=getattr(recipe, 'key', 'function'), code=_code(recipe),
+                  algorithm=algorithm.key, source=_written(algorithm), bounds=bounds, oracles=oracles, seed=seed,
+                  model=weights_hash(learn.model), loss=_loss_key(learn.loss_func), callbacks=cbs, rsu=rsu.__version__)[:12]
 
 # %% ../../nbs/evaluation/07_tune.ipynb #8a7882e6
 @dataclass(repr=False)

@@ -6,7 +6,7 @@
 __all__ = ['halves', 'ReferenceBank', 'is_of_bank', 'move_bank']
 
 # %% ../../nbs/ranking/01_bank.ipynb #520e933d
-import copy, hashlib, json, math, os, re, shutil, time
+import copy, hashlib, math, os, re, shutil, time
 from itertools import islice
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from rsu import __version__
 from rsu.core.config import InputError, Interval, PositiveInt, Seed, validated
-from rsu.core.store import check_writable, read_shard, write_shard
+from rsu.core.store import (StoredFileError, check_same, check_writable, claim, is_part_of, key_of, read_json,
+                            read_shard, replacing, write_shard)
 from rsu.core.indexing import as_fastai, device_of, fingerprint, indices, subset, targets, _update
 from rsu.core.outputs import at_once, is_correct, margin, predict, predict_train
 from rsu.core.per_sample import check_outputs
@@ -65,7 +66,7 @@ class ReferenceBank:
     def _read(self, name):
         "One kind of tensor, shard after shard"
         for o in self.shards:
-            o = o if isinstance(o, dict) else read_shard(o)[0]
+            o = o if isinstance(o, dict) else _read_reference(o)
             if name not in o: raise InputError(_absent[name])
             yield o
 
@@ -156,8 +157,7 @@ def of(self:ReferenceBank,
     A bank without a folder knows labels only."""
     bank = self.labelled(targets(dls))
     if self.path is None: return bank
-    fitted = read_shard(Path(self.path)/'labels.safetensors')[1].get('samples')
-    if fitted in (None, _samples_of(dls.train)): return bank
+    if _read_labels(Path(self.path))[1]['samples'] == _samples_of(dls.train): return bank
     raise InputError("The bank was fitted to a training set with the same labels and other samples, "
                   f"so its columns are not those of this one: {_anew}.")
 
@@ -176,12 +176,13 @@ def at(self:ReferenceBank,
 def _file(path, seed, k): return path/f'reference-{seed}-{k:04}.safetensors'
 
 def _made_from(dls, recipe):
-    return {'data': fingerprint(dls), 'recipe': _recipe_key(recipe) + _loss_key(getattr(dls.train_ds, 'loss_func', None)), 'validation samples': _population(dls), 'rsu': __version__}
+    return {'data': fingerprint(dls), 'recipe': _recipe_key(recipe) + _loss_key(getattr(dls.train_ds, 'loss_func', None)),
+            'validation samples': _population(dls), 'rsu': __version__}
 
 def _recipe_key(recipe):
     "What tells recipes apart: a value's key or a function's name, and what the function is"
     name = recipe.key if hasattr(recipe, 'key') else getattr(recipe, '__name__', 'function').strip('<>')
-    return f"{name}-{hashlib.sha256(_facts(_made_by(recipe)).encode()).hexdigest()[:8]}"
+    return f"{name}-{key_of(function=_facts(_made_by(recipe)))[:8]}"
 
 def _population(dls):
     "Eight hexadecimal digits of the data set of the validation loader"
@@ -194,32 +195,34 @@ def _samples_of(dl):
     _update(h, dl, np.arange(len(dl.dataset)))
     return h.hexdigest()[:8]
 
-def _claim(path, made):
-    "Note in the folder what the bank is made from; `InputError` where it is another bank's"
-    note = path/'bank.json'
-    if not note.exists():
-        check_writable(path)
-        path.mkdir(parents=True, exist_ok=True)
-        _replace(note, made)
-    has = _note(path)
-    other = [k for k in made if has.get(k) != made[k]]
-    if other: raise InputError(f"'{path}' holds references of another {' and '.join(other)}: give another path, or delete it.")
-
-def _replace(file, facts):
-    part = file.with_suffix(f'.{os.getpid()}.part')
-    part.write_text(json.dumps(facts), encoding='utf-8')
-    os.replace(part, file)
 
 def _note(path):
-    try: return json.loads((path/'bank.json').read_text(encoding='utf-8'))
-    except FileNotFoundError: raise InputError(f"There is no bank in '{path}': name the folder in which one was fitted.") from None
-    except ValueError: raise InputError(f"'{path/'bank.json'}' is not a bank's note: delete the folder, or give another path.") from None
+    "What the bank in a folder is made from"
+    if not (path/'bank.json').exists():
+        raise InputError(f"There is no bank in '{path}': name the folder in which one was fitted.")
+    return read_json(path/'bank.json', 'bank', remedy='delete the folder, or give another path')
 
-def _state(file, logits=False):
-    "'whole', 'damaged' or 'missing'; a shard without the logits that are wanted counts as missing"
-    if not file.exists(): return 'missing'
-    try: return 'whole' if 'logits' in read_shard(file)[0] or not logits else 'missing'
-    except InputError: return 'damaged'
+def _seed_and_number(file):
+    "The seed and the number in the name of a reference's file; () for another name"
+    found = re.fullmatch(r'reference-(\d+)-(\d{4,})\.safetensors', file.name)
+    return tuple(map(int, found.groups())) if found else ()
+
+def _identity(made, seed, k): return dict(kind='reference', key=key_of(**made, seed=seed), index=k)
+
+def _read_reference(file):
+    "The tensors of a reference, which must be the one that its name and folder promise"
+    file = Path(file)
+    numbers = _seed_and_number(file)
+    return read_shard(file, **_identity(_note(file.parent), *numbers) if numbers else {})[0]
+
+def _read_labels(path): return read_shard(path/'labels.safetensors', kind='labels', key=key_of(**_note(path)))
+
+def _problem(file, logits=False):
+    "What is wrong with a reference's file, None where nothing is; one without the logits that are wanted is missing"
+    if not file.exists(): return 'is missing'
+    try: tensors = _read_reference(file)
+    except StoredFileError as e: return e.problem
+    return 'is missing' if logits and 'logits' not in tensors else None
 
 # %% ../../nbs/ranking/01_bank.ipynb #ad5674b0
 class _Hands:
@@ -232,7 +235,9 @@ class _Hands:
         try: lock.acquire(timeout=-1 if wait else 0)
         except Timeout: return False
         self.locks[file] = lock
-        if _state(file, self.logits) == 'whole': self.leave(file); return False
+        if _problem(file, self.logits) is None:
+            self.leave(file)
+            return False
         _sweep(file)
         return True
 
@@ -246,7 +251,8 @@ class _Hands:
 
 def _sweep(file):
     "Take away what a killed process left half written"
-    for o in file.parent.glob(f'{file.name}.*.part'): o.unlink(missing_ok=True)
+    for o in file.parent.glob(f'{file.name}.*'):
+        if is_part_of(o, file.name): o.unlink(missing_ok=True)
 
 # %% ../../nbs/ranking/01_bank.ipynb #50799b52
 class _Work:
@@ -310,21 +316,27 @@ def fit(cls:ReferenceBank,
     check_outputs(learn.model, dls)
     made = _made_from(dls, recipe)
     path = Path(path or Path(learn.path)/'bank'/'-'.join(made.values()))
-    _claim(path, made)
+    claim(path/'bank.json', 'bank', made, 'give another path, or delete it')
     files = {_file(path, seed, k): k for k in range(n)}
-    states = {f: _state(f, logits) for f in files}
-    for f in files:
-        if states[f] == 'damaged': print(f"'{f}' is damaged: it is trained again.")
-    missing = [f for f in files if states[f] != 'whole']
+    problems = {f: _problem(f, logits) for f in files}
+    missing = [f for f in files if problems[f]]
+    for f in missing:
+        if problems[f] != 'is missing': print(f"'{f}' {problems[f]}: it is trained again.")
     if missing: check_writable(path)
     bar = progress(range(len(missing)), 'Reference models to train', quiet=quiet)
     y = torch.as_tensor(targets(dls))
-    if not (path/'labels.safetensors').exists(): write_shard(path/'labels.safetensors', dict(y=y.int()), samples=_samples_of(dls.train))
-    _fill(_Work(recipe, dls, seed, logits, compile), files, missing, executor, bar)
+    _keep_labels(path, made, y, dls)
+    _fill(_Work(recipe, dls, seed, logits, compile), made, files, missing, executor, bar)
     return cls(list(files), y, path, seed)
 
+def _keep_labels(path, made, y, dls):
+    try: _read_labels(path)
+    except StoredFileError:
+        write_shard(path/'labels.safetensors', dict(y=y.int()), kind='labels', key=key_of(**made),
+                    samples=_samples_of(dls.train))
+
 # %% ../../nbs/ranking/01_bank.ipynb #987b6468
-def _fill(work, files, missing, executor, bar):
+def _fill(work, made, files, missing, executor, bar):
     "Train the missing files: first what nobody has in hand, then, one by one, what somebody had and did not finish"
     size,name = Trainer(work.recipe, work.dls).k, {k: f for f,k in files.items()}
     with _Hands(work.logits) as hands:
@@ -332,12 +344,12 @@ def _fill(work, files, missing, executor, bar):
             ours = (files[f] for f in some if hands.take(f, wait))
             chunks = iter(lambda: [*islice(ours, size)], [])
             for k,tensors in run_jobs(work, chunks, executor, math.ceil(len(some)/size)):
-                write_shard(name[k], tensors, seed=work.seed, reference=k, device=str(device_of(work.dls)))
+                write_shard(name[k], tensors, **_identity(made, work.seed, k), device=str(device_of(work.dls)))
                 hands.leave(name[k])
                 next(bar, None)
         train(missing)
         for f in missing:
-            if _state(f, work.logits) != 'whole': train([f], wait=True)
+            if _problem(f, work.logits): train([f], wait=True)
     next(bar, None)
 
 # %% ../../nbs/ranking/01_bank.ipynb #65060c69
@@ -349,12 +361,13 @@ def open(cls:ReferenceBank,
     path = Path(path)
     _note(path)
     files = sorted(path.glob('reference-*.safetensors'))
-    for f in files:
-        if _state(f) == 'damaged': print(f"'{f}' is damaged and left out: fit the bank again to mend it.")
-    files = [f for f in files if _state(f) == 'whole']
+    problems = {f: _problem(f) for f in files}
+    for f,problem in problems.items():
+        if problem: print(f"'{f}' {problem} and is left out: fit the bank again to mend it.")
+    files = [f for f in files if problems[f] is None]
     if not files: raise InputError(f"There is no reference in '{path}': fit the bank first.")
-    y = read_shard(path/'labels.safetensors')[0]['y'].long()
-    return cls(files, y, path, int(read_shard(files[0])[1]['seed']))
+    y = _read_labels(path)[0]['y'].long()
+    return cls(files, y, path, _seed_and_number(files[0])[0])
 
 @patch
 @validated
@@ -377,24 +390,23 @@ def merge(self:ReferenceBank,
     for o in others:
         if (self.y is None) != (o.y is None) or self.y is not None and not torch.equal(self.y, o.y): raise InputError("These banks have different labels: only banks of one training set can be merged.")
     notes = [_note(o.path) for o in banks if o.path]
-    if any(o != notes[0] for o in notes): raise InputError("These banks were made from different data, recipes or versions: only banks of one making can be merged.")
+    for o in banks:
+        if o.path: check_same(o.path, 'bank', _note(o.path), notes[0], 'only banks of one making can be merged')
     shards = [o for b in banks for o in b.shards]
     names = [o.name for o in shards if not isinstance(o, dict)]
     if len(set(names)) < len(names): raise InputError("The same reference is in two of these banks: fit one of them with another seed.")
     if path is None: return ReferenceBank(shards, self.y, seed=self.seed)
     if len(names) < len(shards): raise InputError("A bank in memory has no files to copy: merge it without path=.")
-    _claim(Path(path), notes[0])
+    claim(Path(path)/'bank.json', 'bank', notes[0], 'give another path, or delete it')
     for o in [*shards, self.path/'labels.safetensors']: _copy(o, Path(path)/o.name)
     return ReferenceBank([Path(path)/o.name for o in shards], self.y, Path(path), self.seed)
 
 # %% ../../nbs/ranking/01_bank.ipynb #8ec684cb
 def _copy(file, to):
-    part = to.with_name(f'{to.name}.{os.getpid()}.part')
-    shutil.copyfile(file, part)
-    os.replace(part, to)
+    with replacing(to) as part: shutil.copyfile(file, part)
 
 # %% ../../nbs/ranking/01_bank.ipynb #b4474b1f
-_own_file = re.compile(r'(reference-\d+-\d{4,}|labels)\.safetensors(\.lock|\.\d+\.part)?|bank\.(json|\d+\.part)')
+_own_file = re.compile(r'(reference-\d+-\d{4,}|labels)\.safetensors(\.lock|\.\d+\.part)?|bank\.json(\.\d+\.part)?')
 
 def is_of_bank(
     name:str # Of a file
