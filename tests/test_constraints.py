@@ -29,6 +29,7 @@ def make(cls, name, value):
     bare = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
     return cls(**{**{k: needed[k] for k in bare}, name: value})
 
+modules() # so that all values are known
 values = {k: v for k, v in _kinds.items() if v.__module__.startswith('rsu.') and k[0] != '_'}
 fields = [(kind, name) for kind, cls in values.items() for name in cls.constraints()]
 parameters = [(f, name) for f, o in functions().items() for name in o.constraints]
