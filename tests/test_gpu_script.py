@@ -88,7 +88,7 @@ def test_without_a_gpu_it_says_so(tmp_path):
     torch = pytest.importorskip('torch')
     if torch.cuda.is_available(): pytest.skip('there is a GPU here')
     command = [sys.executable, ci/'gpu.py', '--out', tmp_path/'gpu.parquet']
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, encoding='utf-8')
     assert done.returncode == 1 and 'No CUDA device here' in done.stderr and not (tmp_path/'gpu.parquet').exists()
 
 def test_every_cell_for_a_gpu_has_what_it_needs_marked(gpu):

@@ -88,7 +88,7 @@ def test_missing_splits_are_cut_from_the_training_set(folder):
 def test_files_in_a_subfolder_and_other_files(folder):
     (folder/'data').mkdir()
     for file in folder.glob('*.parquet'): file.rename(folder/'data'/file.name)
-    (folder/'data'/'extra.parquet').write_text('not read')
+    (folder/'data'/'extra.parquet').write_text('not read', encoding='utf-8')
     assert len(parquet_images(folder, device='cpu').train_ds) == 40
 
 def test_other_columns_bytes_and_paths(tmp_path):
@@ -190,7 +190,7 @@ def test_folders_and_columns_that_do_not_serve(folder, tmp_path):
     with pytest.raises(InputError, match="column 'image' of train-00000.* is struct.*whole numbers from 0"):
         parquet_images(folder, label='image')
     with pytest.raises(InputError, match='give a number from 2 .one a class. to 40'): parquet_images(folder, n=41)
-    (folder/'train-00001-of-00002.parquet').write_text('version https://git-lfs.github.com/spec/v1')
+    (folder/'train-00001-of-00002.parquet').write_text('version https://git-lfs.github.com/spec/v1', encoding='utf-8')
     with pytest.raises(InputError, match='train-00001-of-00002.parquet. cannot be read as Parquet'):
         parquet_images(folder)
 

@@ -317,11 +317,11 @@ def _decode(v):
     if isinstance(v, list): return tuple(_decode(o) for o in v)
     if not isinstance(v, dict): return v
     if 'function' in v:
-        import_definition(v['function'])
+        if v['function'] not in _functions: import_definition(v['function'])
         return choose('registered function', v['function'], _functions)
     d = {k: _decode(o) for k,o in v.items() if k != 'kind'}
     if 'kind' not in v: return d
-    import_definition(v['kind'])
+    if v['kind'] not in _kinds: import_definition(v['kind'])
     kind = choose('kind of value', v['kind'], {**dict.fromkeys(values), **{k: o for k,o in _kinds.items() if k[0] != '_'}})
     if odd := sorted(d.keys() - kind._names()):
         raise InputError(f"{v['kind']} has no setting '{odd[0]}': it has {', '.join(kind._names()) or 'none'}.")
