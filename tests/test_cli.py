@@ -46,7 +46,7 @@ def test_other_settings_in_the_same_folder_are_refused(whole):
     before = state(whole.out)
     done = shell('run', *small, '--seed', '1', '--out', 'out', cwd=whole.cwd)
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'Traceback' not in done.stderr
-    assert 'seed is 0 there and 1 here' in done.stderr
+    assert 'seed (0 there, 1 here)' in done.stderr
     assert state(whole.out) == before
 
 def test_a_changed_request_is_not_answered_by_the_old_run(here, no_report, capsys):

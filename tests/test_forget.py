@@ -176,7 +176,7 @@ def halved(path): path.write_bytes(path.read_bytes()[:99])
 @pytest.mark.parametrize('change, says', [
     (['--weights', 'gone.safetensors'], 'gone.safetensors'), (['--model', 'clinic_data:table'], 'DataFrame'), (['--model', 'clinic_data:nothing'], 'clinic_data:nothing'), (['--model', 'rsu.core.recipe:mlp'], 'not those of this network'),
     (['--by', 'patient'], "no column 'patient'"), (['--forget', 'top:5'], 'top:'), (['--oracles', '1'], '--oracles 1 cannot'), (['--algorithm', 'scrab'], "'scrub'"), (['--groups', '2', '--ranker', 'lira'], '--bank'),
-    (['--bank', 'nowhere'], 'nowhere'), (['--lr', '0'], '--lr 0.0 is no'),
+    (['--bank', 'nowhere'], 'nowhere'), (['--lr', '0'], '--lr 0.0 must be a number'),
     (['--algorithm', 'none'], "'none' forgets nothing"), (['--algorithm', 'scrub,none', '--groups', '2'], "'none' forgets nothing"),
     (['--removed', 'clinic.safetensors'], 'has on its list: there is nothing'), (['--until', '2'], '--until 2.0 must be a number in [0, 1]'),
     (['--groups', 'at:1,2'], 'The thresholds 1.0, 2.0 do not fall'), (['--oracles', '2'], 'give it an attribute recipe')])

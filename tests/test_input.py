@@ -68,7 +68,7 @@ def test_a_file_that_could_be_misread(text, by, says, tmp_path):
                                         ('id,group\n3,a\n5,b\n', 'not those of the samples')])
 def test_groups_in_a_file(text, says, tmp_path):
     split = ForgetSplit(samples(), [3, 4])
-    assert _labelled(saved(tmp_path, 'id,group\n4,b\n3,a\n'), split).labels == ['a', 'b']
+    assert _labelled(saved(tmp_path, 'id,group\n4,b\n3,a\n'), split).labels == ('a', 'b')
     with pytest.raises(InputError, match=says): _labelled(saved(tmp_path, text), split)
 
 # --- whose a sample is
@@ -99,7 +99,7 @@ def test_ids_of_any_kind(tmp_path):
     with pytest.raises(InputError, match="no column 'person' .*no table.*attribute frame"):
         ForgetSplit(three(Plain), ['p3'], 'person')
     with pytest.raises(InputError, match="attribute frame"):
-        _first(Settings(forget=str(saved(tmp_path, 'id\np3\n'))), three(Plain), 'person', tmp_path/'ledger')
+        _first(Settings(forget=str(saved(tmp_path, 'id\np3\n'))), three(Plain), 'person', Ledger(tmp_path/'ledger', 'person'))
     for one in (3, np.int64(3), torch.tensor(3)):
         with pytest.raises(InputError, match='forget='): ForgetSplit(dls, one, 'age')
     with pytest.raises(InputError, match="2 columns 'a'"):

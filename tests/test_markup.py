@@ -1,9 +1,9 @@
 "Text from data is shown in reports as text: no name of a class, group, file, ranker or algorithm acts as markup."
-import json
 from html.parser import HTMLParser
 
 import nbformat, torch
 from rsu.core.data import Samples, loaders
+from rsu.core.store import key_of, read_json, write_json
 from rsu.erasure.ledger import Ledger
 from rsu.erasure.report import write_page
 from rsu.core.template import write_report
@@ -61,10 +61,10 @@ def test_the_page_of_a_run(here, no_report):
     ask = ['--data', 'traps:loaders', '--forget', ids, '--groups', 'class', '--ranker', 'random', '--oracles', 2,
            '--train-epochs', 2, '--algorithm', 'traps:<b onclick=alert(5)>Milder</b>']
     assert no_report(*ask, '--out', out) == 0
-    facts = json.loads((out/'run.json').read_text(encoding='utf-8'))
+    facts = read_json(out/'run.json', 'run')
     facts.update(ranker=tricks[0], command='rsu run\n```\n' + '\n'.join(tricks), taken=tricks[:3],
                  versions={**facts['versions'], 'device': tricks[1]})
-    (out/'run.json').write_text(json.dumps(facts), encoding='utf-8')
+    write_json(out/'run.json', facts, 'run', key_of(settings=facts['settings'], request=facts['request']))
     page = write_report(out, trust=True)
     checked(page, [*tricks, ids, '<b onclick=alert(5)>Milder</b>', *(f'accuracy on group {o}' for o in tricks)])
 

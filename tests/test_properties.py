@@ -229,15 +229,16 @@ number = st.floats(allow_nan=False, allow_infinity=False)
 recipes = st.builds(Recipe, st.sampled_from([small_cnn, cifar_resnet18, mlp]), n_epoch=st.integers(1, 99), lr=st.floats(1e-9, 10),
                     schedule=st.sampled_from(['one_cycle', 'cosine', 'constant']), opt=st.sampled_from(['adamw', 'adam', 'sgd']), seed=seeds,
                     args=st.none() | st.dictionaries(st.text(min_size=1), number | st.integers() | st.text() | st.booleans()))
-weight = st.floats(0, allow_nan=False, allow_infinity=False)
-algorithms = st.one_of(st.builds(SCRUB, alpha=weight, gamma=weight, msteps=st.integers(0, 9), lr=number), st.builds(FineTune, n_epoch=st.integers(1, 9)),
+weight, rate = st.floats(0, 1e30), st.floats(1e-30, 1e30) # settings are single precision at most
+algorithms = st.one_of(st.builds(SCRUB, alpha=weight, gamma=weight, msteps=st.integers(0, 9), lr=rate), st.builds(FineTune, n_epoch=st.integers(1, 9)),
                        st.builds(NegGradPlus, st.floats(0, 1)), st.builds(RandomLabel, st.booleans(), st.sampled_from(['once', 'epoch']), st.booleans()))
 targets = st.none() | st.just('valid') | st.floats(0, 1)
 sequences = st.one_of(st.builds(SeqUnlearn, algorithms, divisions.filter(lambda o: o != 'labelled'), st.sampled_from(['descending', 'ascending', 'interleaved', 'shuffled']) | st.permutations(['1', '2', '3']).map(tuple),
                                 st.sampled_from(['held out', 'retain']), seeds, st.none() | st.builds(FineTune, n_epoch=st.integers(1, 9)), st.sampled_from(['each stage', 'whole']), st.sampled_from(['fresh', 'kept']), targets | st.tuples(targets, targets)),
                       st.builds(SeqUnlearn, st.tuples(st.none(), algorithms, algorithms), rerank=st.sampled_from([None, Confidence, Random])))
-terms = st.builds(Term, st.sampled_from(['forget', 'retain']), weight=number, T=number)
-all_settings = st.builds(Settings, st.text(), st.text(), n=st.none() | st.integers(), lr=st.none() | number)
+terms = st.builds(Term, st.sampled_from(['forget', 'retain']), weight=st.floats(-1e30, 1e30), T=rate)
+all_settings = st.builds(Settings, st.sampled_from(['digits', 'my.data:loaders']), st.text(min_size=1),
+                         n=st.none() | st.integers(1, 2**31), lr=st.none() | rate)
 
 @given(recipes | algorithms | sequences | terms | all_settings)
 def test_a_value_travels_as_json(v):

@@ -164,7 +164,7 @@ def test_settings_that_diverge_are_not_taken():
     assert runs.score[runs.ended == 'diverged'].max() >= best.tuning.score, 'this model tells nothing: choose another'
 
 def test_a_search_that_cannot_be(here, capsys):
-    for args, says in [(['--budget', '5'], 'budget=5'), (['--algorithm', 'unsir'], 'None of these')]:
+    for args, says in [(['--budget', '5'], '--budget 5'), (['--algorithm', 'unsir'], 'None of these')]:
         assert call('tune', *ask, *args, '--out', 'out') == 2
         err = capsys.readouterr().err
         assert says in err and err.count('\n') == 1, err

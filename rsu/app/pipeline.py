@@ -51,6 +51,14 @@ def load_data(
     if s.n is not None: raise InputError(f"n={s.n} cannot be applied to your own data: let '{s.data}' return as many samples as you want.")
     return _gathered(named(s.data), f"What '{s.data}' returned")
 
+def _data_to_evaluate(s):
+    "`load_data` for what evaluates on samples that were not trained on; `InputError` where there are none"
+    dls = load_data(s)
+    if len(dls.loaders) < 2:
+        raise InputError(f"What '{s.data}' returned is training data alone: return DataLoaders or loaders "
+                         "(train, valid, test), since models are evaluated on samples that they were not trained on.")
+    return dls
+
 # %% ../../nbs/app/01_pipeline.ipynb #b74a4348
 def recipe_for(
     s:Settings, # Of the run
@@ -253,7 +261,7 @@ def run(
     "The main job: train, rank, forget in sequence, evaluate, report; takes up what a killed run left"
     out = Path(out)
     _check(s)
-    dls = load_data(s)
+    dls = _data_to_evaluate(s)
     split = _split(s, dls)
     how,taken = _budget(s, dls, split)
     how = how.resolve(recipe_for(s, dls).learner(dls), split)
@@ -320,7 +328,7 @@ def search(
     _rows(out)
     s = s.replace(algorithm='scrub') # the folder serves all of them
     _check(s)
-    dls = load_data(s)
+    dls = _data_to_evaluate(s)
     split = _split(s, dls)
     recipe_for(s, dls) # refuses a network that does not suit
     _claim(out, s.replace(algorithm='all'), _request(s, split))

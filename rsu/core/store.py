@@ -236,7 +236,7 @@ def check_same(
     what:str,    # What is kept there, for the message
     there:dict,  # The facts that it was made from; those in a dict within it are compared one by one
     here:dict,   # The facts that are wanted
-    remedy:str='give another folder, or delete it'
+    remedy:str='give another folder, or delete it' # What to do
 ):
     "`WrongFile` where facts differ, with the differences by name"
     there,here = _flattened(there),_flattened(here)
@@ -251,7 +251,7 @@ def claim(
     note,        # The file of the note, in the folder
     kind:str,    # What the folder is for
     facts:dict,  # What its files are made from: what JSON can hold
-    remedy:str='give another folder, or delete it',
+    remedy:str='give another folder, or delete it', # What to do
     **more       # What else the note holds at first, which is not compared
 ) -> dict:       # What the note holds
     "Note in a folder what its files are made from; `WrongFile` where they are made from something else"

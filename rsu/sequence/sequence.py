@@ -67,7 +67,7 @@ class Thresholds(Groups):
 
     def __post_init__(self):
         if any(a <= b for a,b in zip(self.at, self.at[1:])):
-            raise InputError(f"The thresholds at={self.at} do not fall: give the highest first.")
+            raise InputError(f"The thresholds {', '.join(map(str, self.at))} do not fall: give the highest first.")
 
     def divide(self, split):
         k = (_scores(split)[:,None] < np.asarray(self.at)).sum(1)
