@@ -6,12 +6,11 @@
 __all__ = ['prediction_bound', 'Drift', 'drift', 'RetrainingDue', 'unlearn_stream']
 
 # %% ../../nbs/erasure/01_stream.ipynb #f0e5c775
-import json, warnings
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch
 from scipy.stats import t
-from fastcore.basics import patch
 from fastai.learner import Learner
 from .. import __version__
 from ..core.config import Epochs, InputError, NonNegativeFloat, NonNegativeInt, Seed, Share, validated

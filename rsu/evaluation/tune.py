@@ -291,7 +291,6 @@ def _tuned(algorithm, first, ranges, trials, again, learn, split, refs):
 # %% ../../nbs/evaluation/07_tune.ipynb #e4cb5fc0
 def tuned_settings() -> pd.DataFrame: # A row a search: the data, the network and the epochs of its training, what was forgotten (the riskiest by `ranker`), `settings` (an algorithm), scores, the share of the runs with these settings that diverged, settings on an edge as in `Tuning`, and the command
     "The settings that come with the package"
-    import rsu.algorithms.table # whose settings they are
     rows = json.loads((files('rsu')/'settings.json').read_text(encoding='utf-8'))
     return pd.DataFrame([{**r, 'settings': _decode(r['settings'])} for r in rows])
 
