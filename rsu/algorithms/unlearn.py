@@ -166,7 +166,7 @@ class Algorithm(Value, Callback):
 
 def _intact(model):
     "Refuse a model from which nothing can be forgotten as it is"
-    if not all(torch.isfinite(p).all() for p in model.parameters()): raise InputError("A weight of the model is no number, so it has diverged before and there is nothing to forget from: train it again.")
+    if not all(torch.isfinite(p).all() for p in model.parameters()): raise InputError("A weight of the model is not finite, so it has diverged before and there is nothing to forget from: train it again.")
     if any(p._backward_hooks for p in model.parameters()): raise InputError("A parameter of the model has a hook (register_hook), which its copies would be without: take it away, and do what it does in a callback.")
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #226c1a95
@@ -476,7 +476,7 @@ def _evenly(at):
 
 @patch
 def _retained(self:Algorithm, model):
-    "Accuracy on some of the retained samples; 0 where they are all read as one class and are not, -1 where a weight is no number"
+    "Accuracy on some of the retained samples; 0 where they are all read as one class and are not, -1 where a weight is not finite"
     if not all(torch.isfinite(p).all() for p in model.parameters()): return -1.
     at = _evenly(self.split.retain)
     if not len(at): return 1.
@@ -493,7 +493,7 @@ def _guard(self:Algorithm, learn, last=True):
     if not last and self.begun < self.before/2 and level >= 0: return
     learn.model.load_state_dict(self.good, strict=False) # a closed form keeps what it changes, and nothing else
     self.ended = 'diverged'
-    fell = 'a weight or a logit is no number any more' if level < 0 else f'the accuracy on retained samples fell from {self.before:.2f} to {level:.2f}' if level else 'retained samples of all classes are read as one'
+    fell = 'a weight or a logit is not finite any more' if level < 0 else f'the accuracy on retained samples fell from {self.before:.2f} to {level:.2f}' if level else 'retained samples of all classes are read as one'
     warnings.warn(f"{self!r} diverged: {fell}. The last good weights are kept; {self.lower}.", Diverged, stacklevel=2)
 
 def _lost(how, outputs):

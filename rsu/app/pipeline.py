@@ -70,7 +70,7 @@ def recipe_for(
     if named and (s.network == 'mlp') != (x.dim() == 2): raise InputError(f"The network '{s.network}' does not take samples of shape {tuple(x.shape[1:])}: mlp is for tables, the others for images.")
     big = dict(network=cifar_resnet18, n_epoch=30, lr=.1, schedule='cosine', opt='sgd', bs=256, wd=5e-4, augment=True) # RUM's settings
     small = dict(network=small_cnn if x.dim() == 4 else mlp, n_epoch=15, lr=3e-3)
-    if s.data == 'digits': small.update(n_epoch=6, lr=5e-3) # soon known by heart
+    if s.data == 'digits': small.update(n_epoch=6, lr=5e-3) # soon memorised
     given = {} if s.train_epochs is None else dict(n_epoch=s.train_epochs)
     return Recipe(**{**(big if s.data in ('cifar10','cifar100','svhn') else small), **named, **given}, seed=s.seed)
 
@@ -102,7 +102,7 @@ def _each(said, f):
 
 def _number(o):
     try: return float(o)
-    except ValueError: raise InputError(f"'{o}' is no number: give one such as 0.9.") from None
+    except ValueError: raise InputError(f"'{o}' is not a number: give one such as 0.9.") from None
 
 def _groups(said, split):
     "Groups as the command line says them"

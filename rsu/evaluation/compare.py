@@ -92,7 +92,7 @@ def compare_orders(
     if isinstance(algorithms, Algorithm): algorithms = [algorithms]
     runs = list(_studied(orders, algorithms, seeds, groups, more))
     n = oracles if isinstance(oracles, int) else len(oracles)
-    if n < 2: raise InputError(f"oracles={n} cannot be held against each other: ask for 2 or more.")
+    if n < 2: raise InputError(f"oracles={n} cannot be compared with each other: ask for 2 or more.")
     ranking.valid, ranking.test # refuse a split without such samples
     for *_,how in runs: _asked(learn, ranking, how) # refuses what cannot be done before any work
     divided = runs[0][-1].stages(ranking)

@@ -145,7 +145,7 @@ def forgetting_score(
     ra_u,ta_u = _shares('unlearned', unlearned, ('retain','test'))
     ra_r,ta_r = _shares('oracle', oracle, ('retain','test'))
     if not ra_r*ta_r:
-        raise InputError("An oracle that reads nothing rightly cannot be compared with: look at how it was trained.")
+        raise InputError("An oracle that classifies nothing correctly cannot be compared with: look at how it was trained.")
     return quality.score * ra_u/ra_r * ta_u/ta_r
 
 # %% ../../nbs/evaluation/01_distance.ipynb #6aa37865

@@ -29,7 +29,7 @@ def resampled(
 
 # %% ../../nbs/evaluation/03_intervals.ipynb #02aac24d
 def tow_draws(
-    shares:dict      # By set, 'forget', 'retain' and 'test' among them, the share that is read rightly in each draw: the model's, then those of K oracles (B, 1+K)
+    shares:dict      # By set, 'forget', 'retain' and 'test' among them, the share that is classified correctly in each draw: the model's, then those of K oracles (B, 1+K)
 ) -> np.ndarray:     # (B,)
     "Bootstrap draws of the mean tug of war against oracles: another choice of samples, the same models"
     one,others = ({k: v[:,cut] for k,v in shares.items()} for cut in (slice(1), slice(1,None)))
@@ -113,7 +113,7 @@ def _half(parts, n, k, runs):
 # %% ../../nbs/evaluation/03_intervals.ipynb #bdb6d63d
 def differences(
     runs:pd.DataFrame,              # A row a run, with the columns `by`, 'seed' and the measures; 'draws' and 'split' if single runs are to be told by samples
-    to:str='do nothing',            # The method that the others are held against
+    to:str='do nothing',            # The method that the others are compared with
     measures=('tow','auc'),         # Columns
     by:str='model'                  # What tells methods apart
 ) -> pd.DataFrame:                  # A row a measure and method: measure, model, against, n (pairs, or runs), paired, over, difference, low, high, effect, p, p_adjusted
@@ -121,7 +121,7 @@ def differences(
     measures = [measures] if isinstance(measures, str) else list(measures)
     runs = _as_runs(runs)
     _needed(runs, (by,'seed',*measures))
-    if to not in (names := runs[by].unique()): raise InputError(f"There is no run of '{to}': hold against one of {', '.join(map(str, names))}.")
+    if to not in (names := runs[by].unique()): raise InputError(f"There is no run of '{to}': compare with one of {', '.join(map(str, names))}.")
     _one_a_seed(runs, [by])
     told = {k: o.set_index('seed') for k,o in runs.groupby(by, sort=False)}
     rows = [dict(measure=m, model=k, against=to, **_apart(o, told[to], m, k, to)) for m in measures for k,o in told.items() if k != to]

@@ -204,7 +204,7 @@ class Tuning:
     score:float         # Mean score of the settings taken, over their runs
     given:float         # Score of the settings that were given
     nothing:float       # Score of the model left as it is
-    retrained:float     # Mean score of the oracles, each held against the others
+    retrained:float     # Mean score of the oracles, each compared with the others
     diverged:float=0.   # Share of the runs of the settings taken that diverged; `trials` tells of all
     edges:dict=field(default_factory=dict) # Settings on the edge of what was searched, beyond which the algorithm goes, and the range that was searched
     ends:dict=field(default_factory=dict)  # Settings on an edge beyond which the algorithm does not go, likewise

@@ -79,7 +79,7 @@ class ReferenceBank:
         return self._bool('members')
     @property
     def correct(self) -> torch.Tensor:
-        "Which samples each reference reads rightly, (K, N) bool"
+        "Which samples each reference classifies correctly, (K, N) bool"
         return self._bool('correct')
     @property
     def phi(self) -> torch.Tensor:

@@ -204,7 +204,7 @@ def phi(self:Record) -> torch.Tensor:
 
 @patch(as_prop=True)
 def correct(self:Record) -> torch.Tensor:
-    "Was every training sample read rightly after each epoch, (E, N) bool"
+    "Was every training sample classify correctly after each epoch, (E, N) bool"
     return self._noted(1)
 
 @patch(as_prop=True)
