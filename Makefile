@@ -58,7 +58,7 @@ gpu: $(ENV)
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
 coverage: $(ENV)
 	coverage erase
-	ls nbs/[0-9]*.ipynb | xargs -P $(JOBS) -n 1 nice coverage run .ci/cover.py
+	ls nbs/*/[0-9]*.ipynb | grep -v tutorials/ | xargs -P $(JOBS) -n 1 nice coverage run .ci/cover.py
 	nice coverage run -m pytest -q -n $(JOBS) --dist loadfile
 	coverage combine -q
 	coverage report --sort=cover

@@ -55,8 +55,9 @@ def run_notebook(send, file, flags):
     passed, seconds = test_nb(file, config.tst_flags.split(), flags, basepath=config.config_path)
     send((passed, seconds, processor_seconds()))
 
-# By their processor seconds; the last one would keep the other processes waiting.
-long = [f'{name}.ipynb' for name in '04_cli 01_pipeline 06_compare 07_tune 00_sequence 04_evaluate 02_audit 02_rankers'.split()]
+# The longest notebooks start first, because the last one keeps the other processes waiting.
+long = [f'{name}.ipynb' for name in ('04_cli', '01_pipeline', '06_compare', '07_tune', '00_sequence', '04_evaluate',
+                                     '02_audit', '02_rankers')]
 
 def by_length(file): return long.index(file.name) if file.name in long else len(long), file.as_posix()
 

@@ -1,4 +1,7 @@
-"Makes README.md from nbs/index.ipynb, without the Quarto program. GitHub shows it, so its links lead to files of the repository."
+"""Makes README.md from nbs/index.ipynb, without the Quarto program.
+
+GitHub shows it, so its links lead to files of the repository.
+"""
 import re
 
 import nbformat
@@ -20,7 +23,8 @@ def render():
     nb = nbformat.reads(nb2str(proc.nb), as_version=4)
     nb.metadata.language_info = dict(name='python')
     text, found = MarkdownExporter().from_notebook_node(nb, dict(unique_key='readme', output_files_dir='images'))
-    pages = {f'{cfg.doc_host}{cfg.doc_baseurl}/{_nbpath2html(p.relative_to(nbs)).as_posix()}': p.relative_to(nbs).as_posix()
+    site = f'{cfg.doc_host}{cfg.doc_baseurl}'
+    pages = {f'{site}/{_nbpath2html(p.relative_to(nbs)).as_posix()}': p.relative_to(nbs).as_posix()
              for p in nbs.rglob('*.ipynb')}
     def link(m):
         to = pages.get(m[1].partition('#')[0], m[1])

@@ -1,4 +1,7 @@
-"Builds the documentation into _docs, without the Quarto program: nbdev processes the notebooks, smalldocs draws the pages."
+"""Builds the documentation into _docs, without the Quarto program.
+
+nbdev processes the notebooks, and smalldocs makes the pages.
+"""
 import inspect, os, re, shutil, sys
 from importlib import import_module
 from pathlib import Path
@@ -17,15 +20,18 @@ root = Path(__file__).resolve().parent.parent
 def dataclass_source(cls):
     "The source of a dataclass, for the comments on its fields: in a notebook it has none, its twin in the package has."
     found = NbdevLookup()[cls.__qualname__] if cls.__module__ == '__main__' else None
-    if isinstance(found, tuple): cls = getattr(import_module(found[1].removesuffix('.py').replace('/', '.')), cls.__qualname__)
+    if isinstance(found, tuple):
+        module = found[1].removesuffix('.py').replace('/', '.')
+        cls = getattr(import_module(module), cls.__qualname__)
     return '' if cls.__module__ == '__main__' else inspect.getsource(cls)
 
 def add_links(cell):
-    "Link the package's names in prose; nbdev itself would put its links into signatures, too, which are code and show them raw."
+    "Link the package's names in prose only: nbdev would also put links into signatures, which show them as text."
     lookup = NbdevLookup()
     if cell.cell_type == 'markdown': cell.source = lookup.linkify(cell.source)
     for o in cell.get('outputs', []):
-        if md := ''.join(o.get('data', {}).get('text/markdown', '')): o['data']['text/markdown'] = lookup.linkify(md).splitlines(True)
+        if md := ''.join(o.get('data', {}).get('text/markdown', '')):
+            o['data']['text/markdown'] = lookup.linkify(md).splitlines(True)
 
 def process():
     "Fill _proc with the notebooks as pages: exported code becomes its documentation, hidden cells go."
@@ -36,12 +42,13 @@ def process():
     nbdev.processors.add_links = add_links
     fastcore.docments.get_dataclass_source = dataclass_source
     refresh_quarto_yml()
-    # In this one process fastai is imported once, not once a notebook. Everything anew: a deleted notebook leaves no page.
+    # One process imports fastai once, not once per notebook.
+    # Every page is built again, so that a deleted notebook leaves no page.
     proc = proc_nbs(n_workers=0, force=True)
     return proc
 
 def page_names(proc):
-    "What smalldocs calls each page and what nbdev's links call it: `tutorials/01_quickstart.html`, `tutorials/quickstart.html`."
+    "Each page's name in smalldocs and in nbdev's links: `tutorials/01_quickstart.html`, `tutorials/quickstart.html`."
     res = {}
     for p in proc.rglob('*.ipynb'):
         name = re.search(r'output-file: (\S+\.html)', p.read_text(encoding='utf-8'))

@@ -1,4 +1,7 @@
-"The step check: rsu/ and README.md are what the notebooks give, and the notebooks are clean. Prints a line for each that is not."
+"""The step check: rsu/ and README.md are what the notebooks export, and the notebooks are clean.
+
+Prints one line for each problem.
+"""
 import ast, filecmp, json, os, re, shutil, sys, tempfile
 from pathlib import Path
 
@@ -31,7 +34,9 @@ def module_differs(name, have, want):
     where = place(*keys[0]) if keys else own or 'the notebooks'
     return f'{name} differs from {where}: edit the notebook and run make export'
 
-def files(folder): return {p.relative_to(folder).as_posix() for p in folder.rglob('*') if p.is_file() and '__pycache__' not in p.parts}
+def files(folder):
+    paths = (p for p in folder.rglob('*') if p.is_file() and '__pycache__' not in p.parts)
+    return {p.relative_to(folder).as_posix() for p in paths}
 
 def exported(fresh):
     "Is rsu/ what the notebooks export into `fresh`?"
@@ -54,19 +59,41 @@ def readme(made):
             yield f'{f} differs from nbs/index.ipynb: edit the notebook and run make export'
 
 def statements(body):
-    "Those of a cell, and those within its loops, branches and attempts; not what waits in functions and classes."
+    "The statements of a cell, with those in loops, branches and `try` blocks, without those in functions and classes"
     for o in body:
         yield o
         if isinstance(o, (ast.FunctionDef, ast.ClassDef)): continue
         for part in ('body', 'orelse', 'finalbody', 'handlers'): yield from statements(getattr(o, part, []))
 
-def speaks(source):
-    "Does a cell show something whenever it is run: print, or a value that stands in its last line?"
+def prints(statement):
+    "Is it a call of `print`?"
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(call, ast.Call) and getattr(call.func, 'id', '') == 'print'
+
+def has_output(source):
+    "Does a cell always show something: a call of `print`, or a value in its last line?"
     if re.search(r'^#\|\s*(hide|cuda|eval:\s*false)', source, re.M): return False
-    body = ast.parse(TransformerManager().transform_cell(source)).body # as Python: a cell may hold !commands and %magic
-    printed = lambda o: isinstance(o, ast.Expr) and isinstance(o.value, ast.Call) and getattr(o.value.func, 'id', '') == 'print'
-    value = body and isinstance(body[-1], ast.Expr) and not isinstance(body[-1].value, (ast.Call, ast.Constant)) and not source.rstrip().endswith(';')
-    return bool(value) or any(map(printed, statements(body)))
+    body = ast.parse(TransformerManager().transform_cell(source)).body # a cell may hold !commands and %magic
+    last = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
+    shows_value = last and not isinstance(last, (ast.Call, ast.Constant)) and not source.rstrip().endswith(';')
+    return bool(shows_value) or any(map(prints, statements(body)))
+
+def output_problems(cell):
+    "What is wrong with the stored outputs of a code cell"
+    if not cell['outputs'] and has_output(''.join(cell['source'])): yield 'has lost its output: run the notebook again'
+    for o in cell['outputs']:
+        text = ''.join(o.get('text', []))
+        if o.get('name') == 'stderr' and 'Warning: ' in text:
+            yield 'shows a warning: import rsu before the module that gives it, or remove its cause, and run it again'
+        if f'{root}/' in text or f'{tempfile.gettempdir()}/tmp' in text:
+            yield 'shows a path of this machine: print the path from the working folder, and run it again'
+
+def lost_by_title(cells):
+    "The number of the title's cell if it holds more than nbdev takes from it: the title, a quoted line and options"
+    first = next((i for i, c in enumerate(cells) if c['cell_type'] == 'markdown'), None)
+    source = '' if first is None else ''.join(cells[first]['source'])
+    lines = [o for o in source.splitlines() if o.strip() and o[:2] not in ('# ', '> ', '- ')]
+    return first if lines and source.startswith('# ') else None
 
 def notebooks(fresh):
     "Are the notebooks as nbdev cleans them, in `fresh`, and fit to be shown?"
@@ -77,17 +104,10 @@ def notebooks(fresh):
             bad = [i for i, (a, b) in enumerate(zip(cells, notebook(fresh/nb))) if a != b]
             yield f'{nb}{f", cell {bad[0]}" if bad else ""} is not clean: run make clean'
         for i, c in enumerate(cells):
-            if c['cell_type'] == 'code' and not c['outputs'] and speaks(''.join(c['source'])): yield f'{nb}, cell {i} has lost what it shows: run the notebook again'
-            for o in c.get('outputs', []):
-                if o.get('name') == 'stderr' and 'Warning: ' in ''.join(o['text']):
-                    yield f'{nb}, cell {i} shows a warning: import rsu before what gives it, or mend its cause, and run the cell again'
-                if any(here in json.dumps(o.get('text', [])) for here in (f'{root}/', f'{tempfile.gettempdir()}/tmp')):
-                    yield f'{nb}, cell {i} shows a path of this machine: let it say the path from the folder it works in, and run the cell again'
-        # nbdev makes the page's title of this cell, and loses what else is in it.
-        first = next((i for i, c in enumerate(cells) if c['cell_type'] == 'markdown'), None)
-        lost = [l for l in ''.join(cells[first]['source']).splitlines() if l.strip() and l[:2] not in ('# ', '> ', '- ')] if first is not None else []
-        if lost and ''.join(cells[first]['source']).startswith('# '):
-            yield f'{nb}, cell {first} holds more than the title and a quoted line, which the site would lose: move it to the next cell'
+            if c['cell_type'] != 'code': continue
+            for problem in output_problems(c): yield f'{nb}, cell {i} {problem}'
+        if (i := lost_by_title(cells)) is not None:
+            yield f'{nb}, cell {i} holds more than the title and a quoted line, which the site loses: move it down'
 
 def main():
     with tempfile.TemporaryDirectory() as tmp:
@@ -114,7 +134,8 @@ def main():
     if not link.is_symlink() or os.readlink(link) != '../_quarto.yml':
         problems.append('nbs/_quarto.yml is not the link to ../_quarto.yml: ln -sf ../_quarto.yml nbs/_quarto.yml')
     for p in problems: print(p, file=sys.stderr)
-    print(f'step check: {len(problems)} to mend' if problems else 'step check: rsu/ is what the notebooks export, and they are clean')
+    fine = 'rsu/ is what the notebooks export, and they are clean'
+    print(f'step check: {len(problems)} to fix' if problems else f'step check: {fine}')
     return 1 if problems else 0
 
 if __name__ == '__main__': sys.exit(main())
