@@ -20,7 +20,7 @@ from rsu.app.settings import Settings
 from rsu.sequence.sequence import ByChance, ByClass, Groups, Labelled, NaturalBreaks, Quantiles, SeqUnlearn, Singly, Thresholds, share
 from rsu.algorithms.ascent import NegGradPlus, RandomLabel
 from rsu.algorithms.teacher import DELETE, BadTeacher, SCRUB
-from rsu.algorithms.feed import Feed, _chunks
+from rsu.algorithms.feed import Feed, split_in_batches
 from rsu.algorithms.unlearn import FineTune, Term, unlearn
 from rsu.core.config import InputError, Value
 
@@ -285,7 +285,7 @@ def test_lira_agrees_with_scipy(K, N, seed, online, variance, share_in):
 @given(st.integers(1, 50), st.integers(2, 12), seeds)
 def test_chunks_hold_every_position_once(n, bs, seed):
     at = shuffled(np.arange(n), seed)
-    parts = _chunks(at, bs)
+    parts = split_in_batches(at, bs)
     assert np.concatenate(parts).tolist() == at.tolist() and len(parts) == max(1, -(-n//bs) - leaves_singleton(n, bs))
     assert all(2 <= len(o) <= bs+1 for o in parts) or n == 1
 

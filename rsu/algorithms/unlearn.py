@@ -38,7 +38,7 @@ from rsu.core.per_sample import (averaged, check_outputs, class_weights, copied,
                                  with_gradients)
 from rsu.core.recipe import (Meter, PeakMemory, StepSeed, overriding, derive_seed, n_classes, optimiser, _beside, _loss_key,
                              _opts)
-from rsu.algorithms.feed import Feed, _chunks
+from rsu.algorithms.feed import Feed, split_in_batches
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #9d8e8c05
 class Term(Value):
@@ -179,7 +179,7 @@ def schedule(self:Algorithm,
     "The passes of an epoch and their steps"
     passes = self.passes(epoch)
     if not passes: raise InputError(f"{type(self).__name__} has no pass in epoch {epoch+1}: give it one, or fewer epochs (n_epoch).")
-    steps = [len(_chunks(np.arange(n[roles[0]]), self._bs(roles[0]))) for roles in passes]
+    steps = [len(split_in_batches(np.arange(n[roles[0]]), self._bs(roles[0]))) for roles in passes]
     if total is not None: steps[-1] += total - sum(steps)
     return list(zip(passes, steps))
 
