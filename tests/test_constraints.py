@@ -4,7 +4,7 @@ import dataclasses, importlib, inspect, math, pkgutil
 import pytest
 import rsu
 from rsu.all import *
-from rsu.core.config import InputError, Interval, Options, TupleOf, _kinds
+from rsu.core.config import InputError, Interval, Options, TupleOf, value_classes
 
 def modules():
     names = [o.name for o in pkgutil.walk_packages(rsu.__path__, 'rsu.') if not o.name.endswith(('_modidx', '__main__'))]
@@ -30,7 +30,7 @@ def make(cls, name, value):
     return cls(**{**{k: needed[k] for k in bare}, name: value})
 
 modules() # so that all values are known
-values = {k: v for k, v in _kinds.items() if v.__module__.startswith('rsu.') and k[0] != '_'}
+values = {k: v for k, v in value_classes.items() if v.__module__.startswith('rsu.') and k[0] != '_'}
 fields = [(kind, name) for kind, cls in values.items() for name in cls.constraints()]
 parameters = [(f, name) for f, o in functions().items() for name in o.constraints]
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from fastai.losses import CrossEntropyLossFlat
 from rsu.all import *
 from rsu.core.data import Samples
-from rsu.core.recipe import _loss_key
+from rsu.core.recipe import loss_key
 from rsu.core.config import InputError
 
 @pytest.fixture(scope='module')
@@ -85,9 +85,9 @@ def test_losses_are_told_apart():
     losses = [CrossEntropyLossFlat(), CrossEntropyLossFlat(label_smoothing=.1), partial(F.cross_entropy, label_smoothing=.2), partial(F.cross_entropy, label_smoothing=.8),
               partial(F.multi_margin_loss), lambda l, y: F.multi_margin_loss(l, y),
               Own(.1), Own(.8), Called(.1), Called(.8), Called(.1).again, Called(.8).again, nn.CrossEntropyLoss(weight=torch.ones(10)), nn.CrossEntropyLoss(weight=torch.arange(10.))]
-    assert len({_loss_key(o) for o in losses}) == len(losses)
-    assert _loss_key(nn.CrossEntropyLoss()) == _loss_key(CrossEntropyLossFlat()) == _loss_key(None) == ''
-    for o in (Own, Called): assert _loss_key(o(.1)) == _loss_key(o(.1))
+    assert len({loss_key(o) for o in losses}) == len(losses)
+    assert loss_key(nn.CrossEntropyLoss()) == loss_key(CrossEntropyLossFlat()) == loss_key(None) == ''
+    for o in (Own, Called): assert loss_key(o(.1)) == loss_key(o(.1))
 
 def test_a_run_that_is_done_answers_for_its_test_samples(here, no_report, capsys, monkeypatch):
     (here/'mine.py').write_text('''

@@ -5,7 +5,7 @@ import pytest
 from rsu.all import (SCRUB, Confidence, Labelled, NegGradPlus, Recipe, SFRon, SeqUnlearn, cifar_resnet18, digits,
                      fashion_mnist, mlp, rankers, small_cnn)
 from rsu.app.settings import Settings
-from rsu.core.config import _decode, _encode
+from rsu.core.config import decode, _encode
 
 # Another key makes every stored bank, oracle and search a stranger's: change one only on purpose.
 values = {
@@ -27,7 +27,7 @@ def test_json_names_no_module(key):
 
 @pytest.mark.parametrize('f', [digits, fashion_mnist, small_cnn, cifar_resnet18, mlp, *rankers().values()])
 def test_what_a_file_may_name(f):
-    assert _encode(f) == {'function': f.__name__} and _decode(_encode(f)) is f
+    assert _encode(f) == {'function': f.__name__} and decode(_encode(f)) is f
 
 def test_reading_imports_what_a_file_names():
     # in a process that has imported none of the classes

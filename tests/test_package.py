@@ -148,7 +148,7 @@ def ours(table, *modules): return {k: o for k, o in table.items() if o.__module_
 
 def test_names_are_those_of_what_is_defined():
     from rsu.all import algorithms, rankers
-    from rsu.core.config import _functions, _kinds
+    from rsu.core.config import _functions, value_classes
     from rsu.core.names import load, names
     for m in modules: importlib.import_module(f'rsu.{m}')
     named = {kind: {k: load(kind, k) for k in every} for kind, every in names.items()}
@@ -156,7 +156,7 @@ def test_names_are_those_of_what_is_defined():
     assert named['ranker'].pop('lira-offline') is named['ranker']['lira']
     assert named['ranker'] == {k.lower(): o for k, o in ours(rankers(), 'rsu.ranking').items()}
     every = {o.__name__: o for kind in named.values() for o in kind.values()}
-    assert every == {k: o for k, o in ours({**_functions, **_kinds}).items() if k[0] != '_'}
+    assert every == {k: o for k, o in ours({**_functions, **value_classes}).items() if k[0] != '_'}
 
 def test_dependencies_point_one_way():
     "Each part imports from the parts before it; ranking and algorithms do not import each other."

@@ -34,8 +34,8 @@ def forget_modules():
 
 def test_no_module_that_a_folder_names_is_imported(sent, monkeypatch):
     forget_modules()
-    from rsu.core.config import _kinds
-    monkeypatch.delitem(_kinds, 'Sent')
+    from rsu.core.config import value_classes
+    monkeypatch.delitem(value_classes, 'Sent')
     for ask in (dict(), dict(dls=digits(n=300))):
         with pytest.raises(InputError, match="not part of rsu, sender.*trust=True.*dls="): load_run(sent/'sent', **ask)
     with pytest.raises(InputError, match='not part of rsu, senders_data:loaders'): write_report(sent/'sent')

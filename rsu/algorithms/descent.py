@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from rsu.core.config import InputError, Interval, NonNegativeFloat, PositiveFloat, PositiveInt, Share
 from rsu.core.recipe import Recipe, recipe_of
-from rsu.core.per_sample import called, _two
+from rsu.core.per_sample import called, two_inputs
 from rsu.algorithms.unlearn import FineTune, Need, _trained
 
 # %% ../../nbs/algorithms/03_descent.ipynb #a4f7bc82
@@ -62,13 +62,13 @@ class CFk(FineTune):
 
     def limits(self, learn, split):
         "No more layers than the network has, and so many that one of them learns"
-        n,xb = sum(isinstance(m, _layers) for m in learn.model.modules()), _two(learn.model, split.dls)
+        n,xb = sum(isinstance(m, _layers) for m in learn.model.modules()), two_inputs(learn.model, split.dls)
         learns = (any(p.requires_grad for m in last_layers(learn.model, k, xb) for p in m.parameters())
                   for k in range(1, n+1))
         return dict(k=Interval(int, next((k for k,o in enumerate(learns, 1) if o), n), n))
 
     def resolve(self, learn, split):
-        last = last_layers(learn.model, self.k, _two(learn.model, split.dls))
+        last = last_layers(learn.model, self.k, two_inputs(learn.model, split.dls))
         n = sum(isinstance(m, _layers) for m in learn.model.modules())
         if self.k > n:
             raise InputError(f"k={self.k} layers cannot learn where the network has {n} convolutions and linear layers: "
@@ -78,7 +78,7 @@ class CFk(FineTune):
                           "unfreeze them, or raise k.")
         return super().resolve(learn, split)
 
-    def _last(self): return last_layers(self.model, self.k, _two(self.model, self.split.dls))
+    def _last(self): return last_layers(self.model, self.k, two_inputs(self.model, self.split.dls))
 
     def before_fit(self):
         super().before_fit()

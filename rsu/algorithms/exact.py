@@ -17,7 +17,7 @@ from fastcore.foundation import L
 from rsu.core.config import InputError, Options, PositiveInt, Seed, Value, validated
 from rsu.core.data import shuffled
 from rsu.core.indexing import indices, subset, with_train
-from rsu.core.recipe import Meter, Recipe, derive_seed, make, n_classes, recipe_of, _loss_key
+from rsu.core.recipe import Meter, Recipe, derive_seed, make, n_classes, recipe_of, loss_key
 from rsu.algorithms.unlearn import Algorithm, Need, Stage
 
 # %% ../../nbs/algorithms/02_exact.ipynb #b0cc77a7
@@ -55,8 +55,8 @@ class Retrain(Algorithm):
         if len(split.retain) == 1:
             raise InputError("One retained sample is too few to train on (batch statistics of one do not exist): "
                           "leave some more out of the forget set.")
-        theirs = _loss_key(getattr(split.dls.train_ds, 'loss_func', None))
-        if isinstance(self._recipe(learn), Recipe) and _loss_key(learn.loss_func) != theirs:
+        theirs = loss_key(getattr(split.dls.train_ds, 'loss_func', None))
+        if isinstance(self._recipe(learn), Recipe) and loss_key(learn.loss_func) != theirs:
             warnings.warn("The learner's loss function is not what its recipe trains with, "
                           "and retraining goes by the recipe. "
                           "Give it to the data set, learn.dls.train_ds.loss_func = ..., before the model is trained.",

@@ -18,8 +18,8 @@ from rsu.core.config import InputError, NonNegativeFloat, PositiveFloat, Positiv
 from rsu.core.store import key_of
 from rsu.core.outputs import evaluating
 from rsu.core.per_sample import (averaged, called, copied, refuse_batch_loss, sample_grads, sample_losses,
-                                 unreduced, _two)
-from rsu.core.recipe import n_classes, _loss_key
+                                 unreduced, two_inputs)
+from rsu.core.recipe import n_classes, loss_key
 from rsu.algorithms.unlearn import Algorithm, weights_hash
 
 # %% ../../nbs/algorithms/06_importance.ipynb #0f07b209
@@ -97,7 +97,7 @@ class _ClosedForm(Algorithm):
         if held is None: return measure()
         settings,stage = {k: v for k,v in self.to_dict().items() if k not in self.strength}, self.stage
         key = key_of(settings=settings, model=weights_hash(self.model), learning=[*self.learning()],
-                     loss=_loss_key(self.own_loss), samples=self.split.key, forget=stage.forget, retain=stage.retain)
+                     loss=loss_key(self.own_loss), samples=self.split.key, forget=stage.forget, retain=stage.retain)
         if key not in held:
             held.clear()
             held[key] = measure()
@@ -163,7 +163,7 @@ class Fisher(_ClosedForm):
     alpha:NonNegativeFloat=1e-6 # Variance of the noise on a weight whose information is 1
 
     def resolve(self, learn, split):
-        head = _head(learn.model, n_classes(split.dls), _two(learn.model, split.dls))
+        head = _head(learn.model, n_classes(split.dls), two_inputs(learn.model, split.dls))
         if head is None: raise InputError(f"Fisher needs a last layer, an nn.Linear with one output a class ({n_classes(split.dls)}), and the model has none: choose another algorithm.")
         if 'weight' not in learn.model.get_submodule(head)._parameters: raise InputError(f"Fisher treats the weights of the last layer, '{head}', apart, and they are computed from other parameters (by weight or spectral normalisation): take those away first (torch.nn.utils.parametrize.remove_parametrizations).")
         return super().resolve(learn, split)
@@ -177,7 +177,7 @@ class Fisher(_ClosedForm):
     def change(self):
         S,R = self.stage.forget,self.stage.retain
         F,rng = dict(self.once(lambda: importance(self.model, self.value, self._expected(R)))),torch.Generator().manual_seed(self.seed)
-        head = _head(self.model, self.c, _two(self.model, self.split.dls))
+        head = _head(self.model, self.c, two_inputs(self.model, self.split.dls))
         gone = torch.as_tensor(np.setdiff1d(self.true[S], self.true[R])).long()
         for k,p in self.learning().items():
             last = k.rpartition('.')[0] == head

@@ -24,8 +24,8 @@ from rsu.core.per_sample import copied, with_gradients
 from rsu.core.parallel import one_thread, run_jobs, turn
 from rsu.core.stacked import _indirect, _joined, _widened
 from rsu.core.outputs import Outputs
-from rsu.algorithms.unlearn import (Algorithm, Diverged, clone_learner, unlearn, _asked, _first_optimiser, _flat, _goes_on,
-                                    _lost, _no_statistics, _make_record)
+from rsu.algorithms.unlearn import (Algorithm, Diverged, clone_learner, unlearn, _asked, _first_optimiser, _flat,
+                                    _goes_on, _lost, _no_statistics, _make_record)
 
 # %% ../../nbs/algorithms/09_many.ipynb #f79c1075
 class Job(NamedTuple):

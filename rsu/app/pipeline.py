@@ -23,8 +23,8 @@ from rsu.core.datasets import parquet_images
 from rsu.core.store import (StoredFileError, check_writable, claim, key_of, read_shard, read_table, replacing,
                             write_json, write_shard, write_table)
 from rsu.core.indexing import as_fastai, device_of, fingerprint
-from rsu.core.split import ForgetSplit, _gathered, _table
-from rsu.core.recipe import Recipe, cifar_resnet18, mlp, small_cnn, _loss_key
+from rsu.core.split import ForgetSplit, as_dataloaders, read_csv_text
+from rsu.core.recipe import Recipe, cifar_resnet18, mlp, small_cnn, loss_key
 from rsu.core.template import write_report
 from rsu.ranking.bank import ReferenceBank
 from rsu.ranking.rankers import Ranking, Record
@@ -49,7 +49,7 @@ def load_data(
     if s.data.startswith('parquet:'): return parquet_images(s.data.removeprefix('parquet:'), n=s.n, seed=s.seed)
     if ':' not in s.data: return load('data set', choose('data set', s.data, list(names['data set'])))(n=s.n, seed=s.seed)
     if s.n is not None: raise InputError(f"n={s.n} cannot be applied to your own data: let '{s.data}' return as many samples as you want.")
-    return _gathered(named(s.data), f"What '{s.data}' returned")
+    return as_dataloaders(named(s.data), f"What '{s.data}' returned")
 
 def _data_to_evaluate(s):
     "`load_data` for what evaluates on samples that were not trained on; `InputError` where there are none"
@@ -116,7 +116,7 @@ def _groups(said, split):
 
 def _labelled(path, split):
     "Groups by the column `group` of a file; before the split is known, none"
-    df = _table(path, 'the columns id and group')
+    df = read_csv_text(path, 'the columns id and group')
     if not {'id','group'} <= set(df): raise InputError(f"'{path}' has the columns {', '.join(df)}: give id and group.")
     if (df[['id','group']] == '').any(axis=None):
         raise InputError(f"'{path}' has rows without an id or a group: fill or remove them.")
@@ -211,7 +211,7 @@ def _searched_for(s, recipe, found):
 def _model(s, dls, out, record):
     "The model to be unlearned: from its file, or trained and kept there; with a record of its training, where there is to be one"
     recipe,path = recipe_for(s, dls),out/'model.safetensors'
-    loss = _loss_key(getattr(dls.train_ds, 'loss_func', None))
+    loss = loss_key(getattr(dls.train_ds, 'loss_func', None))
     key = key_of(data=fingerprint(dls), recipe=recipe.key, loss=loss)
     if path.exists() and (learn := _stored_model(recipe, dls, out, key, record)): return learn
     learn = recipe.fit(dls, cbs=record)

@@ -12,8 +12,8 @@ from dataclasses import KW_ONLY, field
 from pathlib import Path
 import tomli_w
 from rsu.core.names import names
-from rsu.core.config import (Constraint, Epochs, InputError, Interval, NonNegativeInt, Options, PositiveFloat, PositiveInt,
-                             Seed, TupleOf, Value, choose, _decode, _kinds, _Misfit)
+from rsu.core.config import (Constraint, Epochs, InputError, Interval, NonNegativeInt, Options, PositiveFloat,
+                             PositiveInt, Seed, TupleOf, Value, choose, decode, value_classes, Misfit)
 
 # %% ../../nbs/app/00_settings.ipynb #c01556d4
 class InstanceOf(Constraint):
@@ -23,7 +23,7 @@ class InstanceOf(Constraint):
     ): self.name = name
 
     def take(self, value):
-        if self.name not in [cls.__name__ for cls in type(value).__mro__]: raise _Misfit()
+        if self.name not in [cls.__name__ for cls in type(value).__mro__]: raise Misfit()
         return value
 
     @property
@@ -42,12 +42,12 @@ class Named(Constraint):
     ): self.what,self.more,self.own,self.many,self.listed = what,words,own,many,listed
 
     def take(self, value):
-        if not isinstance(value, str): raise _Misfit()
+        if not isinstance(value, str): raise Misfit()
         for name in value.split(',') if self.many else [value]: self._check_name(name)
         return value
 
     def _check_name(self, name):
-        if self.own and (':' in name or name in {k.lower() for k in _kinds}): return # a class of the user's own
+        if self.own and (':' in name or name in {k.lower() for k in value_classes}): return # a class of the user's own
         if name not in self.more: choose(self.what, name, list(names[self.what]))
 
     @property
@@ -146,7 +146,7 @@ def spelt_out(
     "A value as plain data that says where classes that are none of the package's come from"
     if isinstance(v, list): return [spelt_out(o) for o in v]
     if not isinstance(v, dict): return v
-    v,cls = {k: spelt_out(o) for k,o in v.items()},_kinds.get(v.get('kind'))
+    v,cls = {k: spelt_out(o) for k,o in v.items()},value_classes.get(v.get('kind'))
     return v if cls is None or cls.__module__.startswith('rsu.') else {**v, 'kind': f"{cls.__module__}:{v['kind']}"}
 
 def _known(v):
@@ -179,7 +179,7 @@ def from_toml(
         if k in ('algorithm','repair') and isinstance(v, dict) and 'kind' not in v:
             raise InputError(f"{k} is given as settings without a name: "
                              "put the name among them, kind = 'NegGradPlus' for example.")
-    try: return {k: _decode(_known(v)) for k,v in given.items()}
+    try: return {k: decode(_known(v)) for k,v in given.items()}
     except TypeError as e: raise InputError(f"'{path}' gives an algorithm what it does not take ({e}).") from None
 
 def _without_none(v):
@@ -190,7 +190,7 @@ def _without_none(v):
 def _is_known(kind):
     "Has the class 'package.module:Class' been imported already?"
     module,_,name = kind.partition(':')
-    return getattr(_kinds.get(name), '__module__', None) == module
+    return getattr(value_classes.get(name), '__module__', None) == module
 
 # %% ../../nbs/app/00_settings.ipynb #602e3ca2
 class _Parser(argparse.ArgumentParser):

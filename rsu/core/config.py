@@ -50,6 +50,16 @@ def choose(
     raise InputError(f"There is no {what} called '{name}': {hint}")
 
 # %% ../../nbs/core/00_config.ipynb #c0a50002
+class Misfit(Exception):
+    "A value that a constraint does not allow; its text is the end of the message, '.' where it is empty"
+    def __bool__(self): return bool(str(self))
+
+def _short(value, most=80):
+    "`repr(value)`, cut where it is long"
+    text = repr(value)
+    return text if len(text) <= most else text[:most] + '...'
+
+# %% ../../nbs/core/00_config.ipynb #3704dd9b
 class Constraint:
     "Base of the constraints; `|` joins them with others, with types and with None"
     kind,is_declared = None,True # type of what it allows; False where nothing but a type is declared
@@ -57,7 +67,7 @@ class Constraint:
     def take(self,
         value # What was given
     ):        # The value as it is stored: NumPy's numbers become Python's
-        "`value`; `_Misfit` where it is not allowed"
+        "`value`; `Misfit` where it is not allowed"
         raise NotImplementedError
 
     @property
@@ -87,7 +97,7 @@ class Constraint:
     ):            # The value as it is stored
         "`value`; `InputError` where it is not allowed"
         try: return self.take(value)
-        except _Misfit as e: raise InputError(f"{name}={_short(value)} must be {self.words}{e or '.'}") from None
+        except Misfit as e: raise InputError(f"{name}={_short(value)} must be {self.words}{e or '.'}") from None
 
     def inherit(self,
         base # A `Constraint`
@@ -97,15 +107,6 @@ class Constraint:
 
     def __or__(self, other): return _Either(*self.alternatives, *constraint_of(other).alternatives)
     def __ror__(self, other): return _Either(*constraint_of(other).alternatives, *self.alternatives)
-
-class _Misfit(Exception):
-    "A value that a constraint does not allow; its text is the end of the message, '.' where it is empty"
-    def __bool__(self): return bool(str(self))
-
-def _short(value, most=80):
-    "`repr(value)`, cut where it is long"
-    text = repr(value)
-    return text if len(text) <= most else text[:most] + '...'
 
 # %% ../../nbs/core/00_config.ipynb #c0a50004
 class Interval(Constraint):
@@ -137,10 +138,10 @@ class Interval(Constraint):
         return self.kind(min(max(value, self.least), self.most))
 
     def take(self, value):
-        if isinstance(value, bool) or not isinstance(value, Integral if self.kind is int else Real): raise _Misfit()
-        if isinstance(value, Real) and not isinstance(value, Integral) and not isfinite(value): raise _Misfit()
-        if value not in self: raise _Misfit()
-        if abs(value) > _largest[self.kind]: raise _Misfit(f', no larger than {_largest[self.kind]:g}.')
+        if isinstance(value, bool) or not isinstance(value, Integral if self.kind is int else Real): raise Misfit()
+        if isinstance(value, Real) and not isinstance(value, Integral) and not isfinite(value): raise Misfit()
+        if value not in self: raise Misfit()
+        if abs(value) > _largest[self.kind]: raise Misfit(f', no larger than {_largest[self.kind]:g}.')
         return int(value) if self.kind is int else float(value) + 0. # + 0. makes 0. of -0.
 
     @property
@@ -167,7 +168,7 @@ class Options(Constraint):
     def take(self, value):
         if isinstance(value, str) and value in self.names: return value
         near = difflib.get_close_matches(value.lower(), self.names, n=1) if isinstance(value, str) else ()
-        raise _Misfit(f": did you mean '{near[0]}'?" if near else '')
+        raise Misfit(f": did you mean '{near[0]}'?" if near else '')
 
     @property
     def phrases(self): return [*map(repr, self.names)]
@@ -183,7 +184,7 @@ class TupleOf(Constraint):
 
     def take(self, value):
         items = value.tolist() if hasattr(value, 'tolist') else value # an array
-        if not isinstance(items, (list,tuple)) or len(items) < self.least: raise _Misfit()
+        if not isinstance(items, (list,tuple)) or len(items) < self.least: raise Misfit()
         return tuple(self.item.take(o) for o in items)
 
     @property
@@ -203,7 +204,7 @@ class _Instance(Constraint):
             return bool(value)
         if isinstance(value, self.kind): return value
         is_class = isinstance(value, type) and issubclass(value, self.kind)
-        raise _Misfit(f": give an instance such as {value.__name__}()." if is_class else '')
+        raise Misfit(f": give an instance such as {value.__name__}()." if is_class else '')
 
     @property
     def phrases(self):
@@ -228,8 +229,8 @@ class _Either(Constraint):
         hints = []
         for o in self.alternatives:
             try: return o.take(value)
-            except _Misfit as e: hints.append(str(e))
-        raise _Misfit(max(hints, key=len))
+            except Misfit as e: hints.append(str(e))
+        raise Misfit(max(hints, key=len))
 
     def inherit(self, base): return _Either(*(o.inherit(base) for o in self.alternatives))
     @property
@@ -283,7 +284,7 @@ def validated(
     return checked
 
 # %% ../../nbs/core/00_config.ipynb #619f8963
-_kinds, _functions = {}, {}
+value_classes, _functions = {}, {}
 
 def _name(f):
     "The name of a function in JSON: short if it is registered, and otherwise with its module"
@@ -312,17 +313,17 @@ def _encode(v):
     if callable(v) and hasattr(v, '__qualname__'): return {'function': _name(v)}
     raise InputError(f"{v!r} cannot be written as JSON: give a number, a string, a value of rsu or a named function.")
 
-def _decode(v):
+def decode(v):
     "What `_encode` wrote, read back"
-    if isinstance(v, list): return tuple(_decode(o) for o in v)
+    if isinstance(v, list): return tuple(decode(o) for o in v)
     if not isinstance(v, dict): return v
     if 'function' in v:
         if v['function'] not in _functions: import_definition(v['function'])
         return choose('registered function', v['function'], _functions)
-    d = {k: _decode(o) for k,o in v.items() if k != 'kind'}
+    d = {k: decode(o) for k,o in v.items() if k != 'kind'}
     if 'kind' not in v: return d
-    if v['kind'] not in _kinds: import_definition(v['kind'])
-    kind = choose('kind of value', v['kind'], {**dict.fromkeys(values), **{k: o for k,o in _kinds.items() if k[0] != '_'}})
+    if v['kind'] not in value_classes: import_definition(v['kind'])
+    kind = choose('kind of value', v['kind'], {**dict.fromkeys(values), **{k: o for k,o in value_classes.items() if k[0] != '_'}})
     if odd := sorted(d.keys() - kind._names()):
         raise InputError(f"{v['kind']} has no setting '{odd[0]}': it has {', '.join(kind._names()) or 'none'}.")
     return kind(**d)
@@ -347,7 +348,7 @@ class Value:
     "Base of all settings: a subclass lists its fields; instances print, compare, hash and travel as JSON by them"
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        _kinds[dataclass(eq=False, repr=False)(cls).__name__] = cls
+        value_classes[dataclass(eq=False, repr=False)(cls).__name__] = cls
         cls._settings = {f.name: f for f in fields(cls)}
         inherited = {k: o for base in reversed(cls.__mro__[1:]) for k,o in vars(base).get('_constraints', {}).items()}
         own = {k: _declared(cls, cls._settings[k]) for k in cls.__dict__.get('__annotations__', {}) if k in cls._settings}
@@ -394,7 +395,7 @@ class Value:
         text:str # JSON of a value of this class, or of one derived from it
     ):
         "The value that `to_json` wrote"
-        res = _decode(json.loads(text))
+        res = decode(json.loads(text))
         if not isinstance(res, cls): raise InputError(f"This JSON holds a {type(res).__name__}, not a {cls.__name__}.")
         return res
 

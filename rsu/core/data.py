@@ -17,7 +17,7 @@ from rsu.core.config import InputError, PositiveInt, validated
 #| exporti
 
 # %% ../../nbs/core/02_data.ipynb #6954253f
-def _class_each(y):
+def class_labels(y):
     "Labels (N,) of one class a sample; `InputError` where they are something else"
     y = y.as_subclass(torch.Tensor)
     if y.dim() == 2 and y.shape[1] == 1: y = y[:,0]
@@ -45,6 +45,7 @@ def _inputs(x):
         raise InputError(f"The inputs are {x.dtype}: give floats, x.float()/255 for the bytes of images.")
     return x.float() if x.is_floating_point() else x
 
+# %% ../../nbs/core/02_data.ipynb #4d87d857
 class Samples(TensorDataset):
     "Inputs and labels as tensors, indexable by position, with what fastai needs to make a `Learner` of them"
     def __init__(self,
@@ -53,7 +54,7 @@ class Samples(TensorDataset):
         vocab=None, # Name of each class; numbers where there is none
         frame:pd.DataFrame=None # Columns about the samples (a person's id, say), one row a sample
     ):
-        x,y = _inputs(x), _class_each(_tensor(y, 'labels')).long()
+        x,y = _inputs(x), class_labels(_tensor(y, 'labels')).long()
         if len(x) != len(y): raise InputError(f"There are {len(x)} inputs and {len(y)} labels: give one label a sample.")
         super().__init__(x, y)
         if not torch.isfinite(x).all():
@@ -74,18 +75,20 @@ class Samples(TensorDataset):
         "No samples, of the same classes: what `learn.export` keeps of a data set"
         return Samples(*(t[:0].clone() for t in self.tensors), vocab=self.vocab)
 
-def _exact(ds):
+# %% ../../nbs/core/02_data.ipynb #8a10c0bd
+def is_plain_tensors(ds):
     "Is a sample of `ds` what lies in `ds.tensors`? A class with a `__getitem__` of its own may give something else"
     own = ('__getitem__', '__getitems__', '__len__')
     if not isinstance(ds, TensorDataset): return False
     return all(getattr(type(ds), k, None) is getattr(TensorDataset, k, None) for k in own)
 
+# %% ../../nbs/core/02_data.ipynb #958c0a3a
 def is_resident(
     ds # A data set
 ) -> bool:
     """May batches be read from `ds.tensors`?
     Only of `TensorDataset` and `Samples` as they are; compared with `ds[i]` at three positions."""
-    if not _exact(ds) or not ds.tensors: return False
+    if not is_plain_tensors(ds) or not ds.tensors: return False
     at = {0, len(ds)//2, len(ds)-1} if len(ds) else ()
     return all(torch.equal(torch.nan_to_num(a), torch.nan_to_num(t[i])) for i in at for a,t in zip(ds[i], ds.tensors))
 
@@ -143,7 +146,7 @@ class IndexLoader(TfmdDL):
         num_workers=0, # Not used, for there is nothing to fetch; fastai passes it on
         **kwargs       # Whatever else fastai's `TfmdDL` takes
     ):
-        if not _exact(dataset):
+        if not is_plain_tensors(dataset):
             raise InputError(f"An IndexLoader reads .tensors, and {type(dataset).__name__} is no TensorDataset or has a "
                           "__getitem__ of its own: use fastai's or PyTorch's DataLoader.")
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
@@ -175,7 +178,7 @@ class IndexLoader(TfmdDL):
 # %% ../../nbs/core/02_data.ipynb #61e4d028
 def _settle(ds, device):
     "`ds` on `device` where it fits into half of what is free there, otherwise as it is"
-    if torch.device(device).type != 'cuda' or not _exact(ds): return ds
+    if torch.device(device).type != 'cuda' or not is_plain_tensors(ds): return ds
     room = torch.cuda.mem_get_info(device)[0] / 2
     return ds.to(device) if sum(t.nbytes for t in ds.tensors) < room else ds
 

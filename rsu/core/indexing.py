@@ -18,9 +18,23 @@ from fastai.callback.data import WeightedDL
 from fastai.data.load import DataLoader
 from fastai.torch_core import default_device, no_random
 from rsu.core.config import InputError
-from rsu.core.data import IndexLoader, Order, Samples, is_resident, leaves_singleton, _class_each, _exact
+from rsu.core.data import IndexLoader, Order, Samples, is_resident, leaves_singleton, class_labels, is_plain_tensors
 
 # %% ../../nbs/core/04_indexing.ipynb #d8056528
+def _sampled(sampler, n):
+    "The positions that a sampler of PyTorch's draws; None for all"
+    if isinstance(sampler, (SequentialSampler,RandomSampler)): return None
+    if isinstance(sampler, WeightedRandomSampler): return np.flatnonzero(np.asarray(sampler.weights))
+    if hasattr(sampler, 'indices'): return sampler.indices # as SubsetRandomSampler has them
+    if isinstance(sampler, (list,tuple,range,np.ndarray,torch.Tensor)): return sampler
+    with no_random(0): seen = {int(o) for o in islice(sampler, n+1)}
+    if len(seen) < n: raise InputError(f"A sampler of the kind {type(sampler).__name__} does not say which samples it draws: give the loader a Subset of the data, or a SubsetRandomSampler.")
+
+def _sampler_weights(sampler, n):
+    "Weights (n,) by which a sampler of PyTorch's draws with replacement, or None"
+    if isinstance(sampler, WeightedRandomSampler) and sampler.replacement: return np.pad(np.asarray(sampler.weights), (0, n-len(sampler.weights)))
+
+# %% ../../nbs/core/04_indexing.ipynb #da8fd677
 def as_fastai(
     dl # A loader, fastai's or PyTorch's
 ):     # A fastai loader
@@ -40,19 +54,7 @@ def as_fastai(
     some = _sampled(sampler, len(dl.dataset))
     return res if some is None else subset(res, np.unique(np.asarray(some)), weights=_sampler_weights(sampler, len(dl.dataset)))
 
-def _sampled(sampler, n):
-    "The positions that a sampler of PyTorch's draws; None for all"
-    if isinstance(sampler, (SequentialSampler,RandomSampler)): return None
-    if isinstance(sampler, WeightedRandomSampler): return np.flatnonzero(np.asarray(sampler.weights))
-    if hasattr(sampler, 'indices'): return sampler.indices # as SubsetRandomSampler has them
-    if isinstance(sampler, (list,tuple,range,np.ndarray,torch.Tensor)): return sampler
-    with no_random(0): seen = {int(o) for o in islice(sampler, n+1)}
-    if len(seen) < n: raise InputError(f"A sampler of the kind {type(sampler).__name__} does not say which samples it draws: give the loader a Subset of the data, or a SubsetRandomSampler.")
-
-def _sampler_weights(sampler, n):
-    "Weights (n,) by which a sampler of PyTorch's draws with replacement, or None"
-    if isinstance(sampler, WeightedRandomSampler) and sampler.replacement: return np.pad(np.asarray(sampler.weights), (0, n-len(sampler.weights)))
-
+# %% ../../nbs/core/04_indexing.ipynb #150fe9bc
 def weights_of(
     dl # A loader, fastai's or PyTorch's
 ):     # Weights, one for each sample of its data set (N,); None where a pass has every sample once
@@ -76,6 +78,17 @@ def indices(
     return np.arange(min(len(dl.dataset), getattr(dl, 'n', None) or len(dl.dataset))) if weights is None else np.flatnonzero(weights)
 
 # %% ../../nbs/core/04_indexing.ipynb #90dc8568
+def _n_samples(b):
+    "How many samples a batch has; None where it does not show"
+    return len(b[-1]) if isinstance(b, (tuple,list)) and len(b) and torch.is_tensor(b[-1]) and b[-1].dim() else None
+
+def _left_out(at):
+    more = f" ({len(at)} of its batch)" if len(at) > 1 else ''
+    return (f"The sample at position {at[0]}{more} is not in its batch: "
+            "the data set gives None for it, or collate_fn leaves it out. "
+            "Remove such samples from the data set, for their labels would be taken for those of others.")
+
+# %% ../../nbs/core/04_indexing.ipynb #13686e05
 class _Part:
     "A loader over some positions of its data set; fastai's `new` would pass them on to a loader over other data"
     def new(self, dataset=None, cls=None, **kwargs):
@@ -106,16 +119,6 @@ class _Part:
         except InputError as e: # a worker's comes with its traceback
             raise InputError(str(e).rpartition('InputError: ')[2].strip()) from None
 
-def _n_samples(b):
-    "How many samples a batch has; None where it does not show"
-    return len(b[-1]) if isinstance(b, (tuple,list)) and len(b) and torch.is_tensor(b[-1]) and b[-1].dim() else None
-
-def _left_out(at):
-    more = f" ({len(at)} of its batch)" if len(at) > 1 else ''
-    return (f"The sample at position {at[0]}{more} is not in its batch: "
-            "the data set gives None for it, or collate_fn leaves it out. "
-            "Remove such samples from the data set, for their labels would be taken for those of others.")
-
 @cache
 def _part_of(cls): return cls if issubclass(cls, _Part) else type(cls.__name__, (_Part, cls), dict(_whole=cls))
 
@@ -123,6 +126,7 @@ def _unset_part(cls):
     part = _part_of(cls)
     return part.__new__(part)
 
+# %% ../../nbs/core/04_indexing.ipynb #69db3727
 def subset(
     dl,                 # A loader, fastai's or PyTorch's
     positions,          # Positions in its data set, (n,)
@@ -138,18 +142,20 @@ def subset(
     n = n - (seed is not None and leaves_singleton(n, bs))
     return dl.new(cls=_part_of(type(dl)), bs=bs, shuffle=False, drop_last=False, get_idxs=order, n=n)
 
+# %% ../../nbs/core/04_indexing.ipynb #5786d386
 def _direct(dl):
     "Is a batch of this loader nothing but rows of its data set's tensors?"
     tfms = ('after_item','before_batch','after_batch')
     return isinstance(dl, IndexLoader) and is_resident(dl.dataset) and not any(len(getattr(dl, k).fs) for k in tfms)
 
-def _in_order(dl):
+def sequential(dl):
     "A loader that draws the positions of `dl` once each and in their order, however `dl` draws them itself"
     dl = as_fastai(dl)
     order = dl.get_idxs
     plain = order.seed is None if isinstance(order, Order) else getattr(order, '__func__', None) is DataLoader.get_idxs
     return dl if plain and not dl.shuffle and not dl.drop_last else subset(dl, indices(dl))
 
+# %% ../../nbs/core/04_indexing.ipynb #b719b244
 def batches(
     dl,  # A loader, fastai's or PyTorch's
     plan # Position arrays, one a batch
@@ -194,7 +200,7 @@ def _checked_labels(b, start, part):
     if not isinstance(b, (tuple,list)) or len(b) < 2 or not all(torch.is_tensor(o) and o.dim() for o in b):
         raise InputError("A batch must be tensors, inputs first and last one whole number a sample, its class: "
                       "give such a data set or collate_fn.")
-    y = _class_each(b[-1])
+    y = class_labels(b[-1])
     if len(y) != len(b[0]):
         raise InputError(f"A batch has {len(b[0])} inputs and {len(y)} labels: give one label a sample.")
     for x in b[:-1]:
@@ -205,6 +211,7 @@ def _checked_labels(b, start, part):
                           "remove or mend those samples first.")
     return y.long().cpu().numpy()
 
+# %% ../../nbs/core/04_indexing.ipynb #3baa6363
 def _listed_labels(ds):
     """The labels that a data set of torchvision lists; None where there is no such list.
     No picture has to be decoded for them."""
@@ -230,13 +237,14 @@ def _read_labels(dl, part):
     y,some = _listed_labels(ds), every[::max(1, -(-len(every)//32))]
     return y if y is not None and np.array_equal(y[some], read(some)) else read(every)
 
+# %% ../../nbs/core/04_indexing.ipynb #21cc2b08
 def targets(
     dls          # `DataLoaders`
 ) -> np.ndarray: # (N,) int64
     """The label at every position of the training set, (N,); one pass over it where it does not list them.
     Refuses NaN, and what is not one class a sample."""
     ds = dls.train_ds
-    if isinstance(ds, Samples) and _exact(ds): return ds.tensors[-1].cpu().numpy().copy()
+    if isinstance(ds, Samples) and is_plain_tensors(ds): return ds.tensors[-1].cpu().numpy().copy()
     if not hasattr(dls, '_targets'):
         dl = as_fastai(dls.train)
         y = _read_labels(dl, 'training')
@@ -247,13 +255,15 @@ def targets(
         dls._targets = y
     return dls._targets
 
+# %% ../../nbs/core/04_indexing.ipynb #04c0c0ab
 def _held_labels(dls, dl, part):
     "The label at every position of a loader for validation or test, (N,) int64; a data set is read once"
     ds,read = dl.dataset, vars(dls).setdefault('_read', [(dls.train_ds, targets(dls))])
-    if isinstance(ds, Samples) and _exact(ds): return ds.tensors[-1].cpu().numpy()
+    if isinstance(ds, Samples) and is_plain_tensors(ds): return ds.tensors[-1].cpu().numpy()
     if not any(o is ds for o,_ in read): read.append((ds, _read_labels(dl, part)))
     return next(y for o,y in read if o is ds)
 
+# %% ../../nbs/core/04_indexing.ipynb #23657c89
 def labels_of(
     dls    # `DataLoaders`
 ) -> dict: # Of 'training', 'validation' and 'test', as far as there are such loaders: (n,) int64 each
@@ -261,7 +271,8 @@ def labels_of(
     held = zip(('validation','test'), map(as_fastai, dls.loaders[1:]))
     return {'training': targets(dls), **{part: _held_labels(dls, dl, part)[indices(dl)] for part,dl in held}}
 
-def _look_through(dls):
+# %% ../../nbs/core/04_indexing.ipynb #7412a709
+def check_loaders(dls):
     """Refuse validation and test data that training data would be refused for, and warn of samples that change.
     Each data set is looked through once."""
     seen,change = vars(dls).setdefault('_seen', []),[]
@@ -276,7 +287,6 @@ def _look_through(dls):
                       "Leave augmentation to fastai's transforms for training, or to Recipe(augment=True).",
                       stacklevel=3)
 
-
 # %% ../../nbs/core/04_indexing.ipynb #8cc1dab9
 def _bytes(t): return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
@@ -284,7 +294,7 @@ def _glance(dl, at, seed):
     "The samples at these positions in one batch, as they are where all chance begins at `seed`"
     with no_random(seed): return next(iter(without_augmentation(as_fastai(dl).new(num_workers=0), at, len(at))))
 
-def _update(h, dl, at):
+def hash_samples(h, dl, at):
     "Put samples into a hash: all bytes of resident tensors, the first 64 positions of `at` of others"
     if is_resident(dl.dataset): b = dl.dataset.tensors
     elif not len(at): return
@@ -302,13 +312,13 @@ def _changes(dl):
     if _direct(dl) or not len(at): return False
     return any(_bytes(o) != _bytes(p) for o,p in zip(*(_glance(dl, at, seed) for seed in (0, 1))))
 
+# %% ../../nbs/core/04_indexing.ipynb #27ebc0bb
 def fingerprint(
     dls # `DataLoaders`
 ) -> str:
     """Twelve hexadecimal digits that tell training sets apart.
     They depend on positions, weights and labels, all bytes of resident tensors, and the first 64 samples of others."""
     h = hashlib.sha256(indices(dls.train).tobytes() + np.ascontiguousarray(targets(dls)).tobytes())
-    _update(h, as_fastai(dls.train), np.arange(len(dls.train_ds)))
+    hash_samples(h, as_fastai(dls.train), np.arange(len(dls.train_ds)))
     if (weights := weights_of(dls.train)) is not None: h.update(np.asarray(weights, dtype=float).tobytes())
     return h.hexdigest()[:12]
-

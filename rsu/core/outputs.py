@@ -14,7 +14,7 @@ from fastai.torch_core import to_device
 from torch.utils.data import DataLoader as TorchLoader
 from fastcore.basics import patch
 from rsu.core.config import choose
-from rsu.core.indexing import without_augmentation, indices, _in_order
+from rsu.core.indexing import without_augmentation, indices, sequential
 
 # %% ../../nbs/core/05_outputs.ipynb #3745b83f
 @contextmanager
@@ -35,7 +35,7 @@ def predict(
     dl     # A loader, fastai's or PyTorch's, which is read completely and in the order of its positions; or batches
 ):         # Logits (n, C) float32 and labels (n,), both on the CPU, in that order
     "Logits and labels of all samples of `dl`, in evaluation mode"
-    if isinstance(dl, (DataLoader,TorchLoader)): dl = _in_order(dl)
+    if isinstance(dl, (DataLoader,TorchLoader)): dl = sequential(dl)
     device = next(model.parameters()).device
     with evaluating(model):
         res = [(_as_tensor(model(*b[:-1]).float()), _as_tensor(b[-1]).flatten().long())
@@ -60,7 +60,7 @@ def predict_train(
 # %% ../../nbs/core/05_outputs.ipynb #2ba28f82
 _bound = 103.3 # nats; minus the log of the smallest positive float32
 
-def _finite(phi):
+def bound_margins(phi):
     "Margins, the infinite ones at the bound; finite ones stay, however large"
     return phi.nan_to_num(nan=torch.nan, posinf=_bound, neginf=-_bound)
 
@@ -72,7 +72,7 @@ def margin(
     r"The margin $\phi$: log-odds of the true class (Carlini et al., S&P 2022, equation 6)"
     labels = torch.as_tensor(labels).long().expand(logits.shape[:-1])[..., None]
     rest = logits.scatter(-1, labels, -torch.inf).logsumexp(-1)
-    return _finite(logits.gather(-1, labels)[..., 0] - rest)
+    return bound_margins(logits.gather(-1, labels)[..., 0] - rest)
 
 # %% ../../nbs/core/05_outputs.ipynb #5c1d0a41
 def is_correct(

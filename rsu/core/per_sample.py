@@ -184,7 +184,7 @@ def copied(
     return copy.deepcopy(model, {id(t): t.detach().clone() for t in kept})
 
 # %% ../../nbs/core/07_per_sample.ipynb #8ce82df9
-def _two(model, dls):
+def two_inputs(model, dls):
     "The inputs of two training samples, where the model is"
     b = next(iter(without_augmentation(dls.train, indices(dls.train)[:2])))
     return tuple(o.as_subclass(torch.Tensor) for o in to_device(tuple(b[:-1]), next(model.parameters()).device))
@@ -208,7 +208,7 @@ def check_outputs(
         raise InputError("A lazy layer of the model has no weights yet: "
                       "pass a batch through the model first, or train it.")
     shapes = {}
-    for mode,out in _outputs(model, _two(model, dls)).items():
+    for mode,out in _outputs(model, two_inputs(model, dls)).items():
         if not torch.is_tensor(out):
             raise InputError(f"In {mode} mode the model gives a {type(out).__name__} and not a tensor of logits (N, C): "
                           f"{_wrap}, in both modes.")

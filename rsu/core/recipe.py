@@ -34,8 +34,9 @@ from fastprogress.fastprogress import MasterBar, ProgressBar, progress_bar
 from rsu.core.config import (Epochs, InputError, Interval, Momentum, NonNegativeFloat, Options, PositiveFloat, Seed,
                              Value, choose, register, validated)
 from rsu.core.data import Order, is_resident
-from rsu.core.indexing import as_fastai, without_augmentation, device_of, indices, subset, subset_dls, targets, with_train
-from rsu.core.split import _is_empty
+from rsu.core.indexing import (as_fastai, without_augmentation, device_of, indices, subset, subset_dls, targets,
+                               with_train)
+from rsu.core.split import is_empty_loader
 from rsu.core.outputs import evaluating
 from rsu.core.per_sample import check_outputs, with_gradients
 
@@ -84,11 +85,11 @@ def _fused(kind, params, **kwargs):
     each = [p for o in params for p in (o['params'] if isinstance(o, dict) else [o])]
     return kind(params, **{'fused': all(p.is_cuda for p in each) or None, **kwargs})
 
-_opts = dict(sgd=lambda mom, wd: dict(opt=partial(_fused, torch.optim.SGD), momentum=mom, weight_decay=wd),
+optimisers = dict(sgd=lambda mom, wd: dict(opt=partial(_fused, torch.optim.SGD), momentum=mom, weight_decay=wd),
              adam=lambda mom, wd: dict(opt=partial(_fused, torch.optim.Adam), betas=(mom, .999), weight_decay=wd),
              adamw=lambda mom, wd: dict(opt=partial(_fused, torch.optim.AdamW), betas=(mom, .999), weight_decay=wd))
 
-_schedules = dict(constant=lambda lr: {'lr': SchedNo(lr, lr)},
+schedules = dict(constant=lambda lr: {'lr': SchedNo(lr, lr)},
                   cosine=lambda lr: {'lr': SchedCos(lr, 0)},
                   one_cycle=lambda lr: {'lr': combined_cos(.25, lr/25, lr, lr/1e5),
                                         'mom': combined_cos(.25, .95, .85, .95)})
@@ -100,7 +101,7 @@ def optimiser(
     wd:float=0.   # Weight decay, coupled but for 'adamw', on every parameter
 ):                # What a `Learner` takes as `opt_func`
     "PyTorch's optimiser of that name, as fastai wants it"
-    return partial(OptimWrapper, **choose('optimiser', name, _opts)(mom, wd))
+    return partial(OptimWrapper, **choose('optimiser', name, optimisers)(mom, wd))
 
 # %% ../../nbs/core/08_recipe.ipynb #c8ec72bb
 class TrainOnly(Callback):
@@ -184,12 +185,12 @@ def _resident():
 # %% ../../nbs/core/08_recipe.ipynb #b38e0528
 _pad = 4 # pixels on each side, as published
 
-def _draws(n, seed, step):
+def draw_shifts(n, seed, step):
     "How `n` pictures move at a step: first row, first column, mirrored or not; (n, 3) int64"
     rng = np.random.default_rng((seed, step))
     return torch.as_tensor(np.c_[rng.integers(0, 2*_pad+1, (n,2)), rng.integers(0, 2, n)])
 
-def _moved(x, draws):
+def shift_and_mirror(x, draws):
     "Pictures (n, C, H, W), each cut out of its padded self where `draws` (n, 3) says"
     if x.dim() != 4:
         raise InputError(f"augment=True moves pictures, and a sample here has the shape {tuple(x.shape[1:])}: "
@@ -209,8 +210,8 @@ class Augment(Callback):
         seed:int # Non-negative
     ): self.seed = seed
     def before_batch(self):
-        draws = _draws(len(self.x), self.seed, self.train_iter)
-        self.learn.xb = (_moved(self.x, draws.to(self.x.device)),)
+        draws = draw_shifts(len(self.x), self.seed, self.train_iter)
+        self.learn.xb = (shift_and_mirror(self.x, draws.to(self.x.device)),)
 
 # %% ../../nbs/core/08_recipe.ipynb #9a7e0002
 def on_screen() -> bool:
@@ -299,7 +300,7 @@ def overriding(
     if not with_bars: settings.update(logger=_silent, create_mbar=False)
     before,cbs = {k: getattr(learn, k) for k in settings}, learn.cbs.copy()
     reading = [cb for cb in L(joining) if _reads_validation(cb)]
-    nothing = any(map(_is_empty, learn.dls.loaders[1:2]))
+    nothing = any(map(is_empty_loader, learn.dls.loaders[1:2]))
     if nothing and reading:
         raise InputError(f"{type(reading[0]).__name__} reads results of validation, and there are no validation samples: "
                       "leave it out, or give the split a validation loader.")
@@ -318,23 +319,23 @@ def overriding(
 def _silent(*args, **kwargs): pass
 
 # %% ../../nbs/core/08_recipe.ipynb #9b3cdd9d
-def _beside(loss, model):
+def move_loss(loss, model):
     "Move a loss function that holds tensors to where the model is, as fastai's `fit` does"
     if isinstance(loss, (nn.Module, BaseLoss)): loss.to(next(model.parameters()).device)
 
-def _loss_key(loss):
+def loss_key(loss):
     "What tells results of this loss function from those of another; '' for plain cross-entropy"
-    name = '' if loss is None else _facts(loss)
-    return '' if name in ('', _facts(CrossEntropyLossFlat())) else '-' + hashlib.sha256(name.encode()).hexdigest()[:8]
+    name = '' if loss is None else describe(loss)
+    return '' if name in ('', describe(CrossEntropyLossFlat())) else '-' + hashlib.sha256(name.encode()).hexdigest()[:8]
 
-def _source(o):
+def source_of(o):
     try: return inspect.getsource(o)
     except (OSError, TypeError): return ''
 
-def _facts(o, seen=()):
+def describe(o, seen=()):
     "What tells a function, a loss or a setting from another, as text: names, sources, and what they hold"
     if id(o) in seen: return ''
-    its = lambda v: _facts(v, (*seen, id(o)))
+    its = lambda v: describe(v, (*seen, id(o)))
     if isinstance(o, BaseLoss): return its(o.func)
     if isinstance(o, Value): return o.key
     if isinstance(o, partial): return f"partial {its(o.func)} {its(o.args)} {its(o.keywords)}"
@@ -346,18 +347,18 @@ def _facts(o, seen=()):
     if o is None or isinstance(o, (bool,int,float,str)): return repr(o)
     if inspect.isfunction(o):
         closure = [c.cell_contents for c in o.__closure__ or ()]
-        return f"{o.__qualname__} {_source(o)} {its(closure)} {its(o.__defaults__)} {its(o.__kwdefaults__)}"
+        return f"{o.__qualname__} {source_of(o)} {its(closure)} {its(o.__defaults__)} {its(o.__kwdefaults__)}"
     if inspect.ismethod(o): return f"{its(o.__func__)} {its(o.__self__)}"
-    if hasattr(o, '__qualname__'): return f"{o.__qualname__} {_source(o)}"
+    if hasattr(o, '__qualname__'): return f"{o.__qualname__} {source_of(o)}"
     held = {k: v for k,v in getattr(o, '__dict__', {}).items()
             if isinstance(v, (int,float,str,list,tuple)) and k != 'training'}
     if isinstance(o, nn.Module): held.update(weights=dict(o.state_dict()), parts=dict(o.named_children()))
     return f"{its(type(o))} {its(held)}"
 
-def _made_by(recipe):
+def base_function(recipe):
     "The function at the bottom of a recipe: that makes the network, or the whole training"
     if isinstance(recipe, Recipe): return recipe.network
-    return _made_by(recipe.recipe) if hasattr(recipe, 'recipe') else recipe
+    return base_function(recipe.recipe) if hasattr(recipe, 'recipe') else recipe
 
 # %% ../../nbs/core/08_recipe.ipynb #bcaba206
 class Recipe(Value):
@@ -365,8 +366,8 @@ class Recipe(Value):
     network:object           # A function that makes the network
     n_epoch:Interval(int, 1, Epochs.high)=10 # Passes over the training samples
     lr:PositiveFloat=3e-3    # Learning rate; the highest one of a schedule
-    schedule:Options(*_schedules)='one_cycle' # 'cosine' falls to zero
-    opt:Options(*_opts)='adamw' # Optimiser
+    schedule:Options(*schedules)='one_cycle' # 'cosine' falls to zero
+    opt:Options(*optimisers)='adamw' # Optimiser
     bs:Interval(int, 2)=64   # Batch size
     wd:NonNegativeFloat=0.01 # Weight decay
     mom:Momentum=0.9         # Momentum (the first beta of Adam); 'one_cycle' has its own
@@ -445,7 +446,7 @@ def fit(self:Recipe,
     seed = self.seed if seed is None else seed
     with with_gradients(): learn,train = self.learner(dls, seed), subset(dls.train, indices(dls.train), self.bs, seed)
     if start is not None: learn.model.load_state_dict(start)
-    ours = [ParamScheduler(_schedules[self.schedule](self.lr)), StepSeed(seed)]
+    ours = [ParamScheduler(schedules[self.schedule](self.lr)), StepSeed(seed)]
     if self.augment: ours.append(Augment(seed))
     with no_random(seed), overriding(learn, train, quiet, cbs): learn.fit(self.n_epoch, self.lr, cbs=[*ours, *L(cbs)])
     return learn

@@ -18,8 +18,8 @@ from fastai.data.load import DataLoader
 from torch.utils.data import DataLoader as TorchLoader, Subset
 from rsu.core.config import InputError, Seed, validated
 from rsu.core.data import IndexLoader, is_resident, shuffled
-from rsu.core.indexing import (as_fastai, without_augmentation, fingerprint, indices, subset, subset_dls, targets, _in_order,
-                               _look_through, _update)
+from rsu.core.indexing import (as_fastai, without_augmentation, fingerprint, indices, subset, subset_dls, targets,
+                               sequential, check_loaders, hash_samples)
 
 # %% ../../nbs/core/06_split.ipynb #d645b2e9
 def _frame(ds):
@@ -42,7 +42,7 @@ def _ids(values):
     res[:] = [None if no else _id(o) for o,no in zip(values.astype(object), values.isna())]
     return res
 
-def _column(dls, by):
+def ids_by_sample(dls, by):
     """Whose each training sample is, (N,) objects, None for nobody's.
     `by` is an array of one id a sample, or a column of the training set's table."""
     N = len(dls.train_ds)
@@ -58,7 +58,7 @@ def _column(dls, by):
         if by.ndim > 1:
             raise InputError(f"The training set has {by.shape[1]} columns '{by.columns[0]}': "
                           "give each column a name of its own.")
-    else: by = _flat(by, 'by=')
+    else: by = flatten_listed(by, 'by=')
     if len(by) != N: raise InputError(f"by= holds {len(by)} values for {N} training samples: give one a sample.")
     res,text = _ids(by),{}
     for o in dict.fromkeys(res):
@@ -67,6 +67,7 @@ def _column(dls, by):
                           "give a person one id in all rows.")
     return res
 
+# %% ../../nbs/core/06_split.ipynb #ab1f0c79
 def _like(ids, values):
     "Ids of which some are given as text, each as the column has it; as they are where it cannot be read so"
     kinds,names = {type(o) for o in values if o is not None}, {str(o): o for o in values if o is not None}
@@ -84,7 +85,8 @@ def _as_listed(o, names, read):
 
 def _number(s): return int(s) if s.strip().isdecimal() else float(s)
 
-def _requested(dls, request, by):
+# %% ../../nbs/core/06_split.ipynb #d2170dec
+def requested_ids(dls, request, by):
     "The ids that a request names, (n,) objects, as the column has them; `InputError` where one is missing"
     if isinstance(request, (str,Path)):
         if not Path(request).exists():
@@ -92,12 +94,13 @@ def _requested(dls, request, by):
             raise InputError(f"There is no file '{request}': give the path of a CSV file, or a list of values of {whose}, "
                           f"as [{str(request)!r}].")
         return _read_csv(request, dls, by)
-    ids = _like(_ids(_flat(request, 'forget=')), _column(dls, by))
+    ids = _like(_ids(flatten_listed(request, 'forget=')), ids_by_sample(dls, by))
     if none := sum(o is None for o in ids):
         raise InputError(f"{none} of the requested ids {'is' if none == 1 else 'are'} missing: "
                       "a row without an id belongs to nobody; request it by its position.")
     return ids
 
+# %% ../../nbs/core/06_split.ipynb #faba5249
 def _letters(o):
     "An id without what is easily mistaken: blanks around it, upper case, zeros in front of a number"
     text = str(o).strip().casefold()
@@ -113,7 +116,7 @@ def _nearest(o, known):
 
 def _belonging(dls, request, by):
     "The positions of the samples that belong to whom a request names"
-    values,asked = _column(dls, by), dict.fromkeys(_requested(dls, request, by))
+    values,asked = ids_by_sample(dls, by), dict.fromkeys(requested_ids(dls, request, by))
     known = set(values)
     unknown = [o for o in asked if o not in known]
     if unknown:
@@ -122,7 +125,8 @@ def _belonging(dls, request, by):
         raise InputError(f"No training sample belongs to {', '.join(map(repr, unknown[:3]))}: {hint}.")
     return np.flatnonzero([o in asked for o in values])
 
-def _table(path, wanted="a column 'id'"):
+# %% ../../nbs/core/06_split.ipynb #6f852642
+def read_csv_text(path, wanted="a column 'id'"):
     "A CSV file as text, (rows, columns) of strings; `InputError` where a row has another number of fields than the header"
     if not Path(path).exists(): raise InputError(f"There is no file '{path}': give the path of a CSV file with {wanted}.")
     try:
@@ -142,9 +146,10 @@ def _table(path, wanted="a column 'id'"):
     if twice: raise InputError(f"'{path}' has two columns '{twice[0]}': give each column a name of its own.")
     return pd.DataFrame([o for _,o in rows[1:]], columns=names, dtype=object)
 
+# %% ../../nbs/core/06_split.ipynb #204fbe9e
 def _read_csv(path, dls, by):
     "The ids in a CSV file, as the data have them: in the column that `by` names, in 'id', or in its only column"
-    df,values = _table(path), () if by is None else _column(dls, by)
+    df,values = read_csv_text(path), () if by is None else ids_by_sample(dls, by)
     if not df.shape[1]: return np.array([], dtype=object if by is not None else np.int64)
     named = [k for k in (by if isinstance(by, str) else None, 'id') if k in df.columns]
     only = df.columns[0]
@@ -169,6 +174,7 @@ def _is_number(s):
     try: float(s); return True
     except ValueError: return False
 
+# %% ../../nbs/core/06_split.ipynb #cbb29df5
 def _random(what, pool, seed):
     "Positions, of those in `pool`, for 'random:60' or 'random:0.05'"
     if not _is_number(what) or not (0 < float(what) < 1 or float(what).is_integer() and float(what) >= 0): raise InputError(f"'random:{what}' is not understood: give a number of samples (random:60) or a fraction (random:0.05).")
@@ -176,6 +182,7 @@ def _random(what, pool, seed):
     if n > len(pool): raise InputError(f"'random:{what}' asks for {n} of {len(pool)} training samples: ask for fewer.")
     return np.random.default_rng(seed).choice(pool, n, replace=False)
 
+# %% ../../nbs/core/06_split.ipynb #7a8e596b
 def class_names(
     dls       # `DataLoaders`
 ) -> dict:    # The name of each label; a label that has no name of its own is its name
@@ -195,6 +202,7 @@ def class_names(
                           "give each a name of its own.")
     return names
 
+# %% ../../nbs/core/06_split.ipynb #b3aa8678
 def _class(what, dls):
     "Positions for 'class:Sneaker'; for 'class:3', too, where no class has a number for its name"
     names = class_names(dls)
@@ -204,7 +212,7 @@ def _class(what, dls):
     return np.flatnonzero(targets(dls) == labels[what])
 
 # %% ../../nbs/core/06_split.ipynb #c0525bfb
-def _flat(o, what):
+def flatten_listed(o, what):
     "What is listed (an array, a list, a set, a generator, what `np.where` or `torch.nonzero` give) in one dimension"
     if not isinstance(o, Iterable) or hasattr(o, '__array__') and not np.shape(o):
         raise InputError(f"{what}{o!r} is no list: give [{o!r}].")
@@ -221,6 +229,7 @@ def _flat(o, what):
                   "give positions (n,), or a mask of one True or False a sample (N,); of a one-hot mask a "
                   "column, mask[:,3] for example.")
 
+# %% ../../nbs/core/06_split.ipynb #0253ddb9
 def _files(dls):
     "The position of each file of the training set, by its path, and by its name where no other file has it"
     items = getattr(dls.train_ds, 'items', None)
@@ -242,6 +251,7 @@ def _of_files(dls, names):
                       "give paths as the data set lists them.")
     return np.array([at[str(o)] for o in names])
 
+# %% ../../nbs/core/06_split.ipynb #4c71bb6b
 def _ask(dls, forget, by, seed):
     "The positions that `forget` asks for, in whichever of its forms"
     N,pool = len(dls.train_ds), indices(dls.train)
@@ -259,18 +269,17 @@ def _ask(dls, forget, by, seed):
     elif not isinstance(forget, Iterable) or hasattr(forget, '__array__') and not np.shape(forget):
         raise InputError(f"forget={forget} could be a position or a class: say [{forget}] or 'class:{forget}'.")
     if by is not None: return np.intersect1d(_belonging(dls, forget, by), pool)
-    forget = _flat(forget, 'forget=')
+    forget = flatten_listed(forget, 'forget=')
     if len(forget) and all(isinstance(o, (str,Path)) for o in forget): return _of_files(dls, list(forget))
     try: forget = np.asarray(forget)
     except ValueError: forget = np.asarray(forget, dtype=object)
-    if forget.ndim > 1: forget = _flat(forget, 'forget=')
+    if forget.ndim > 1: forget = flatten_listed(forget, 'forget=')
     if forget.dtype == bool:
         if len(forget) != N: raise InputError(f"The mask has {len(forget)} entries for {N} training samples: give one a sample.")
         return np.flatnonzero(forget)
     if len(forget) and not np.issubdtype(forget.dtype, np.integer):
         raise InputError(f"Positions are whole numbers, not {forget.dtype}: to ask by a column's values give by= its name.")
     return forget
-
 
 # %% ../../nbs/core/06_split.ipynb #846d649d
 def _checked(forget, N, pool):
@@ -285,9 +294,10 @@ def _checked(forget, N, pool):
     if len(forget) == len(pool): raise InputError("The forget set is the whole training set: nothing would be left to retain; delete the model instead.")
     return forget
 
+# %% ../../nbs/core/06_split.ipynb #87bd6431
 def _is_loader(o): return isinstance(o, (DataLoader,TorchLoader))
 
-def _gathered(dls, what='dls='):
+def as_dataloaders(dls, what='dls='):
     "`DataLoaders` of what is given: these, one loader, or a tuple of two or three"
     if hasattr(dls, 'loaders'): return dls
     given = dls if isinstance(dls, (tuple,list)) else [dls]
@@ -303,6 +313,7 @@ def _loader_like(dl, test):
     dl = as_fastai(dl)
     return dl.new(test, **({} if is_resident(test) or not isinstance(dl, IndexLoader) else dict(cls=TfmdDL)))
 
+# %% ../../nbs/core/06_split.ipynb #810090c0
 def _trains_alone(dls): return not any(len(indices(o)) for o in dls.loaders[1:])
 
 def _without_held_out(dls):
@@ -311,11 +322,11 @@ def _without_held_out(dls):
     res.loaders = [train, *(subset(train, []) for _ in range(2))]
     return res
 
-def _is_empty(dl):
+def is_empty_loader(dl):
     "Is it a validation or test loader of `_without_held_out`?"
     return getattr(dl, 'n', None) == 0
 
-def _held_out(dls, name):
+def held_out_loader(dls, name):
     "The 'validation' or 'test' loader; `InputError` where it has no samples"
     i = ['training','validation','test'].index(name)
     if len(dls.loaders) > i and len(indices(dls.loaders[i])): return dls.loaders[i]
@@ -323,7 +334,8 @@ def _held_out(dls, name):
                   "give ForgetSplit loaders (train, valid, test), or test= samples that the model was not trained on, "
                   "of which half are for validation.")
 
-def _with_test(dls, test, seed):
+# %% ../../nbs/core/06_split.ipynb #7cb70314
+def with_held_out(dls, test, seed):
     """`dls` with three loaders, of which validation and test are read in order.
     The test loader is the third of `dls`, or `test`, or one divided from valid."""
     if test is not None: test = _loader_like(dls.loaders[min(1, len(dls.loaders)-1)], test)
@@ -332,7 +344,7 @@ def _with_test(dls, test, seed):
         raise InputError("There is no validation loader: "
                       "give loaders (train, valid, test), or a test set that the model was not trained on, of "
                       "which half are for validation.")
-    valid,test = (None if o is None else _in_order(o) for o in (dls.loaders[1] if len(dls.loaders) > 1 else None, test))
+    valid,test = (None if o is None else sequential(o) for o in (dls.loaders[1] if len(dls.loaders) > 1 else None, test))
     if valid is None or test is None:
         name,dl = ('test',valid) if test is None else ('validation',test)
         both = np.array_split(shuffled(indices(dl), seed), 2)
@@ -357,11 +369,11 @@ class ForgetSplit:
         seed:Seed=0, # Draws 'random:...', and divides valid where there is no test loader
         test=None    # A test loader or data set, where `dls` has none
     ):
-        dls = _gathered(dls)
-        dls = _without_held_out(dls) if test is None and _trains_alone(dls) else _with_test(dls, test, seed)
+        dls = as_dataloaders(dls)
+        dls = _without_held_out(dls) if test is None and _trains_alone(dls) else with_held_out(dls, test, seed)
         self.dls,self.forget = dls,_checked(_ask(dls, forget, by, seed), len(dls.train_ds), indices(dls.train))
         self.y = targets(dls)
-        _look_through(dls)
+        check_loaders(dls)
 
     @property
     def N(self) -> int:
@@ -374,11 +386,11 @@ class ForgetSplit:
     @property
     def valid(self):
         "The validation loader: for tuning, scores and early stopping; `InputError` where the split has none"
-        return _held_out(self.dls, 'validation')
+        return held_out_loader(self.dls, 'validation')
     @property
     def test(self):
         "The test loader: for the final evaluation alone; `InputError` where the split has none"
-        return _held_out(self.dls, 'test')
+        return held_out_loader(self.dls, 'test')
     @property
     def retain_dls(self) -> DataLoaders:
         "Loaders whose training part is what stays"
@@ -414,7 +426,7 @@ class ForgetSplit:
         for dl in self.dls.loaders[1:]:
             at = indices(dl)
             h.update(at.tobytes())
-            _update(h, dl, at)
+            hash_samples(h, dl, at)
         return h.hexdigest()[:12]
 
     def __len__(self): return len(self.forget)

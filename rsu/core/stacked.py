@@ -15,7 +15,7 @@ from torch import nn
 from rsu.core.data import IndexLoader, Order, is_resident
 from rsu.core.indexing import device_of, weights_of
 from rsu.core.per_sample import with_gradients
-from rsu.core.recipe import Recipe, make, optimiser, reseed, _draws, _moved, _schedules
+from rsu.core.recipe import Recipe, make, optimiser, reseed, draw_shifts, shift_and_mirror, schedules
 from rsu.core.parallel import one_thread, turn
 
 # %% ../../nbs/core/10_stacked.ipynb #2d96f6ab
@@ -59,7 +59,7 @@ def _batches(recipe, at, seed):
 
 def _course(recipe, n):
     "What the schedule says at each of the `n` steps of every epoch"
-    fs = _schedules[recipe.schedule](recipe.lr)
+    fs = schedules[recipe.schedule](recipe.lr)
     for epoch in range(recipe.n_epoch):
         done = epoch/recipe.n_epoch
         for _ in range(n):
@@ -78,7 +78,7 @@ def _alone(recipe, dls, at, seed):
             reseed(x.device, seed, step)
             opt.set_hypers(**hypers)
             idx = idx.to(x.device)
-            xb = _moved(x[idx], _draws(len(idx), seed, step).to(x.device)) if recipe.augment else x[idx]
+            xb = shift_and_mirror(x[idx], draw_shifts(len(idx), seed, step).to(x.device)) if recipe.augment else x[idx]
             F.cross_entropy(net(xb), y[idx]).backward()
             opt.step(); opt.zero_grad()
     return net
@@ -152,7 +152,7 @@ class _Members:
     def wide(self): return len(self.nets) < self.k
     @property
     def update_recorded(self):
-        return self.cuda and 'mom' not in _schedules[self.recipe.schedule](1.) # momentum is a number, not a tensor
+        return self.cuda and 'mom' not in schedules[self.recipe.schedule](1.) # momentum is a number, not a tensor
 
     def _optimiser(self):
         r = self.recipe
@@ -177,7 +177,7 @@ class _Members:
         "Gather, forward and backward, for positions `idx` (k, B) and movements `draws` (k, B, 3)"
         torch._foreach_zero_([p.grad for p in self.params])
         x,y = self.x[idx],self.y[idx]
-        if self.recipe.augment: x = _moved(x.flatten(0,1), draws.flatten(0,1)).unflatten(0, idx.shape)
+        if self.recipe.augment: x = shift_and_mirror(x.flatten(0,1), draws.flatten(0,1)).unflatten(0, idx.shape)
         if self.wide:
             x = x.transpose(0,1).flatten(1,2)
             if x.dim() == 4: x = x.contiguous(memory_format=torch.channels_last)
@@ -246,7 +246,7 @@ class _Members:
             for t,(bs,hypers) in enumerate(zip(zip(*plans), _course(r, len(plans[0])//r.n_epoch))):
                 reseed(device, seeds[0], t)
                 draws = torch.zeros(1, dtype=torch.int64)
-                if r.augment: draws = torch.stack([_draws(len(b), s, t) for b,s in zip(bs, seeds)])
+                if r.augment: draws = torch.stack([draw_shifts(len(b), s, t) for b,s in zip(bs, seeds)])
                 self.step(torch.stack(bs).to(device), draws.to(device), hypers)
         return self.states()
 

@@ -130,7 +130,7 @@ def _digest(before, after):
 
 def _header(kind, key, index): return dict(checksum=_unset, format=_format, kind=kind, key=key, index=index)
 
-def _write_stamped(path, data):
+def write_stamped(path, data):
     "Write the data, of which the checksum is not set yet"
     before,_,after = _around_checksum(data)
     with replacing(path) as part, open(part, 'wb') as f:
@@ -157,7 +157,7 @@ def write_shard(
     "Write tensors to one safetensors file, whole or not at all, with a header and a checksum"
     tensors = {k: v.detach().cpu().contiguous().clone() for k,v in tensors.items()} # of its own each: safetensors refuses tied weights
     header = json.dumps({**_header(kind, key, index), 'facts': facts}, default=np.generic.item)
-    _write_stamped(path, save(tensors, {'header': header})) # in one string: safetensors shuffles several
+    write_stamped(path, save(tensors, {'header': header})) # in one string: safetensors shuffles several
 
 # %% ../../nbs/core/01_store.ipynb #abf27149
 def read_shard(
@@ -186,7 +186,7 @@ def write_json(
     "Write facts to a JSON file, whole or not at all, with a header and a checksum"
     header = _header(kind, key, index)
     if taken := header.keys() & facts.keys(): raise ValueError(f'{min(taken)!r} is a name of the header')
-    _write_stamped(path, json.dumps({**header, **facts}, indent=1, default=np.generic.item).encode())
+    write_stamped(path, json.dumps({**header, **facts}, indent=1, default=np.generic.item).encode())
 
 def read_json(
     path,            # The file
@@ -215,7 +215,7 @@ def write_table(
     import pyarrow as pa, pyarrow.parquet as pq
     table,file = pa.Table.from_pandas(frame),io.BytesIO()
     pq.write_table(table.replace_schema_metadata({**table.schema.metadata, 'rsu': json.dumps(_header(kind, key, index))}), file)
-    _write_stamped(path, file.getbuffer())
+    write_stamped(path, file.getbuffer())
 
 def read_table(
     path,           # The file
@@ -268,7 +268,7 @@ def _fernet(secret):
     from cryptography.fernet import Fernet
     return Fernet(base64.urlsafe_b64encode(hmac.digest(secret, b'seal', 'sha256')))
 
-def _seal(
+def encrypt_tensors(
     secret:bytes, # The key
     tensors:dict, # Tensors by name
     facts:dict    # Strings by name
@@ -276,11 +276,11 @@ def _seal(
     "Tensors and facts, encrypted"
     return torch.frombuffer(bytearray(_fernet(secret).encrypt(save(tensors, facts))), dtype=torch.uint8)
 
-def _unseal(
+def decrypt_tensors(
     secret:bytes,       # The key
     sealed:torch.Tensor # Bytes, (n,) uint8
 ) -> tuple:             # Tensors by name, facts by name
-    "What `_seal` encrypted; `InputError` with another key, or where it was changed"
+    "What `encrypt_tensors` encrypted; `InputError` with another key, or where it was changed"
     from cryptography.fernet import InvalidToken
     try: data = _fernet(secret).decrypt(sealed.numpy().tobytes())
     except InvalidToken: raise InputError("It was encrypted with another key, or changed since.") from None

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from ..core.config import InputError, choose
 from ..core.store import check_writable, is_part_of, replacing
 from ..core.indexing import fingerprint, subset_dls
-from ..core.split import _column, _flat
+from ..core.split import ids_by_sample, flatten_listed
 from ..ranking.bank import is_of_bank, move_bank
 
 # %% ../../nbs/erasure/00_ledger.ipynb #d3ad88a4
@@ -184,7 +184,7 @@ def _now(): return datetime.now(timezone.utc).isoformat(timespec='seconds')
 def _named(self:Ledger, dls):
     "What names each training sample, (N,); `InputError` where positions are those of other data"
     N = len(dls.train_ds)
-    if self.by is not None: return _column(dls, self.by)
+    if self.by is not None: return ids_by_sample(dls, self.by)
     data = fingerprint(subset_dls(dls, np.arange(N)))
     if self._read().get('data', data) != data:
         raise InputError("The training set is not the one that this ledger's positions belong to: give the same data, "
@@ -264,7 +264,7 @@ def _open_requests(entries):
 # %% ../../nbs/erasure/00_ledger.ipynb #b7fd82de
 def _whole_numbers(at, N):
     "Positions in a training set of `N` samples, (n,); `InputError` where they are something else"
-    at = np.asarray(_flat(at, 'at='))
+    at = np.asarray(flatten_listed(at, 'at='))
     if at.dtype == bool and len(at) == N: return np.flatnonzero(at)
     wrong = at if not np.issubdtype(at.dtype, np.integer) else at[(at < 0) | (at >= N)]
     if len(wrong):

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pandas as pd
-from ..core.config import InputError, _decode
+from ..core.config import InputError, decode
 from .ledger import _now, _open_requests
 from ..core.markup import code_span, escape_markdown, figure
 from ..core.template import write_report
@@ -64,7 +64,7 @@ def requested(
 # %% ../../nbs/erasure/02_report.ipynb #6c720acd
 def _how(d):
     "An algorithm or sequence as an entry holds it, as it prints"
-    try: return repr(_decode(d))
+    try: return repr(decode(d))
     except InputError: return json.dumps({k: v for k,v in d.items() if v is not None}) # with groups that were given, of which only the number is kept
 
 _names = dict(forget='the forgotten samples of this request', retain='the samples that stay', valid='validation samples', test='test samples')

@@ -17,7 +17,7 @@ from ..core.config import Epochs, InputError, NonNegativeFloat, NonNegativeInt, 
 from ..core.store import read_shard, write_shard
 from ..core.indexing import as_fastai, indices, subset_dls
 from ..core.outputs import is_correct, margin, predict, predict_train
-from ..core.split import ForgetSplit, _requested, _with_test
+from ..core.split import ForgetSplit, requested_ids, with_held_out
 from ..core.recipe import derive_seed, recipe_of
 from ..ranking.membership import lira
 from ..ranking.bank import ReferenceBank
@@ -115,7 +115,7 @@ def _asked_for(ledger, dls, request, seed, todo=True):
     known,unsettled = ledger.forgotten(dls),ledger.still_known(dls)
     whole = subset_dls(dls, np.union1d(indices(dls.train), np.flatnonzero(known)))
     if ledger.by is not None:
-        ids = _requested(whole, request, ledger.by)
+        ids = requested_ids(whole, request, ledger.by)
         there = set(ledger._named(dls)) # the rows of an answered request may be gone
         keep = ~ledger.knows(ids) | ledger.is_open(ids) if todo else np.array([o in there for o in ids], dtype=bool)
         request = ids[keep]
@@ -125,7 +125,7 @@ def _asked_for(ledger, dls, request, seed, todo=True):
 
 def _answered_by(ledger, dls, request, seed=0):
     "The numbers of the requests by which a request was answered, or a part of it"
-    if ledger.by is not None: return ledger.requests_of(_requested(dls, request, ledger.by))
+    if ledger.by is not None: return ledger.requests_of(requested_ids(dls, request, ledger.by))
     return ledger.requests_of(_asked_for(ledger, dls, request, seed, todo=False))
 
 def _listed(numbers): return f"Request{'s'*(len(numbers) > 1)} {', '.join(map(str, numbers))}"
@@ -350,7 +350,7 @@ def unlearn_stream(
     if isinstance(bank, (str,Path)): raise InputError(f"bank='{bank}' is a folder: give ReferenceBank.open('{bank}').")
     if isinstance(made, (str,Path)) or any(isinstance(o, (str,Path)) or len(o) != 2 for o in made):
         raise InputError("made= lists pairs of a path and its kind: [('old.safetensors', 'weights')] for example.")
-    dls = _with_test(learn.dls, None, seed)
+    dls = with_held_out(learn.dls, None, seed)
     made = [*made, *([(bank.path, 'bank')] if bank is not None and bank.path else [])]
     with ledger.locked():
         if bank is not None: bank.of(dls) # refuses another data set's

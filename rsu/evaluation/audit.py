@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np, pandas as pd, torch
 from rsu.core.config import InputError, Interval, Seed, Share, validated
 from rsu.core.indexing import as_fastai, indices, subset_dls
-from rsu.core.outputs import is_correct, margin, predict, predict_train, _finite
+from rsu.core.outputs import is_correct, margin, predict, predict_train, bound_margins
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import derive_seed, recipe_of
 from rsu.core.stacked import Trainer
@@ -38,7 +38,7 @@ def lr_mia(
 
 def _losses(o):
     "Losses (n,) as numpy knows them; an infinite one is a probability of 0, and counts as the smallest there is"
-    o = _finite(torch.as_tensor(o).double()).cpu().numpy()
+    o = bound_margins(torch.as_tensor(o).double()).cpu().numpy()
     if len(o) < 10 or np.isnan(o).any():
         raise InputError(f"There are {len(o)} losses, {np.isnan(o).sum()} of them NaN: "
                       "this attack holds a tenth out, so give 10 or more of each kind, all of them numbers.")

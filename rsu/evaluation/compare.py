@@ -12,7 +12,7 @@ from rsu.core.config import Epochs, InputError, NonNegativeFloat, PositiveInt, S
 from rsu.core.store import StoredFileError, check_writable, key_of, read_table, write_table
 from rsu.core.outputs import Outputs, margin, predict_train
 from rsu.core.split import ForgetSplit
-from rsu.core.recipe import _loss_key
+from rsu.core.recipe import loss_key
 from rsu.ranking.rankers import Ranker, Ranking
 from rsu.algorithms.unlearn import Algorithm, weights_hash, unlearn, _asked
 from rsu.algorithms.ascent import NegGradPlus
@@ -62,7 +62,7 @@ def _run_key(learn, ranking, how, seed, oracles, parts, columns):
     "What the rows of a run depend on"
     samples = {k: at.tolist() for k,at in parts.items()}
     return key_of(samples=ranking.key, scores=ranking.scores, evaluated=ranking.eval_key, how=how.key, seed=seed,
-                  model=weights_hash(learn.model), loss=_loss_key(learn.loss_func), oracles=oracles, parts=samples,
+                  model=weights_hash(learn.model), loss=loss_key(learn.loss_func), oracles=oracles, parts=samples,
                   columns=columns, rsu=rsu.__version__)
 
 def _run_file(path, key): return Path(path)/f'run-{key[:16]}.parquet'

@@ -14,7 +14,7 @@ from rsu.core.config import InputError, NonNegativeInt, PositiveInt, choose, val
 from rsu.core.store import StoredFileError, check_writable, key_of, read_shard, write_shard
 from rsu.core.outputs import Outputs, predict_train
 from rsu.core.per_sample import check_outputs
-from rsu.core.recipe import Recipe, derive_seed, progress, recipe_of, _facts, _loss_key, _made_by, _source
+from rsu.core.recipe import Recipe, derive_seed, progress, recipe_of, describe, loss_key, base_function, source_of
 from rsu.ranking.membership import attack_p, auc
 from rsu.algorithms.unlearn import restored, weights_hash, unlearn
 from rsu.algorithms.exact import Retrain
@@ -49,15 +49,15 @@ def fit_oracles(
 # %% ../../nbs/evaluation/04_evaluate.ipynb #a63d6581
 def _code(recipe):
     "What a recipe's function is, and the source of the module that it calls upon; what was typed into a notebook has no module"
-    f = _made_by(recipe)
+    f = base_function(recipe)
     while isinstance(f, partial): f = f.func
-    return _facts(_made_by(recipe)) + _source(inspect.getmodule(f))
+    return describe(base_function(recipe)) + source_of(inspect.getmodule(f))
 
 def _oracle_key(learn, split):
     "What an oracle depends on, but for its seed"
     recipe = recipe_of(learn)
     return key_of(samples=split.key, recipe=getattr(recipe, 'key', 'function'), code=_code(recipe),
-                  loss=_loss_key(getattr(split.dls.train_ds, 'loss_func', None)), rsu=rsu.__version__)
+                  loss=loss_key(getattr(split.dls.train_ds, 'loss_func', None)), rsu=rsu.__version__)
 
 def _oracle_file(path, key, seed): return Path(path)/f'oracle-{key[:12]}-{seed:04}.safetensors'
 

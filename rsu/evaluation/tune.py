@@ -19,11 +19,11 @@ from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 import rsu
-from rsu.core.config import InputError, Interval, Seed, validated, _decode
+from rsu.core.config import InputError, Interval, Seed, validated, decode
 from rsu.core.store import check_writable, key_of, replacing
 from rsu.core.outputs import Outputs
 from rsu.core.split import ForgetSplit
-from rsu.core.recipe import derive_seed, progress, recipe_of, _facts, _loss_key, _source
+from rsu.core.recipe import derive_seed, progress, recipe_of, describe, loss_key, source_of
 from rsu.algorithms.unlearn import Algorithm, Diverged, weights_hash, unlearn, _asked, clone_learner
 from rsu.algorithms.importance import measuring_once
 from rsu.evaluation.evaluate import _against, _code, fit_oracles
@@ -186,7 +186,7 @@ def _study(path, name):
 def _written(algorithm):
     "The source of the algorithm and of what it is derived from; of what was typed into a notebook, that of its functions"
     mine = [o for o in type(algorithm).__mro__ if issubclass(o, Algorithm)]
-    return [(o.__qualname__, _source(o) or _facts({k: f for k,f in vars(o).items() if inspect.isfunction(f)})) for o in mine]
+    return [(o.__qualname__, source_of(o) or describe({k: f for k,f in vars(o).items() if inspect.isfunction(f)})) for o in mine]
 
 def _key(learn, split, algorithm, ranges, oracles, seed):
     "What a search is about and by which code, in twelve hexadecimal digits"
@@ -194,7 +194,7 @@ def _key(learn, split, algorithm, ranges, oracles, seed):
     cbs = sorted(type(cb).__name__ for cb in clone_learner(learn, split.retain_dls).cbs) # those of mixed precision among them
     return key_of(samples=split.key, evaluated=split.eval_key, recipe=getattr(recipe, 'key', 'function'), code=_code(recipe),
                   algorithm=algorithm.key, source=_written(algorithm), bounds=bounds, oracles=oracles, seed=seed,
-                  model=weights_hash(learn.model), loss=_loss_key(learn.loss_func), callbacks=cbs, rsu=rsu.__version__)[:12]
+                  model=weights_hash(learn.model), loss=loss_key(learn.loss_func), callbacks=cbs, rsu=rsu.__version__)[:12]
 
 # %% ../../nbs/evaluation/07_tune.ipynb #8a7882e6
 @dataclass(repr=False)
@@ -292,7 +292,7 @@ def _tuned(algorithm, first, ranges, trials, again, learn, split, refs):
 def tuned_settings() -> pd.DataFrame: # A row a search: the data, the network and the epochs of its training, what was forgotten (the riskiest by `ranker`), `settings` (an algorithm), scores, the share of the runs with these settings that diverged, settings on an edge as in `Tuning`, and the command
     "The settings that come with the package"
     rows = json.loads((files('rsu')/'settings.json').read_text(encoding='utf-8'))
-    return pd.DataFrame([{**r, 'settings': _decode(r['settings'])} for r in rows])
+    return pd.DataFrame([{**r, 'settings': decode(r['settings'])} for r in rows])
 
 def settings_for(
     data:str,      # Name of the data set

@@ -16,10 +16,10 @@ from rsu import __version__
 from rsu.core.config import InputError, Interval, PositiveInt, Seed, validated
 from rsu.core.store import (StoredFileError, check_same, check_writable, claim, is_part_of, key_of, read_json,
                             read_shard, replacing, write_shard)
-from rsu.core.indexing import as_fastai, device_of, fingerprint, indices, subset, targets, _update
+from rsu.core.indexing import as_fastai, device_of, fingerprint, indices, subset, targets, hash_samples
 from rsu.core.outputs import at_once, is_correct, margin, predict, predict_train
 from rsu.core.per_sample import check_outputs
-from rsu.core.recipe import derive_seed, progress, recipe_of, _facts, _loss_key, _made_by
+from rsu.core.recipe import derive_seed, progress, recipe_of, describe, loss_key, base_function
 from rsu.core.parallel import one_thread, run_jobs
 from rsu.core.stacked import Trainer, why_not_stacked
 from rsu.ranking.membership import privacy_risk
@@ -176,13 +176,13 @@ def at(self:ReferenceBank,
 def _file(path, seed, k): return path/f'reference-{seed}-{k:04}.safetensors'
 
 def _made_from(dls, recipe):
-    return {'data': fingerprint(dls), 'recipe': _recipe_key(recipe) + _loss_key(getattr(dls.train_ds, 'loss_func', None)),
+    return {'data': fingerprint(dls), 'recipe': _recipe_key(recipe) + loss_key(getattr(dls.train_ds, 'loss_func', None)),
             'validation samples': _population(dls), 'rsu': __version__}
 
 def _recipe_key(recipe):
     "What tells recipes apart: a value's key or a function's name, and what the function is"
     name = recipe.key if hasattr(recipe, 'key') else getattr(recipe, '__name__', 'function').strip('<>')
-    return f"{name}-{key_of(function=_facts(_made_by(recipe)))[:8]}"
+    return f"{name}-{key_of(function=describe(base_function(recipe)))[:8]}"
 
 def _population(dls):
     "Eight hexadecimal digits of the data set of the validation loader"
@@ -192,7 +192,7 @@ def _samples_of(dl):
     "Eight hexadecimal digits of a loader's data set, whichever of it the loader draws"
     dl = as_fastai(dl)
     h = hashlib.sha256(str(len(dl.dataset)).encode())
-    _update(h, dl, np.arange(len(dl.dataset)))
+    hash_samples(h, dl, np.arange(len(dl.dataset)))
     return h.hexdigest()[:8]
 
 

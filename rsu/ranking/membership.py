@@ -10,7 +10,7 @@ __all__ = ['lira', 'privacy_risk', 'rmia', 'attack_r', 'attack_p', 'memorization
 import numpy as np, torch
 from torch.distributions import Normal
 from rsu.core.config import PositiveFloat, Share, choose, validated
-from rsu.core.outputs import _finite
+from rsu.core.outputs import bound_margins
 
 # %% ../../nbs/ranking/00_membership.ipynb #53d75ac1
 _tiny = 1e-6 # a floor under deviations: equal margins must not divide by zero
@@ -27,7 +27,7 @@ def _moments(phi_refs, which, variance):
     std = pooled.expand_as(mean) if variance == 'global' else torch.where(n < 2, pooled, (square/n).sqrt())
     return mean, std.clamp_min(_tiny)
 
-def _margins(phi): return _finite(torch.as_tensor(phi).double())
+def _margins(phi): return bound_margins(torch.as_tensor(phi).double())
 
 # %% ../../nbs/ranking/00_membership.ipynb #9e772e7e
 def lira(

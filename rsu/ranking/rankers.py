@@ -20,10 +20,10 @@ from rsu.core.config import (Epochs, InputError, NonNegativeFloat, Options, Posi
                              register, validated)
 from rsu.core.indexing import as_fastai, without_augmentation, indices, subset, targets
 from rsu.core.outputs import evaluating, is_correct, margin, predict, predict_train
-from rsu.core.split import ForgetSplit, _held_out
-from rsu.core.recipe import Meter, StepSeed, overriding, n_classes, optimiser, _beside
+from rsu.core.split import ForgetSplit, held_out_loader
+from rsu.core.recipe import Meter, StepSeed, overriding, n_classes, optimiser, move_loss
 from rsu.core.per_sample import (called, check_outputs, copied, input_grads, refuse_batch_loss, sample_grads,
-                            unreduced, with_gradients, _two)
+                            unreduced, with_gradients, two_inputs)
 from rsu.ranking.membership import attack_r, entropy, lira, memorization, modified_entropy, privacy_risk, rmia
 
 # %% ../../nbs/ranking/02_rankers.ipynb #74403b7b
@@ -249,7 +249,7 @@ def _each(learn, at, bs, f):
     `each` is the loss without its mean."""
     model = copied(learn.model) # what a network keeps of a pass would be left behind in the learner's
     device = next(model.parameters()).device
-    _beside(learn.loss_func, model)
+    move_loss(learn.loss_func, model)
     refuse_batch_loss(learn.loss_func, n_classes(learn.dls), device)
     each = unreduced(learn.loss_func)
     with evaluating(model):
@@ -289,7 +289,7 @@ class Curvature(Ranker):
 # %% ../../nbs/ranking/02_rankers.ipynb #a3c2803a
 def _features(learn, at):
     "What the last linear layer is given for positions `at` of the training set, (n, d)"
-    layers = [m for m in called(learn.model, _two(learn.model, learn.dls)) if isinstance(m, nn.Linear)]
+    layers = [m for m in called(learn.model, two_inputs(learn.model, learn.dls)) if isinstance(m, nn.Linear)]
     if not layers: raise InputError("The network has no linear layer, whose input would be the features: take another ranker, GradNorm() for example.")
     seen = []
     hook = layers[-1].register_forward_pre_hook(lambda m,args: seen.append(args[0].detach().float().flatten(1).cpu()))
@@ -391,7 +391,7 @@ class _Patience(Callback):
 
 def _tuned(learn, n_epoch, lr, bs, patience, seed):
     "A copy of the model, trained on the validation samples"
-    valid = as_fastai(_held_out(learn.dls, 'validation'))
+    valid = as_fastai(held_out_loader(learn.dls, 'validation'))
     new = Learner(learn.dls, copied(learn.model), learn.loss_func, opt_func=optimiser('sgd', .9, 5e-4))
     with no_random(seed), overriding(new, subset(valid, indices(valid), bs, seed), quiet=True):
         new.fit(n_epoch, lr, cbs=[StepSeed(seed), _Patience(patience)])
@@ -470,7 +470,7 @@ class RMIA(_Banked):
 
     def score(self, learn, at):
         bank,_ = self._columns(learn, at)
-        valid,phi_valid = as_fastai(_held_out(learn.dls, 'validation')), self.bank.phi_valid
+        valid,phi_valid = as_fastai(held_out_loader(learn.dls, 'validation')), self.bank.phi_valid
         if len(valid.dataset) != phi_valid.shape[1]: raise InputError(f"The bank speaks of {phi_valid.shape[1]} validation samples and the learner has {len(valid.dataset)}: fit the bank to this learner.")
         population = margin(*predict(learn.model, valid)), phi_valid[:,indices(valid)]
         p,p_refs,p_pop,p_pop_refs = (o.double().sigmoid() for o in (_phi(learn, at), bank.phi, *population))
