@@ -30,14 +30,15 @@ from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random, to_device
 from rsu.core.config import (Epochs, InputError, Momentum, NonNegativeFloat, Options, PositiveFloat, PositiveInt,
                              Seed, Value, choose, validated)
-from rsu.core.store import DamagedFile, check_same, check_writable, key_of, read_shard, write_shard, _seal, _unseal
+from rsu.core.store import (DamagedFile, check_same, check_writable, key_of, read_shard, write_shard, encrypt_tensors,
+                            decrypt_tensors)
 from rsu.core.indexing import without_augmentation, indices, targets, with_train
 from rsu.core.outputs import Outputs, evaluating, is_correct, predict_train
-from rsu.core.split import ForgetSplit, _is_empty
+from rsu.core.split import ForgetSplit, is_empty_loader
 from rsu.core.per_sample import (averaged, check_outputs, class_weights, copied, divisor, weighted_mean,
                                  with_gradients)
-from rsu.core.recipe import (Meter, PeakMemory, StepSeed, overriding, derive_seed, n_classes, optimiser, _beside, _loss_key,
-                             _opts)
+from rsu.core.recipe import (Meter, PeakMemory, StepSeed, overriding, derive_seed, n_classes, optimiser, move_loss,
+                             loss_key, optimisers)
 from rsu.algorithms.feed import Feed, split_in_batches
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #9d8e8c05
@@ -99,7 +100,7 @@ class Algorithm(Value, Callback):
     lr:NonNegativeFloat=0.01 # Learning rate
     bs:PositiveInt=256       # Batch size
     bs_forget:PositiveInt|None=None # Batch size of the forget role; `bs` where not given
-    opt:Options(*_opts)='sgd' # Optimiser
+    opt:Options(*optimisers)='sgd' # Optimiser
     mom:Momentum=0.9         # Momentum (the first beta of Adam)
     wd:NonNegativeFloat=5e-4 # Weight decay
 
@@ -247,7 +248,7 @@ def _plain(b, device): return tuple(o.as_subclass(torch.Tensor) for o in to_devi
 @patch
 def before_fit(self:Algorithm):
     "Freeze the teacher, where a term asks for it"
-    _beside(self.own_loss, self.model)
+    move_loss(self.own_loss, self.model)
     targets = {t.target for e in range(self.n_epoch) for t in self.terms(e)}
     if 'teacher' in targets: self.teacher = frozen(self.model)
 
@@ -550,7 +551,7 @@ def _target(until, split, before):
 # %% ../../nbs/algorithms/01_unlearn.ipynb #a1d177c0
 def clone_learner(learn, dls):
     "A learner with a copy of the weights and with callbacks of its own: fastai's default ones, and those that set the precision"
-    if len(learn.dls.loaders) > 1 and all(map(_is_empty, dls.loaders[1:])):
+    if len(learn.dls.loaders) > 1 and all(map(is_empty_loader, dls.loaders[1:])):
         dls = with_train(learn.dls, dls.train) # a split of training data alone: the learner's own validation stays
     new = copy.copy(learn)
     for cb in learn.cbs: new.__dict__.pop(cb.name, None)
@@ -635,7 +636,7 @@ def _asked(learn, split, how, n_epoch=None, lr=None, seed=0):
     if len(learn.dls.train_ds) != split.N: raise InputError(f"The learner was trained on {len(learn.dls.train_ds)} samples and the split speaks of {split.N}: make the split from learn.dls.")
     _same_data(learn, split)
     check_outputs(learn.model, split.dls)
-    _beside(learn.loss_func, learn.model)
+    move_loss(learn.loss_func, learn.model)
     how = how.with_budget(n_epoch, lr).resolve(learn, split)
     _no_batch_of_one(learn.model, split, how.stages(split))
     return how
@@ -706,7 +707,7 @@ class _Progress:
     def __init__(self, path, learn, split, how, seed, target, todo):
         self.file,self.split,self.how = Path(path)/'stages.safetensors',split,how
         facts = {'samples': split.key, 'validation and test samples': split.eval_key, 'settings': how.key, 'seed': seed,
-                 'target': target, 'model': weights_hash(learn.model), 'loss function': _loss_key(learn.loss_func),
+                 'target': target, 'model': weights_hash(learn.model), 'loss function': loss_key(learn.loss_func),
                  'groups': key_of(groups=[s.forget.astype(np.int64) for s in todo])[:12]}
         hidden = split.secret is not None # without the key nobody learns anything from these
         self.made = {k: split.keyed_hash(f'{k} {v}') if hidden else v for k,v in facts.items()}
@@ -722,7 +723,7 @@ class _Progress:
         each = [o.to_tensors() for o in outputs]
         results = {f'outputs.{k}': torch.stack([o[k] for o in each]) for k in each[0]}
         results['turn'],facts = torch.as_tensor(turn), dict(rows=json.dumps(rows))
-        if self.split.secret is not None: results,facts = dict(sealed=_seal(self.split.secret, results, facts)),{}
+        if self.split.secret is not None: results,facts = dict(sealed=encrypt_tensors(self.split.secret, results, facts)),{}
         write_shard(self.file, {**state, **memory, **results}, kind='stages', key=key_of(**self.made), made=self.made,
                     **facts)
 
@@ -734,7 +735,7 @@ class _Progress:
             return stages,[],[],[Outputs(new.model, self.split).compact()]
         check_same(self.file.parent, 'run', facts['made'], self.made)
         if 'sealed' in tensors:
-            results,more = _unseal(self.split.secret, tensors.pop('sealed'))
+            results,more = decrypt_tensors(self.split.secret, tensors.pop('sealed'))
             tensors.update(results)
             facts.update(more)
         part = lambda name: {k.removeprefix(name): v for k,v in tensors.items() if k.startswith(name)}
