@@ -111,7 +111,7 @@ def test_a_file_in_the_place_of_weights_to_come_is_not_overwritten(here, call, c
     (here/'out').mkdir()
     (here/'out'/'model-0001.safetensors').write_text('mine', encoding='utf-8')
     assert call(*ask, *request('patient-3'), '--out', 'out') == 2
-    assert "is there and is not this ledger's" in capsys.readouterr().err
+    assert "exists and does not belong to this ledger" in capsys.readouterr().err
     assert names('out') == ['model-0001.safetensors']
     assert (here/'out'/'model-0001.safetensors').read_text(encoding='utf-8') == 'mine'
 
@@ -144,7 +144,7 @@ def test_a_file_in_the_place_of_a_page_is_refused_before_any_work(here, call, ca
         for name in ('report-0002.html', 'report-0002.ipynb'):
             (here/'out'/name).write_text('mine', encoding='utf-8')
             assert call(*ask, *request('patient-4'), '--out', 'out') == 2
-            assert f"out/{name}' is there and is not this ledger's" in capsys.readouterr().err
+            assert f"out/{name}' exists and does not belong to this ledger" in capsys.readouterr().err
             assert (here/'out'/name).read_text(encoding='utf-8') == 'mine'
             (here/'out'/name).unlink()
         (here/'new').mkdir()
@@ -159,7 +159,7 @@ def test_a_page_of_the_users_for_a_request_that_was_answered_from_python(here, c
     learn.unlearn_stream([['patient-3']], Retrain(), Ledger('out', by='person'), quiet=True)
     (here/'out'/'report-0001.html').write_text('mine', encoding='utf-8')
     assert call(*ask, *request('patient-3'), '--out', 'out') == 2
-    assert "is not this ledger's" in capsys.readouterr().err and page(1) == 'mine'
+    assert "does not belong to this ledger" in capsys.readouterr().err and page(1) == 'mine'
 
 def test_what_was_moved_is_not_reported_as_removed(here, call, capsys):
     assert call(*ask, *request('patient-3'), '--bank', 'bank', '--out', 'out') == 0
@@ -176,7 +176,7 @@ def test_what_was_moved_is_not_reported_as_removed(here, call, capsys):
     assert 'Purged: ward.safetensors' in said and not (here/'ward.safetensors').exists()
     assert 'confirm that by the same command with --removed bank.' in said
     assert call(*ask, *request('patient-3'), '--purge', '--removed', 'moved', '--out', 'out') == 2 # which is not on the list
-    assert f"has on its list: there is {here/'bank'}" in capsys.readouterr().err
+    assert f"which contains: {here/'bank'}" in capsys.readouterr().err
     assert call(*ask, *request('patient-3'), '--purge', '--removed', 'bank', '--out', 'out') == 0
     assert ledger_of('out')['made'][1]['purged'].endswith('by hand')
 

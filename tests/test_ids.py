@@ -1,8 +1,9 @@
-"Requests by id: what is not the id of anybody, what is one id and not a list, and what is no position."
+"Requests by id: what is not the id of anybody, what is one id and not a list, and what is not a position."
 import pandas as pd, pytest
 from common import people
 from rsu.core.split import ForgetSplit
 from rsu.erasure.ledger import Ledger
+from rsu.erasure.stream import unlearn_stream
 from rsu.core.recipe import Recipe, mlp
 from rsu.core.config import InputError
 
@@ -35,23 +36,23 @@ def test_an_id_like_no_other():
     ('patient-17', 'requests= is one request: give a list of them')])
 def test_requests_that_are_ids(requests, says, tmp_path):
     learn = Recipe(mlp).learner(people(names))
-    with pytest.raises(InputError, match=says): learn.unlearn_stream(requests, ledger=Ledger(tmp_path/'out', by='who'))
+    with pytest.raises(InputError, match=says): unlearn_stream(learn, requests, ledger=Ledger(tmp_path/'out', by='who'))
     assert not (tmp_path/'out').exists()
 
 def test_requests_that_are_positions(tmp_path):
     learn = Recipe(mlp).learner(people(names))
     for requests in ([3, 14], ['patient-17']):
         with pytest.raises(InputError, match='which is no request: .*each a list of positions or the path of a CSV file'):
-            learn.unlearn_stream(requests, ledger=Ledger(tmp_path/'out'))
+            unlearn_stream(learn, requests, ledger=Ledger(tmp_path/'out'))
     with pytest.raises(InputError, match="give a list of values of who, .*'patient-17'.* or the path of a .csv"):
         ForgetSplit(learn.dls, 'patient-17', by='who')
     with pytest.raises(InputError, match='There is no file .*none.csv.*or a list of values of who'):
         ForgetSplit(learn.dls, 'none.csv', by='who')
 
-@pytest.mark.parametrize('at, says', [(['patient-3'], "'patient-3', which is no position: give whole numbers from 0 to 29"),
-                                      ([1, 30], '30, which is no position'), ([-1], '-1, which is no position'),
-                                      ([.5], '0.5, which is no position'), (3, r'at=3 is no list: give \[3\]')])
-def test_an_entry_of_what_is_no_position(at, says, tmp_path):
+@pytest.mark.parametrize('idx, says', [(['patient-3'], "'patient-3', which is not a position: give whole numbers from 0 to 29"),
+                                      ([1, 30], '30, which is not a position'), ([-1], '-1, which is not a position'),
+                                      ([.5], '0.5, which is not a position'), (3, r'idx=3 is .* list: give \[3\]')])
+def test_an_entry_of_what_is_not_a_position(idx, says, tmp_path):
     ledger = Ledger(tmp_path/'out', by='who')
-    with pytest.raises(InputError, match=says): ledger.add(people(names), at)
+    with pytest.raises(InputError, match=says): ledger.add(people(names), idx)
     assert not (tmp_path/'out').exists()

@@ -26,7 +26,7 @@ def killed_at(step, ledger, monkeypatch):
         return run
     with monkeypatch.context() as m:
         for name in ('_move', '_remove'): m.setattr(rsu.erasure.ledger, name, dying(vars(rsu.erasure.ledger)[name]))
-        m.setattr(Ledger, '_mark', dying(Ledger._mark))
+        m.setattr(Ledger, '_mark_copy', dying(Ledger._mark_copy))
         try: ledger.purge()
         except KeyboardInterrupt: pass
     return begun[0]
@@ -96,5 +96,5 @@ def test_another_copy_in_the_place_of_one_that_was_moved_aside(noted, monkeypatc
 def test_not_removed_by_hand_while_it_is_aside(noted, monkeypatch):
     ledger, path = noted
     killed_at(4, ledger, monkeypatch)
-    with pytest.raises(rsu.erasure.ledger.InputError, match='purging-.*is still there: remove or purge it first'):
+    with pytest.raises(rsu.erasure.ledger.InputError, match='purging-.*still exists: remove or purge it first'):
         ledger.removed(path)
