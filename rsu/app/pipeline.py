@@ -34,7 +34,7 @@ from rsu.sequence.sequence import ByClass, Groups, Labelled, NaturalBreaks, SeqU
 from rsu.evaluation.intervals import summarise
 from rsu.evaluation.evaluate import evaluate_runs
 from rsu.evaluation.tune import tune, _search_for
-from rsu.erasure.ledger import Ledger, _open_requests
+from rsu.erasure.ledger import Ledger, open_requests
 from rsu.erasure.stream import RetrainingDue, StillKnown, unlearn_stream, _answered_by
 from rsu.erasure.report import write_page
 from rsu.app.settings import Settings, named, named_algorithm, options_for_settings, spelt_out, to_toml
@@ -481,7 +481,7 @@ def forget(
         if Path(o).exists(): ledger.note(o, 'weights', requests=0)
     for e in ledger.entries[begun:]: print(_answered(e))
     for o in said: print(options_for_settings(str(o.message), 'forget'))
-    if still := _open_requests(ledger.entries): print(f"Open requests: {', '.join(map(str, still))}")
+    if still := open_requests(ledger.entries): print(f"Open requests: {', '.join(map(str, still))}")
     if purge: print('\n'.join(map(_of_purge, ledger.purge().itertuples())) or 'Nothing to purge.')
     return [_page(ledger, k) for k in _shown(ledger.entries, begun, answered)]
 
@@ -515,4 +515,4 @@ def is_unfinished(
     entries,made = ledger_entries(folder),_facts_of(folder)['made']
     left = any(o['purged'] is None and o['requests'] < len(entries) for o in made)
     worked_on = [e for e in entries if e['request'] > before]
-    return any(e['request'] in _open_requests(entries) for e in worked_on) or bool(purge and left)
+    return any(e['request'] in open_requests(entries) for e in worked_on) or bool(purge and left)

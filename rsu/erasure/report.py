@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pandas as pd
 from ..core.config import InputError, decode
-from .ledger import _now, _open_requests
+from .ledger import timestamp, open_requests
 from ..core.markup import code_span, escape_markdown, figure
 from ..core.template import write_report
 
@@ -35,7 +35,7 @@ def load_ledger(
 def _status(e, entries):
     "Is a request open? 'yes', 'no', or which later one closed it"
     if not e.get('open'): return 'no'
-    if e['request'] in _open_requests(entries): return 'yes'
+    if e['request'] in open_requests(entries): return 'yes'
     return f"closed by {max(o['request'] for o in entries if {*o['ids']} & {*e['ids']})}"
 
 def _if_open(book):
@@ -148,7 +148,7 @@ def remaining(
     kept = '' if book.trash else " The weights of before each request were removed from this folder."
     return (_table(rows, ['what', 'name', 'state'])
             + f"\n\nWhat was never noted in the ledger is not known to it.{kept}"
-            + f" This is the state of {_now().replace('T', ' ')}, when this page was written.")
+            + f" This is the state of {timestamp().replace('T', ' ')}, when this page was written.")
 
 def overview(
     book # What `load_ledger` returned

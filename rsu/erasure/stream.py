@@ -21,7 +21,7 @@ from ..core.split import ForgetSplit, requested_ids, with_held_out
 from ..core.recipe import derive_seed, recipe_of
 from ..ranking.membership import lira
 from ..ranking.bank import ReferenceBank
-from .ledger import Ledger, _sha
+from .ledger import Ledger, file_hash
 from ..sequence.sequence import Labelled, SeqUnlearn
 from ..algorithms.exact import SISA, Retrain, Shards
 from ..algorithms.teacher import SCRUB
@@ -116,7 +116,7 @@ def _asked_for(ledger, dls, request, seed, todo=True):
     whole = subset_dls(dls, np.union1d(indices(dls.train), np.flatnonzero(known)))
     if ledger.by is not None:
         ids = requested_ids(whole, request, ledger.by)
-        there = set(ledger._named(dls)) # the rows of an answered request may be gone
+        there = set(ledger.ids_of(dls)) # the rows of an answered request may be gone
         keep = ~ledger.knows(ids) | ledger.is_open(ids) if todo else np.array([o in there for o in ids], dtype=bool)
         request = ids[keep]
         if not len(request): return np.array([], dtype=np.int64)
@@ -280,7 +280,7 @@ def _answer(new, ledger, at, how, ranker, bank, oracles, start, made, seed, **kw
         facts['drift'] = _judged(new, start, gone, bank, n)
     facts['open'] = _is_open(rec, facts.get('evidence'))
     write_shard(file, _state(new.model), **_identity(ledger, n))
-    ledger.add(new.dls, at, file=_sha(file), **facts)
+    ledger.add(new.dls, at, file=file_hash(file), **facts)
     ledger.sweep()
     _warn(n, facts)
     return new
@@ -301,10 +301,10 @@ def _warn(n, facts):
 # %% ../../nbs/erasure/01_stream.ipynb #5ec0c004
 def _add_evidence(new, ledger, at, oracles, quiet):
     "Compare the learner with retrained models on samples that were forgotten before, and enter the result"
-    ids = set(ledger.salted(pd.unique(ledger._named(new.dls)[at])))
+    ids = set(ledger.salted(pd.unique(ledger.ids_of(new.dls)[at])))
     k = max((i for i,e in enumerate(ledger.entries) if ids == {*e['ids']}), default=None)
     if k is None:
-        numbers = _listed(ledger.requests_of(pd.unique(ledger._named(new.dls)[at])))
+        numbers = _listed(ledger.requests_of(pd.unique(ledger.ids_of(new.dls)[at])))
         return print(f"{numbers} answered for these samples, and for others: add evidence to one whole request at a time.")
     e,split = ledger.entries[k],_split(new, at, ledger)
     one = clone_learner(new, split.retain_dls)
