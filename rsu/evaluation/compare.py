@@ -18,7 +18,7 @@ from rsu.algorithms.unlearn import Algorithm, weights_hash, unlearn, _asked
 from rsu.algorithms.ascent import NegGradPlus
 from rsu.algorithms.many import unlearn_many
 from rsu.sequence.sequence import SeqUnlearn
-from rsu.evaluation.evaluate import fit_oracles, _measured
+from rsu.evaluation.evaluate import fit_oracles, part_measures
 
 # %% ../../nbs/evaluation/06_compare.ipynb #041abb51
 class UnlearnProbe(Ranker):
@@ -48,7 +48,7 @@ class Comparison(pd.DataFrame):
 def _rows(one, oracles, parts, **what):
     "A row for each part of the samples to forget, as `evaluate_runs` has them"
     return [{**what, 'group': k, **{c: v for c,v in o.items() if c != 'draws'}}
-            for k,o in zip(parts, _measured(one, oracles, parts.values()))]
+            for k,o in zip(parts, part_measures(one, oracles, parts.values()))]
 
 # %% ../../nbs/evaluation/06_compare.ipynb #6d00a21f
 def _studied(orders, algorithms, seeds, groups, more):

@@ -26,12 +26,12 @@ from rsu.core.split import ForgetSplit
 from rsu.core.recipe import derive_seed, progress, recipe_of, describe, loss_key, source_of
 from rsu.algorithms.unlearn import Algorithm, Diverged, weights_hash, unlearn, _asked, clone_learner
 from rsu.algorithms.importance import measuring_once
-from rsu.evaluation.evaluate import _against, _code, fit_oracles
+from rsu.evaluation.evaluate import compare_with_oracles, recipe_code, fit_oracles
 
 # %% ../../nbs/evaluation/07_tune.ipynb #6ed58dfb
 def _score(one, oracles):
     "Tug of war, AUC and score on validation samples of one model compared with oracles; all are `Outputs`"
-    res = _against(one, oracles)
+    res = compare_with_oracles(one, oracles)
     return dict(tow=float(res['tow']), auc=float(res['auc']), score=float(1-res['distance']))
 
 # %% ../../nbs/evaluation/07_tune.ipynb #e651736d
@@ -192,7 +192,7 @@ def _key(learn, split, algorithm, ranges, oracles, seed):
     "What a search is about and by which code, in twelve hexadecimal digits"
     recipe,bounds = recipe_of(learn),{k: r[:3] for k,r in ranges.items()}
     cbs = sorted(type(cb).__name__ for cb in clone_learner(learn, split.retain_dls).cbs) # those of mixed precision among them
-    return key_of(samples=split.key, evaluated=split.eval_key, recipe=getattr(recipe, 'key', 'function'), code=_code(recipe),
+    return key_of(samples=split.key, evaluated=split.eval_key, recipe=getattr(recipe, 'key', 'function'), code=recipe_code(recipe),
                   algorithm=algorithm.key, source=_written(algorithm), bounds=bounds, oracles=oracles, seed=seed,
                   model=weights_hash(learn.model), loss=loss_key(learn.loss_func), callbacks=cbs, rsu=rsu.__version__)[:12]
 
