@@ -221,7 +221,7 @@ def test_ids_of_several_kinds(tmp_path):
     assert ledger.forgotten(dls).tolist() == [True, False, False]*10 and len(ledger.entries[0]['ids']) == 1
 
 def test_ids_that_read_alike_are_refused(tmp_path):
-    with pytest.raises(InputError, match="'1017' and 1017 are two ids of the data that read alike"):
+    with pytest.raises(InputError, match="'1017' and 1017 are two ids with the same text"):
         Ledger(tmp_path/'a', by='who').forgotten(people([1017, '1017', 'x']))
     assert not Ledger(tmp_path/'b', by='who').forgotten(people([None, 'None', 'x'])).any() # nobody, and one of that name
 
@@ -229,7 +229,7 @@ def test_values_of_a_column_are_not_taken_for_positions(here, call, capsys):
     pd.DataFrame({'person': ['patient-5']}).to_csv('erase.csv', index=False)
     without = [o for o in ask if o not in ('--by', 'person')]
     with pytest.raises(SystemExit): main([*without, '--forget', 'erase.csv', '--out', 'out'])
-    assert 'give --by person if these are its values' in capsys.readouterr().err and not (here/'out').exists()
+    assert 'give --by person if the file lists its values' in capsys.readouterr().err and not (here/'out').exists()
 
 def test_keys_are_named_by_their_option(here, call, capsys):
     assert call(*request('patient-5'), '--out', 'out') == 0

@@ -122,7 +122,7 @@ def test_files_name_samples(tmp_path):
     assert ForgetSplit(three(Files), [Path('folder-0/1.png'), 'folder-1/1.png']).forget.tolist() == [2, 3]
     assert ForgetSplit(three(Unique), saved(tmp_path, 'id\n7.png\n5.png\n')).forget.tolist() == [5, 7]
     with pytest.raises(InputError, match="no file '1.png', or several"): ForgetSplit(three(Files), ['1.png'])
-    with pytest.raises(InputError, match="'Ada' is none: .* by="): ForgetSplit(three(), ['Ada'])
+    with pytest.raises(InputError, match="'Ada' is not one: .* by="): ForgetSplit(three(), ['Ada'])
 
 # --- positions and masks
 
