@@ -12,7 +12,7 @@ from rsu.core.indexing import fingerprint, targets
 from rsu.core.outputs import predict_train
 from rsu.core.split import class_names
 from rsu.app.settings import Settings
-from rsu.app.pipeline import _first, _labelled
+from rsu.app.pipeline import _answered_requests, _groups_from_file
 from rsu.sequence.sequence import Groups
 
 def blobs(n=120, classes=(0, 1, 2), d=6):
@@ -68,8 +68,8 @@ def test_a_file_that_could_be_misread(text, by, says, tmp_path):
                                         ('id,group\n3,a\n5,b\n', 'not those of the samples')])
 def test_groups_in_a_file(text, says, tmp_path):
     split = ForgetSplit(samples(), [3, 4])
-    assert _labelled(saved(tmp_path, 'id,group\n4,b\n3,a\n'), split).labels == ('a', 'b')
-    with pytest.raises(InputError, match=says): _labelled(saved(tmp_path, text), split)
+    assert _groups_from_file(saved(tmp_path, 'id,group\n4,b\n3,a\n'), split).labels == ('a', 'b')
+    with pytest.raises(InputError, match=says): _groups_from_file(saved(tmp_path, text), split)
 
 # --- whose a sample is
 
@@ -99,7 +99,8 @@ def test_ids_of_any_kind(tmp_path):
     with pytest.raises(InputError, match="no column 'person' .*no table.*attribute frame"):
         ForgetSplit(three(Plain), ['p3'], 'person')
     with pytest.raises(InputError, match="attribute frame"):
-        _first(Settings(forget=str(saved(tmp_path, 'id\np3\n'))), three(Plain), 'person', Ledger(tmp_path/'ledger', 'person'))
+        settings = Settings(forget=str(saved(tmp_path, 'id\np3\n')))
+        _answered_requests(settings, three(Plain), 'person', Ledger(tmp_path/'ledger', 'person'))
     for one in (3, np.int64(3), torch.tensor(3)):
         with pytest.raises(InputError, match='forget='): ForgetSplit(dls, one, 'age')
     with pytest.raises(InputError, match="2 columns 'a'"):

@@ -2,7 +2,7 @@
 import subprocess
 
 import pytest, torch
-from rsu.app.pipeline import _unwrapped, _weights
+from rsu.app.pipeline import _read_weights, _unwrapped
 from rsu.core.recipe import mlp
 from rsu.core.config import InputError
 
@@ -12,14 +12,14 @@ from rsu.core.config import InputError
 def test_a_file_of_torch_save_is_refused_with_a_command(tmp_path, what, new):
     state, path = mlp().state_dict(), tmp_path/'my model.pt'
     torch.save(what(state), path, _use_new_zipfile_serialization=new)
-    with pytest.raises(InputError, match='was written by torch.save.*convert it once') as e: _weights(path, [])
+    with pytest.raises(InputError, match='was written by torch.save.*convert it once') as e: _read_weights(path, [])
     subprocess.run(str(e.value).splitlines()[1], shell=True, check=True, capture_output=True)
-    got = _weights(tmp_path/'my model.safetensors', [])
+    got = _read_weights(tmp_path/'my model.safetensors', [])
     assert got.keys() == state.keys() and all(torch.equal(got[k], v) for k, v in state.items())
 
 def test_other_files_have_no_command(tmp_path):
     (tmp_path/'a.safetensors').write_bytes(b'torn')
-    with pytest.raises(InputError, match='cannot be read') as e: _weights(tmp_path/'a.safetensors', [])
+    with pytest.raises(InputError, match='cannot be read') as e: _read_weights(tmp_path/'a.safetensors', [])
     assert 'torch.load' not in str(e.value)
 
 wrappers = {'DataParallel': torch.nn.DataParallel, 'torch.compile': torch.compile,
@@ -34,16 +34,16 @@ def test_names_with_a_prefix_are_read(tmp_path, wrap, inside):
     state = wrap(net).state_dict()
     assert not state.keys() & net.state_dict().keys()
     torch.save({inside: state, 'epoch': 3} if inside else state, path)
-    with pytest.raises(InputError, match='convert it once') as e: _weights(path, [])
+    with pytest.raises(InputError, match='convert it once') as e: _read_weights(path, [])
     subprocess.run(str(e.value).splitlines()[1], shell=True, check=True, capture_output=True)
     own = mlp(4, 2)
-    own.load_state_dict(_unwrapped(_weights(path.with_suffix('.safetensors'), []), own.state_dict()))
+    own.load_state_dict(_unwrapped(_read_weights(path.with_suffix('.safetensors'), []), own.state_dict()))
     assert all(map(torch.equal, own.parameters(), net.parameters()))
 
 def test_other_weights_beside_those_of_the_network_are_named():
     own = mlp(4, 2).state_dict()
     state = {**{f'model.{k}': v for k, v in own.items()}, 'metric.sum': torch.zeros(1)}
-    with pytest.raises(InputError, match="begin with 'model.' in the file.*'metric.sum' for example: save those alone"):
+    with pytest.raises(InputError, match="begin with 'model.' in the file.*'metric.sum' for example: save the network"):
         _unwrapped(state, own)
     one = torch.nn.ModuleDict({'fc': torch.nn.Linear(2, 2)}).state_dict() # names with a common start of their own
     assert _unwrapped({f'module.{k}': v for k, v in one.items()}, one).keys() == one.keys()

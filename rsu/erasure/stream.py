@@ -123,7 +123,7 @@ def _asked_for(ledger, dls, request, seed, todo=True):
     at = ForgetSplit(whole, request, ledger.by, seed).forget
     return at[~known[at] | unsettled[at]] if todo else at
 
-def _answered_by(ledger, dls, request, seed=0):
+def answered_by(ledger, dls, request, seed=0):
     "The numbers of the requests by which a request was answered, or a part of it"
     if ledger.by is not None: return ledger.requests_of(requested_ids(dls, request, ledger.by))
     return ledger.requests_of(_asked_for(ledger, dls, request, seed, todo=False))
@@ -367,7 +367,7 @@ def unlearn_stream(
             before = _asked_for(ledger, dls, request, seed, todo=False)
             if oracles and len(before): _add_evidence(new, ledger, before, oracles, quiet)
             else:
-                numbers = _answered_by(ledger, dls, request, seed)
+                numbers = answered_by(ledger, dls, request, seed)
                 print(f"{_listed(numbers)} {'were' if len(numbers) > 1 else 'was'} answered before: nothing was changed.")
     new.ledger = ledger
     return new
