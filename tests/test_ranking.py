@@ -5,8 +5,10 @@ import numpy as np, pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from scipy import stats
 from torch import nn
+from fastai.callback.core import Callback
 from fastai.learner import Learner
-from rsu.core.outputs import margin
+from fastai.torch_core import set_seed
+from rsu.core.outputs import margin, predict_train
 from rsu.ranking.membership import (attack_p, attack_r, entropy, lira, memorization, modified_entropy, privacy_risk,
                                     rmia)
 from rsu.core.data import Samples, loaders
@@ -211,6 +213,35 @@ def test_features_need_a_linear_layer():
 def test_a_record_does_not_change_the_fit():
     a, b = (Recipe(small_cnn, n_epoch=2).fit(digits(n=200), quiet=True, cbs=cbs) for cbs in (None, Record()))
     for p, q in zip(a.model.state_dict().values(), b.model.state_dict().values()): assert torch.equal(p, q)
+
+def dropout_learner(cbs):
+    "A learner with dropout, which draws from the global generator, after two epochs"
+    set_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(.5), nn.Linear(32, 10))
+    learn = Learner(digits(n=200), net, cbs=cbs)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2)
+    return learn
+
+def test_a_record_does_not_change_a_fit_without_seeded_steps():
+    a, b = dropout_learner([]), dropout_learner(Record())
+    for p, q in zip(a.model.parameters(), b.model.parameters()): assert torch.equal(p, q)
+
+class Interrupt(Callback):
+    def before_batch(self):
+        if self.epoch == 1 and self.training: raise KeyboardInterrupt
+
+@pytest.mark.filterwarnings('ignore:numpy.core:DeprecationWarning') # of fastai's LRFinder
+def test_the_rows_of_a_record():
+    record = Record()
+    learn = dropout_learner(record)
+    torch.testing.assert_close(record.phi[-1], margin(*predict_train(learn.model, learn.dls)))
+    with learn.no_bar(), learn.no_logging():
+        with pytest.raises(KeyboardInterrupt): learn.fit(3, cbs=Interrupt()) # completes one epoch
+        assert len(record.rows) == 3
+        learn.lr_find(show_plot=False, num_it=2, suggest_funcs=None)
+    assert len(record.rows) == 3
+    Recipe(mlp, n_epoch=1).fit(breast_cancer(), quiet=True, cbs=record) # another model starts a new record
+    assert record.phi.shape == (1,411)
 
 def test_a_bank_of_another_population_is_refused(table, bank):
     other = bank.at(np.arange(len(bank.y)))  # in memory
