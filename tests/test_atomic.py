@@ -1,4 +1,4 @@
-"A file that is written again is replaced as a whole: who reads it meanwhile reads the old one to its end."
+"A file that is written again is replaced as a whole: a process that has it open still reads the old content."
 import json, os
 
 import pandas as pd, pytest, torch
@@ -11,7 +11,7 @@ def shard(file, n): write_shard(file, dict(a=torch.full((9,), float(n))))
 def note(file, n): write_json(file, dict(a=n), 'note')
 def table(file, n): write_table(file, pd.DataFrame(dict(a=[n])), 'rows')
 
-def copied(file, n):
+def copy(file, n):
     source = file.parent.parent/'source'
     source.write_text(f'{n}'*9, encoding='utf-8')
     bank._copy(source, file)
@@ -19,13 +19,13 @@ def copied(file, n):
 def key(file, n): os.replace(ledger._write_key(file, b'k'*32, n), file)
 
 def journal(file, n):
-    "The second time with a line that a killed process has left half written"
+    "First a file whose last line a killed process left unfinished, then its repair"
     if n == 1: file.write_text('{"a": 1}\n{"a"', encoding='utf-8')
     else: tune._mend(file.parent)
 
-@pytest.mark.parametrize('write', [shard, note, table, copied, key, journal], ids=lambda o: o.__name__)
-def test_a_file_is_replaced_as_a_whole(write, tmp_path, capsys):
-    folder = tmp_path/'kept'
+@pytest.mark.parametrize('write', [shard, note, table, copy, key, journal], ids=lambda o: o.__name__)
+def test_a_second_write_replaces_the_whole_file(write, tmp_path, capsys):
+    folder = tmp_path/'folder'
     folder.mkdir()
     file = folder/('search.jsonl' if write is journal else 'a.json')
     write(file, 1)
@@ -36,7 +36,7 @@ def test_a_file_is_replaced_as_a_whole(write, tmp_path, capsys):
     assert file.read_bytes() != before
     assert [o.name for o in folder.iterdir() if o.suffix != '.lock'] == [file.name]
 
-def test_a_ledger_is_replaced_as_a_whole(tmp_path):
+def test_a_second_write_replaces_the_whole_ledger(tmp_path):
     book = ledger.Ledger(tmp_path/'a')
     book._write(dict(entries=[]))
     with open(book.file, 'rb') as reader:
