@@ -1,14 +1,33 @@
-"Runs that several files of tests look at."
+"Fixtures that several test files use."
 import sys
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from common import call, shell, small
+from hypothesis import HealthCheck, settings
+from rsu.core.datasets import digits
+from rsu.core.recipe import Recipe, small_cnn
+from rsu.core.split import ForgetSplit
+
+# The same examples in every run, so that a failure can be repeated. No deadline: the first example includes imports.
+settings.register_profile('rsu', max_examples=40, deadline=None, derandomize=True, database=None,
+                          suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('rsu')
+
+@pytest.fixture(scope='module')
+def learn():
+    "A small network after one epoch on 200 digits"
+    return Recipe(small_cnn, n_epoch=1, lr=5e-3).fit(digits(n=200), quiet=True)
+
+@pytest.fixture
+def split(learn):
+    "A request for 12 samples of `learn`"
+    return ForgetSplit(learn.dls, 'random:12', seed=0)
 
 @pytest.fixture(scope='session')
 def whole(tmp_path_factory):
-    "A whole run, from a shell in an empty folder. Nobody writes into it."
+    "A finished run, started from a shell in an empty folder. No test may write into it."
     cwd = tmp_path_factory.mktemp('whole')
     done = shell('run', *small, '--out', 'out', cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -16,15 +35,16 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    "An empty folder to work in; what a run puts on the path is taken off again, and what it imports from here is forgotten."
+    "An empty folder as the current one. Changes of sys.path and modules imported from here are undone at the end."
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'path', sys.path.copy())
     yield tmp_path
-    for k in [k for k, o in sys.modules.items() if str(getattr(o, '__file__', None)).startswith(f'{tmp_path}/')]: del sys.modules[k]
+    local = [k for k, o in sys.modules.items() if str(getattr(o, '__file__', None)).startswith(f'{tmp_path}/')]
+    for k in local: del sys.modules[k]
 
 @pytest.fixture
 def no_report(monkeypatch):
-    "Runs in this process without their last part: a kernel for each report would take longer than all the rest."
+    "`rsu run` in this process, without its report: starting a kernel would take longer than the run"
     def write_report(out, **kwargs):
         (out/'report.html').write_text('not made here', encoding='utf-8')
         return out/'report.html'

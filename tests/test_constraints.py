@@ -1,4 +1,4 @@
-"Every field of every value, and every constrained parameter, refuses what its declaration does not allow."
+"Every constrained field and every constrained parameter accepts what its declaration allows and refuses the rest."
 import dataclasses, importlib, inspect, math, pkgutil
 
 import pytest
@@ -7,11 +7,12 @@ from rsu.all import *
 from rsu.core.config import InputError, Interval, Options, TupleOf, value_classes
 
 def modules():
-    names = [o.name for o in pkgutil.walk_packages(rsu.__path__, 'rsu.') if not o.name.endswith(('_modidx', '__main__'))]
+    names = [o.name for o in pkgutil.walk_packages(rsu.__path__, 'rsu.')
+             if not o.name.endswith(('_modidx', '__main__'))]
     return [importlib.import_module(name) for name in names]
 
 def functions():
-    "All functions whose arguments are checked, methods among them, by name"
+    "All functions and methods whose arguments are checked, by name"
     res = {}
     for module in modules():
         for name, o in vars(module).items():
@@ -29,13 +30,13 @@ def make(cls, name, value):
     bare = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
     return cls(**{**{k: needed[k] for k in bare}, name: value})
 
-modules() # so that all values are known
+modules() # which registers all value classes
 values = {k: v for k, v in value_classes.items() if v.__module__.startswith('rsu.') and k[0] != '_'}
 fields = [(kind, name) for kind, cls in values.items() for name in cls.constraints()]
 parameters = [(f, name) for f, o in functions().items() for name in o.constraints]
 
 def bad(constraint):
-    "What the constraint must refuse, by its declaration"
+    "Values that the constraint must refuse, by its declaration"
     res = [True, math.nan, math.inf, -math.inf, 'no such word', None, 10**400, 1e308, [object()], 1j]
     for o in constraint.alternatives:
         if isinstance(o, Interval):
@@ -46,53 +47,58 @@ def bad(constraint):
     return [v for v in res if not allowed(constraint, v)]
 
 def allowed(constraint, value):
-    "Is the value among those that the declaration allows? Written apart from the code that checks it"
+    "Does the declaration allow the value? Independent of the code that checks values"
     return any(_allowed(o, value) for o in constraint.alternatives)
 
 def _allowed(o, value):
     if isinstance(o, Interval):
         if isinstance(value, (bool, str, list, complex)) or value is None: return False
         if o.kind is int: return isinstance(value, int) and o.least <= value <= o.most and abs(value) < 2**63
-        return abs(value) <= 3.4e38 and o.least <= value <= o.most # neither holds for NaN
+        return abs(value) <= 3.4e38 and o.least <= value <= o.most # both are false for NaN
     if isinstance(o, Options): return value in o.names
-    if isinstance(o, TupleOf): return False # none of `bad` is one, but for the list of what is nothing
+    if isinstance(o, TupleOf): return False # no value in `bad` is a valid tuple
     return o.kind is None or isinstance(value, o.kind)
 
 def good(constraint):
-    "The ends of the intervals and the options"
+    "Values that the constraint must accept: the ends of intervals, the options, and None where it is allowed"
     for o in constraint.alternatives:
         if isinstance(o, Interval): yield from [v for v in (o.least, o.most) if math.isfinite(v)]
         if isinstance(o, Options): yield from o.names
         if o.kind is type(None): yield None
 
-@pytest.mark.parametrize('kind, name', fields)
-def test_a_field_refuses(kind, name):
+# without fields that accept any object
+refusing = [(kind, name) for kind, name in fields if bad(values[kind].constraints()[name])]
+@pytest.mark.parametrize('kind, name', refusing)
+def test_a_field_refuses_values_outside_its_declaration(kind, name):
     cls = values[kind]
     constraint = cls.constraints()[name]
     for value in bad(constraint):
         with pytest.raises(InputError) as e: make(cls, name, value)
         assert name in str(e.value) and str(e.value).count('\n') == 0, (value, str(e.value))
 
-# what a condition between fields forbids although both are allowed alone, and settings that a class does not take
-between = {('Retrain', 'bs_forget'), ('SFRon', 'iters'), ('SFRon', 'every'), *(('SISA', k) for k in Retrain.constraints())}
+# fields whose value a condition on another field forbids, and settings that a class refuses altogether
+between = {('Retrain', 'bs_forget'), ('SFRon', 'iters'), ('SFRon', 'every'),
+           *(('SISA', k) for k in Retrain.constraints())}
 idle = 'n_epoch lr bs_forget opt mom wd'.split()
 between |= {(kind, k) for kind in ('SSD', 'LFSSD', 'Fisher', 'Influence') for k in idle}
 
-@pytest.mark.parametrize('kind, name', [o for o in fields if o not in between])
-def test_a_field_takes_its_bounds(kind, name):
+bounded = [(kind, name) for kind, name in fields if [*good(values[kind].constraints()[name])]]
+@pytest.mark.parametrize('kind, name', [o for o in bounded if o not in between])
+def test_a_field_accepts_its_bounds_and_options(kind, name):
     cls = values[kind]
     for value in good(cls.constraints()[name]):
         one = make(cls, name, value)
         assert getattr(one, name) == value and type(one).from_json(one.to_json()) == one
 
-def test_there_are_many():
-    # a field or a parameter that loses its constraint is missed here
+def test_most_numbers_have_constraints():
+    # fails where fields or parameters lose their constraints
     numbers = [o for o in fields if values[o[0]].constraints()[o[1]].interval]
     assert len(numbers) >= 200 and len(parameters) >= 80, (len(numbers), len(parameters))
 
-@pytest.mark.parametrize('function, name', parameters)
-def test_a_parameter_refuses(function, name):
-    # all other arguments are None: a refusal that names this one comes before they are looked at
+refusing = [(f, name) for f, name in parameters if bad(functions()[f].constraints[name])]
+@pytest.mark.parametrize('function, name', refusing)
+def test_a_parameter_refuses_values_outside_its_declaration(function, name):
+    # all other arguments are None: the refusal must come before they are used
     f = functions()[function]
     others = [p for k, p in inspect.signature(f).parameters.items() if k != name and p.default is p.empty
               and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and k not in f.constraints]
@@ -103,7 +109,7 @@ def test_a_parameter_refuses(function, name):
                      and inspect.signature(f).parameters[k].default is inspect.Parameter.empty})
         with pytest.raises(InputError, match=f'^{name}='): f(**rest, **{name: value})
 
-# the bad arguments that issue after issue has brought
+# bad arguments that users have reported
 seeds = [-1, 1.5, None, 2**70]
 @pytest.mark.parametrize('call', [
     *((lambda s=s: digits(n=100, seed=s)) for s in seeds), *((lambda s=s: Recipe(small_cnn, seed=s)) for s in seeds),
@@ -111,5 +117,5 @@ seeds = [-1, 1.5, None, 2**70]
     lambda: FineTune(n_epoch=10**9), lambda: FineTune(lr=1e308), lambda: FineTune(lr=math.inf),
     lambda: Recipe(small_cnn, n_epoch=10**9), lambda: Recipe(small_cnn, lr=1e308), lambda: RMIA(None, gamma=math.nan),
     lambda: Curvature(h=0), lambda: digits(n=0), lambda: digits(bs=0)])
-def test_known_bad_arguments(call):
+def test_reported_bad_arguments_are_refused(call):
     with pytest.raises(InputError, match='^(seed|n_epoch|lr|gamma|h|n|bs)=.* must be'): call()

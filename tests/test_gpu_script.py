@@ -1,4 +1,4 @@
-"`make gpu`: what runs, in which order, what a deadline cuts off, and what the table says"
+"`make gpu`: which cells run, in which order, what the deadline leaves out, and what the table reports."
 import importlib.util, json, subprocess, sys, time
 from pathlib import Path
 
@@ -29,14 +29,14 @@ scale, figures = dict(n=10, networks=('small', 'large')), []
 def figure(name, value): figures.append(dict(name=name, value=value))"""
 never = "raise SystemError('a cell that is not for a GPU')"
 
-def test_setup_and_gpu_cells_run_and_no_others(gpu, tmp_path):
+def test_only_setup_and_gpu_cells_run(gpu, tmp_path):
     file = notebook(tmp_path/'speed.ipynb', never, setup, "#| cuda\nfigure('n', scale['n'])", "figure('other', 1)",
                     "#| cuda\nfigure('networks', len(scale['networks']))")
     def figures(changes): return {o['name']: o['value'] for o in gpu.speed(str(file), changes, time.monotonic() + 300)}
     assert figures({}) == dict(n=10, networks=2)
     assert figures(dict(n=3)) == dict(n=3, networks=1)
 
-def test_what_a_failing_cell_and_a_deadline_leave(gpu, tmp_path):
+def test_a_failing_cell_and_a_deadline_keep_the_figures_before_them(gpu, tmp_path):
     first = "#| cuda\nfigure('first', 1.5)"
     fails = notebook(tmp_path/'fails.ipynb', setup, first, "#| cuda\nraise KeyError('gone')",
                      "#| cuda\nfigure('last', 2)")
@@ -49,24 +49,24 @@ def test_what_a_failing_cell_and_a_deadline_leave(gpu, tmp_path):
     start = time.monotonic()
     rows = gpu.speed(str(slow), {}, start + 15)
     assert rows[-1]['result'] == 'not run' and time.monotonic() - start < 60
-    assert [o['name'] for o in rows[:-1]] in ([], ['first']) # a busy machine may not come to it in 15 s
+    assert [o['name'] for o in rows[:-1]] in ([], ['first']) # a busy machine may not reach the first figure in 15 s
     assert gpu.speed(str(slow), {}, start) == [dict(part='speed', name='after cell 0 of ?', result='not run')]
 
 @pytest.fixture
 def three_parts(gpu, monkeypatch):
-    "The parts of a run, noted and not carried out"
-    asked = []
+    "Replaces the parts of a run by functions that only record their calls; returns the list of calls"
+    calls = []
     def test(files, n_workers, flags, deadline):
-        asked.append(('test', sorted(files), round(deadline - time.monotonic())))
+        calls.append(('test', sorted(files), round(deadline - time.monotonic())))
         return [dict(part='test', name=o, result='passed') for o in files]
     def speed(file, changes, deadline):
-        asked.append(('speed', Path(file).name, round(deadline - time.monotonic())))
+        calls.append(('speed', Path(file).name, round(deadline - time.monotonic())))
         return [dict(part='speed', name='a figure', value=2., unit='s', result='measured'),
                 dict(part='speed', name='after cell 2 of 3', result='not run')]
     monkeypatch.setattr(gpu, 'test', test)
     monkeypatch.setattr(gpu, 'speed', speed)
     monkeypatch.chdir(ci.parent)
-    return asked
+    return calls
 
 def test_gpu_notebooks_come_first_and_speed_runs_alone(gpu, three_parts, tmp_path, capsys):
     assert gpu.main(['--cpu', '--minutes', '8', '--out', str(tmp_path/'gpu.parquet')]) == 0
@@ -80,19 +80,19 @@ def test_gpu_notebooks_come_first_and_speed_runs_alone(gpu, three_parts, tmp_pat
     assert table[table.name == 'a figure'].value.item() == 2
     assert 'Not run within 8 minutes: after cell 2 of 3' in capsys.readouterr().out
 
-def test_a_failure_is_the_exit_code(gpu, three_parts, monkeypatch):
+def test_a_failed_cell_sets_the_exit_code(gpu, three_parts, monkeypatch):
     monkeypatch.setattr(gpu, 'speed', lambda *args: [dict(part='speed', name='cell 3 of 4', result='KeyError')])
     assert gpu.main(['--cpu']) == 1
 
-def test_without_a_gpu_it_says_so(tmp_path):
+def test_without_a_gpu_the_script_fails_with_a_message(tmp_path):
     torch = pytest.importorskip('torch')
     if torch.cuda.is_available(): pytest.skip('there is a GPU here')
     command = [sys.executable, ci/'gpu.py', '--out', tmp_path/'gpu.parquet']
     done = subprocess.run(command, capture_output=True, text=True, encoding='utf-8')
     assert done.returncode == 1 and 'No CUDA device here' in done.stderr and not (tmp_path/'gpu.parquet').exists()
 
-def test_every_cell_for_a_gpu_has_what_it_needs_marked(gpu):
-    "Of the speed page: names that cells for a GPU use are defined in cells that `make gpu` runs"
+def test_gpu_cells_depend_only_on_marked_cells(gpu):
+    "On the speed page, cells for a GPU use only names that cells run by `make gpu` define"
     import ast, builtins
     cells = gpu.read_nb(ci.parent/'nbs/experiments/speed.ipynb').cells
     trees = [ast.parse(o.source) for o in cells if gpu.directives(o) & {'gpu_setup', 'cuda'}]

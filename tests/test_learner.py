@@ -1,5 +1,5 @@
 """An unlearned learner is an ordinary fastai learner.
-It predicts, validates, shows and exports as the old one does with the same weights."""
+It predicts, validates, shows and exports as the old learner does with the same weights."""
 import warnings
 
 import numpy as np, pandas as pd, pytest, torch
@@ -55,8 +55,8 @@ def tables(path):
     df['y'] = np.where(df.x + (df.kind == 'a') > 0, 'high', 'low')
     dls = TabularDataLoaders.from_df(df, path, [Categorify, Normalize], ['kind'], ['x','z'], 'y',
                                      valid_idx=list(range(40, 60)), bs=8)
-    labelled = lambda dls, df: dls.test_dl(df, with_labels=True)
-    return tabular_learner(dls, layers=[8], metrics=accuracy), df, df.iloc[3], labelled
+    learn = tabular_learner(dls, layers=[8], metrics=accuracy)
+    return learn, df, df.iloc[3], lambda dls, df: dls.test_dl(df, with_labels=True)
 
 def tensors(path):
     x, y = torch.randn(60, 6, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
@@ -68,32 +68,32 @@ def tensors(path):
 
 @pytest.fixture(params=[images, tables, tensors], ids=lambda f: f.__name__)
 def pair(request, tmp_path):
-    "The unlearned learner, the old one with the same weights, new data, one sample of it, and their labelled loader."
+    "The unlearned learner, the old one with equal weights, new data, one sample of it, and a function for its loader"
     with no_random(): learn, items, one, labelled = request.param(tmp_path)
     with no_random(), learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-2)
     new = unlearn(learn, ForgetSplit(learn.dls, [1, 5, 8]), FineTune(n_epoch=1, bs=8), quiet=True)
     learn.model.load_state_dict(new.model.state_dict())
     return new, learn, items, one, labelled
 
-def same(a, b):
+def assert_equal(a, b):
     assert type(a) is type(b)
     if torch.is_tensor(a): torch.testing.assert_close(a, b, rtol=0, atol=0)
     elif isinstance(a, (list, tuple)):
-        for x, z in zip(a, b, strict=True): same(x, z)
+        for x, z in zip(a, b, strict=True): assert_equal(x, z)
     else: assert np.all(np.asarray(a == b))
 
-def test_it_predicts_new_data(pair):
+def test_predictions_on_new_data_equal_the_old_ones(pair):
     new, old, items, one, labelled = pair
     preds = [o.get_preds(dl=o.dls.test_dl(items)) for o in (new, old)]
     assert len(preds[0][0]) == len(items)
-    same(*preds)
-    if one is not None: same(*[o.predict(one)[1:] for o in (new, old)])
+    assert_equal(*preds)
+    if one is not None: assert_equal(*[o.predict(one)[1:] for o in (new, old)])
 
-def test_it_validates_on_new_data(pair):
+def test_validation_on_new_data_equals_the_old_one(pair):
     new, old, items, _, labelled = pair
-    same(*[list(o.validate(dl=labelled(o.dls, items))) for o in (new, old)])
+    assert_equal(*[list(o.validate(dl=labelled(o.dls, items))) for o in (new, old)])
 
-def test_it_shows_new_data_and_its_own(pair, capsys):
+def test_batches_and_results_can_be_shown(pair, capsys):
     new, old, items, _, labelled = pair
     shown = []
     for o in (new, old):
@@ -103,12 +103,12 @@ def test_it_shows_new_data_and_its_own(pair, capsys):
     assert shown[0] == shown[1]
     if not isinstance(items, Samples): new.show_results(max_n=2) # of its own validation samples
 
-def test_its_own_loaders_keep_their_samples(pair):
+def test_its_loaders_leave_out_only_the_forget_set(pair):
     new, old, *_ = pair
     assert np.array_equal(indices(new.dls.train.new()), np.setdiff1d(indices(old.dls.train), [1, 5, 8]))
     assert len(new.get_preds(ds_idx=1)[0]) == len(indices(new.dls.valid)) < len(old.get_preds(ds_idx=1)[0])
 
-def test_it_exports(pair, tmp_path):
+def test_an_exported_learner_predicts_as_before(pair, tmp_path):
     new, old, items, one, _ = pair
     got = []
     for name, o in (('old', old), ('new', new)):
@@ -118,15 +118,15 @@ def test_it_exports(pair, tmp_path):
             pytest.skip('fastai cannot export this kind of learner here')
         back = load_learner(tmp_path/f'{name}.pkl')
         got.append(back.get_preds(dl=back.dls.test_dl(items))[0])
-        if one is not None: same(back.predict(one)[1:], old.predict(one)[1:])
-    same(*got)
+        if one is not None: assert_equal(back.predict(one)[1:], old.predict(one)[1:])
+    assert_equal(*got)
 
-# What a file of an exported learner holds.
+# What the file of an exported learner contains
 
 def net(): return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
 
-@pytest.mark.filterwarnings('ignore:Request 1 stays open') # which is not what is asked here
-def test_an_export_holds_nothing_about_the_forgotten(tmp_path):
+@pytest.mark.filterwarnings('ignore:Request 1 stays open') # not tested here
+def test_an_export_contains_nothing_about_forgotten_samples(tmp_path):
     rng = torch.Generator().manual_seed(0)
     x, y = torch.randn(80, 6, generator=rng), torch.arange(80) % 2
     who = pd.DataFrame(dict(person=[f'person-{i:04}' for i in range(50)]))
@@ -143,20 +143,20 @@ def test_an_export_holds_nothing_about_the_forgotten(tmp_path):
         evaluate(again, oracles=2, quiet=True)
     for o in (new, again, learn):
         logits = predict_train(o.model, dls, np.array(erased))[0]
-        noted = set(vars(o))
+        attributes = set(vars(o))
         o.export(tmp_path/'export.pkl')
-        assert set(vars(o)) == noted
+        assert set(vars(o)) == attributes
         raw = (tmp_path/'export.pkl').read_bytes()
-        for secret in (ledger.key, ledger.key.hex().encode(), b'person-', b'ledger', b'_outputs_of_split', b'Unlearning',
-                       np.array(erased).tobytes(),
+        for secret in (ledger.key, ledger.key.hex().encode(), b'person-', b'ledger', b'_outputs_of_split',
+                       b'Unlearning', np.array(erased).tobytes(),
                        *(row.numpy().tobytes() for row in logits), *(row.numpy().tobytes() for row in x[erased])):
             assert secret not in raw, secret
         back = load_learner(tmp_path/'export.pkl')
-        same(back.get_preds(dl=back.dls.test_dl(dls.valid_ds)), o.get_preds(dl=o.dls.test_dl(dls.valid_ds)))
+        assert_equal(back.get_preds(dl=back.dls.test_dl(dls.valid_ds)), o.get_preds(dl=o.dls.test_dl(dls.valid_ds)))
         assert back.dls.vocab == ['even', 'odd']
 
-def test_an_export_of_sisa_shows_nobody(tmp_path):
-    "Whoever is missing from the shards was erased, so an export holds neither the shards' samples nor the seed"
+def test_an_export_of_sisa_contains_no_samples(tmp_path):
+    "A sample that no shard holds was erased, so an export contains neither the shards' samples nor the seed"
     rng = torch.Generator().manual_seed(0)
     x, y = torch.randn(80, 6, generator=rng), torch.arange(80) % 2
     dls = loaders(*(Samples(x[at], y[at], ['even', 'odd']) for at in (slice(50), slice(50, 65), slice(65, 80))),
@@ -169,8 +169,9 @@ def test_an_export_of_sisa_shows_nobody(tmp_path):
     raw = (tmp_path/'export.pkl').read_bytes()
     for at in (*sum(model.members, []), *sum(model.assigned, [])): assert at.tobytes() not in raw
     back = load_learner(tmp_path/'export.pkl')
-    kept = {k: v for k, v in vars(back.model).items() if not k.startswith('_') and k not in ('training', 'how')}
-    assert kept == dict(recipe=None, seed=None, members=[], assigned=[], checkpoints=[])
-    same(back.get_preds(dl=back.dls.test_dl(dls.valid_ds)), new.get_preds(dl=new.dls.test_dl(dls.valid_ds)))
+    attributes = {k: v for k, v in vars(back.model).items()
+                  if not k.startswith('_') and k not in ('training', 'how')}
+    assert attributes == dict(recipe=None, seed=None, members=[], assigned=[], checkpoints=[])
+    assert_equal(back.get_preds(dl=back.dls.test_dl(dls.valid_ds)), new.get_preds(dl=new.dls.test_dl(dls.valid_ds)))
     with pytest.raises(InputError, match='was exported.*which samples are in which shard'):
         unlearn(Learner(dls, back.model, new.loss_func), ForgetSplit(new.dls, [1]), SISA(), quiet=True)

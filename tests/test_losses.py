@@ -1,4 +1,4 @@
-"""Class weights and reductions: what works on single samples weighs them as training does.
+"""Class weights and reductions: whatever works on single samples weights them as training does.
 No result depends on `reduction`."""
 import copy
 from functools import partial
@@ -49,13 +49,13 @@ weighted = [nn.CrossEntropyLoss(weight), nn.CrossEntropyLoss(weight, reduction='
 
 @pytest.mark.parametrize('loss', weighted)
 @pytest.mark.parametrize('ranker', [GradNorm(), Curvature()])
-def test_rankers_weigh_classes(learn, loss, ranker):
+def test_rankers_use_class_weights(learn, loss, ranker):
     at = np.arange(9)
     ratio = ranker.score(with_loss(learn, loss), at) / ranker.score(learn, at)
     np.testing.assert_allclose(ratio, weight[learn.dls.train_ds.tensors[1][at]], rtol=1e-3)
 
 @pytest.mark.parametrize('loss', weighted)
-def test_importance_weighs_classes(learn, loss):
+def test_ssd_uses_class_weights(learn, loss):
     split = ForgetSplit(learn.dls, range(9))
     how = SSD(alpha=.5)
     got = unlearn(with_loss(learn, loss), split, how, quiet=True).model
@@ -65,7 +65,7 @@ def test_importance_weighs_classes(learn, loss):
     torch.testing.assert_close(torch.cat([p.flatten() for p in got.parameters()]), want)
 
 @pytest.mark.parametrize('loss', weighted)
-def test_influence_weighs_classes(learn, loss):
+def test_influence_uses_class_weights(learn, loss):
     split = ForgetSplit(learn.dls, range(9))
     got = unlearn(with_loss(learn, loss), split, Influence(damping=.5), quiet=True).model
     S, R = (gradients(learn, at, weight).double() for at in (split.forget, split.retain))
@@ -80,7 +80,7 @@ def test_influence_weighs_classes(learn, loss):
                                  SFRon(n_epoch=1, iters=5, every=2, lr=1e-4),
                                  AMUN(n_epoch=1, lr=1e-3)], ids=lambda o: o.name)
 @pytest.mark.parametrize('plain', [True, False], ids=['plain', 'weighted'])
-def test_a_sum_gives_what_a_mean_gives(learn, how, plain):
+def test_reduction_does_not_change_the_result(learn, how, plain):
     split = ForgetSplit(learn.dls, range(9))
     w = None if plain else weight/17
     models = [unlearn(with_loss(learn, nn.CrossEntropyLoss(w, reduction=o)), split, how, quiet=True).model
@@ -88,25 +88,27 @@ def test_a_sum_gives_what_a_mean_gives(learn, how, plain):
     for a, b in zip(*(m.parameters() for m in models)): torch.testing.assert_close(a, b)
     assert any(not torch.equal(a, b) for a, b in zip(models[0].parameters(), learn.model.parameters()))
 
-def test_fisher_differs_by_class_weights(learn):
+def test_fisher_depends_on_class_weights(learn):
     split = ForgetSplit(learn.dls, range(9))
     a, b = (unlearn(with_loss(learn, nn.CrossEntropyLoss(o)), split, Fisher(alpha=1e-4), quiet=True).model
             for o in (None, weight))
     assert all((p-q).abs().max() > 1e-4 for p, q in zip(a.parameters(), b.parameters()))
 
-def test_a_mixed_batch_has_the_mean_of_the_whole(learn):
-    "Descent on both parts of a mixed batch is descent on the batch, class weights included."
+def test_the_loss_of_a_mixed_batch_is_the_mean_of_the_whole_batch(learn):
+    "Descent on both parts of a mixed batch is descent on the whole batch, also with class weights"
     class Both(RandomLabel):
         def labels(self, at): return self.true[at]
-    class Seen(Both):
+    class Checked(Both):
         def objective(self, pred, *yb):
             res = super().objective(pred, *yb)
-            if self.training: torch.testing.assert_close(res, self.own_loss(pred, *yb)); seen.append(res)
+            if self.training:
+                torch.testing.assert_close(res, self.own_loss(pred, *yb))
+                checked.append(res)
             return res
-    seen = []
+    checked = []
     unlearn(with_loss(learn, nn.CrossEntropyLoss(weight)), ForgetSplit(learn.dls, 'class:2'),
-            Seen(joint=True, n_epoch=1, bs=16, lr=1e-3), quiet=True)
-    assert len(seen) == 4
+            Checked(joint=True, n_epoch=1, bs=16, lr=1e-3), quiet=True)
+    assert len(checked) == 4
 
 def own(logits, y): return F.cross_entropy(logits, y, weight)
 
@@ -114,7 +116,7 @@ def own(logits, y): return F.cross_entropy(logits, y, weight)
                                  lambda learn, split: Curvature().rank(learn, split),
                                  *(lambda learn, split, how=how: unlearn(learn, split, how, quiet=True)
                                    for how in (SSD(), Fisher(), Influence(), SFRon()))])
-def test_a_loss_that_hides_its_weights_is_refused(learn, act):
+def test_a_loss_without_a_value_per_sample_is_refused(learn, act):
     with pytest.raises(InputError, match='a single sample has no loss of its own.*reduction'):
         act(with_loss(learn, own), ForgetSplit(learn.dls, range(9)))
     act(with_loss(learn, lambda logits, y: F.cross_entropy(logits, y)), ForgetSplit(learn.dls, range(9)))

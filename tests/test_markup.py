@@ -1,4 +1,4 @@
-"Text from data is shown in reports as text: no name of a class, group, file, ranker or algorithm acts as markup."
+"Reports show text from data as text: no name of a class, group, file, ranker or algorithm acts as markup."
 from html.parser import HTMLParser
 
 import nbformat, torch
@@ -27,7 +27,7 @@ globals()[Milder.__name__] = Milder
 '''
 
 class Page(HTMLParser):
-    "The text of a page, and whatever in it would act."
+    "The text of a page, and the tags and links in it that would run code or load something"
     def __init__(self, text):
         super().__init__()
         self.text, self.acts, self.inside = '', [], []
@@ -44,31 +44,32 @@ class Page(HTMLParser):
 
     def __contains__(self, words): return ' '.join(words.split()) in ' '.join(self.text.split())
 
-def checked(page, visible):
-    "No part of the page acts, and each of the words can be read in it."
+def assert_no_markup(page, visible):
+    "No part of the page runs code or loads something, and each of the words is visible"
     found = Page(page.read_text(encoding='utf-8'))
     assert found.acts == []
     assert [o for o in visible if o not in found] == []
-    kept = nbformat.read(page.with_suffix('.ipynb'), as_version=4)
-    outputs = [o for c in kept.cells if c.cell_type == 'code' for o in c.outputs if 'data' in o]
+    notebook = nbformat.read(page.with_suffix('.ipynb'), as_version=4)
+    outputs = [o for c in notebook.cells if c.cell_type == 'code' for o in c.outputs if 'data' in o]
     text = '\n'.join(o.data.get('text/markdown', '') for o in outputs) # which Jupyter renders
     assert not any(mark in text for mark in ('<script', '<img', '<b ', ']('))
 
-def test_the_page_of_a_run(here, no_report):
+def test_names_in_the_report_of_a_run_are_shown_as_text(here, no_report):
     out, ids = here/'<img src=x onerror=alert(6)>', '<img src=x onerror=alert(7)>.csv'
     (here/'traps.py').write_text(module.replace('NAMES', repr(tricks)), encoding='utf-8')
     (here/ids).write_text('id\n' + '\n'.join(map(str, range(12))), encoding='utf-8')
-    ask = ['--data', 'traps:loaders', '--forget', ids, '--groups', 'class', '--ranker', 'random', '--oracles', 2,
-           '--train-epochs', 2, '--algorithm', 'traps:<b onclick=alert(5)>Milder</b>']
-    assert no_report(*ask, '--out', out) == 0
+    options = ['--data', 'traps:loaders', '--forget', ids, '--groups', 'class', '--ranker', 'random',
+               '--oracles', 2, '--train-epochs', 2, '--algorithm', 'traps:<b onclick=alert(5)>Milder</b>']
+    assert no_report(*options, '--out', out) == 0
     facts = read_json(out/'run.json', 'run')
     facts.update(ranker=tricks[0], command='rsu run\n```\n' + '\n'.join(tricks), taken=tricks[:3],
                  versions={**facts['versions'], 'device': tricks[1]})
     write_json(out/'run.json', facts, 'run', key_of(settings=facts['settings'], request=facts['request']))
     page = write_report(out, trust=True)
-    checked(page, [*tricks, ids, '<b onclick=alert(5)>Milder</b>', *(f'accuracy on group {o}' for o in tricks)])
+    groups = [f'accuracy on group {o}' for o in tricks]
+    assert_no_markup(page, [*tricks, ids, '<b onclick=alert(5)>Milder</b>', *groups])
 
-def test_the_page_of_a_ledger(tmp_path):
+def test_names_in_the_report_of_a_ledger_are_shown_as_text(tmp_path):
     g = torch.Generator().manual_seed(0)
     dls = loaders(*(Samples(torch.randn(n, 4, generator=g), torch.arange(n) % 2) for n in (60, 20, 20)))
     folder = tmp_path/tricks[1]
@@ -79,4 +80,4 @@ def test_the_page_of_a_ledger(tmp_path):
     drift = dict(called=.5, called_most=.6, lost=.1, lost_most=.2, due=tricks[2])
     ledger.add(dls, [3, 4], how=dict(kind='Unknown', groups=tricks[3]), seed=0, before=shares, after=shares,
                steps=1, seconds=1., ended=tricks[4], digest='0'*64, rsu=tricks[0], torch=tricks[1], drift=drift)
-    checked(write_page(folder), [*tricks[:3], tricks[4], old.name])
+    assert_no_markup(write_page(folder), [*tricks[:3], tricks[4], old.name])
