@@ -21,6 +21,7 @@ from .ranking.membership import *
 from .ranking.bank import *
 from .ranking.rankers import *
 from .algorithms.feed import *
+from .algorithms.base import *
 from .algorithms.unlearn import *
 from .algorithms.exact import *
 from .algorithms.descent import *

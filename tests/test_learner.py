@@ -22,7 +22,8 @@ from rsu.algorithms.exact import SISA
 from rsu.erasure.ledger import Ledger
 from rsu.core.recipe import Recipe, small_cnn
 from rsu.erasure.stream import unlearn_stream
-from rsu.algorithms.unlearn import FineTune, unlearn
+from rsu.algorithms.base import FineTune
+from rsu.algorithms.unlearn import unlearn
 from rsu.core.config import InputError
 
 # fastai makes tensors of pandas 3's arrays, which nobody may write to; it writes to none of them.

@@ -13,7 +13,8 @@ from rsu.core.data import Samples, loaders
 from rsu.core.split import ForgetSplit
 from rsu.algorithms.importance import SSD, Fisher, Influence
 from rsu.ranking.rankers import Curvature, GradNorm
-from rsu.algorithms.unlearn import FineTune, unlearn
+from rsu.algorithms.base import FineTune
+from rsu.algorithms.unlearn import unlearn
 from rsu.core.config import InputError
 
 weight = torch.tensor([1., 1., 50.])

@@ -25,7 +25,8 @@ from rsu.ranking.bank import ReferenceBank
 from rsu.algorithms.many import Job, unlearn_many
 from rsu.sequence.sequence import SeqUnlearn
 from rsu.algorithms.teacher import SCRUB, BadTeacher
-from rsu.algorithms.unlearn import FineTune, unlearn
+from rsu.algorithms.base import FineTune
+from rsu.algorithms.unlearn import unlearn
 from rsu.core.config import InputError
 
 # fastai's own, when it reads a model back
@@ -107,11 +108,11 @@ class Counts(Callback):
 
 def test_a_callback_that_the_model_cannot_do_without_is_refused(split):
     learn = Learner(split.dls, mlp3(), CrossEntropyLossFlat(), cbs=Halves())
-    words = 'Halves sets self.learn.xb, and whatever reads the model afterwards does so without callbacks'
+    words = 'Halves sets self.learn.xb, but the model is evaluated without callbacks'
     with pytest.raises(InputError, match=words): unlearn(learn, split, FineTune(n_epoch=1), quiet=True)
     plain = trained(mlp3, split.dls)
     with pytest.raises(InputError, match=words): unlearn(plain, split, SSD(), cbs=Halves(), quiet=True)
-    with pytest.raises(InputError, match='HalvesInTraining sets self.learn.xb.*others are fed beside them'):
+    with pytest.raises(InputError, match='HalvesInTraining sets self.learn.xb.*uses two roles side by side'):
         unlearn(plain, split, NegGradPlus(n_epoch=1), cbs=HalvesInTraining(), quiet=True)
     unlearn(plain, split, FineTune(n_epoch=1), cbs=HalvesInTraining(), quiet=True)
 

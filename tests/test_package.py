@@ -87,7 +87,7 @@ def test_no_name_is_offered_twice():
 # In a process that has made no optimiser of PyTorch's, as where a model comes that was trained elsewhere.
 late = """
 import sys, time, warnings
-import rsu.core.recipe, rsu.algorithms.many, rsu.algorithms.unlearn
+import rsu.core.recipe, rsu.algorithms.many, rsu.algorithms.base
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from rsu.all import *
@@ -98,7 +98,7 @@ split, loaded = ForgetSplit(learn.dls, 'class:3'), []
 def clock():
     loaded.append(set(sys.modules))
     return time.perf_counter()
-rsu.core.recipe.perf_counter = rsu.algorithms.many.perf_counter = rsu.algorithms.unlearn.perf_counter = clock
+rsu.core.recipe.perf_counter = rsu.algorithms.many.perf_counter = rsu.algorithms.base.perf_counter = clock
 def tell(name): print(name, len(loaded) > 1, sorted(loaded[-1]-loaded[0]))
 """
 each = late + """

@@ -21,7 +21,8 @@ from rsu.sequence.sequence import ByChance, ByClass, Groups, Labelled, NaturalBr
 from rsu.algorithms.ascent import NegGradPlus, RandomLabel
 from rsu.algorithms.teacher import DELETE, BadTeacher, SCRUB
 from rsu.algorithms.feed import Feed, split_in_batches
-from rsu.algorithms.unlearn import FineTune, Term, unlearn
+from rsu.algorithms.base import FineTune, Term
+from rsu.algorithms.unlearn import unlearn
 from rsu.core.config import InputError, Value
 
 # The same inputs in every run, so that a test that fails fails again. No deadline: the first example pays for imports.

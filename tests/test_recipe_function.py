@@ -13,7 +13,8 @@ from rsu.evaluation.evaluate import evaluate, fit_oracles
 from rsu.algorithms.exact import SISA, Retrain, Sharded
 from rsu.core.recipe import Recipe, make
 from rsu.ranking.bank import ReferenceBank
-from rsu.algorithms.unlearn import FineTune, unlearn
+from rsu.algorithms.base import FineTune
+from rsu.algorithms.unlearn import unlearn
 from rsu.core.config import InputError
 
 x, y = torch.randn(80, 6, generator=torch.Generator().manual_seed(0)), torch.arange(80) % 2

@@ -4,7 +4,7 @@ from rsu.core.data import Samples, loaders
 from rsu.core.split import ForgetSplit
 from rsu.ranking.rankers import Ranking
 from rsu.sequence.sequence import ByClass, NaturalBreaks, Quantiles, SeqUnlearn, Singly, Thresholds, share
-from rsu.algorithms.unlearn import FineTune
+from rsu.algorithms.base import FineTune
 
 def ranked(scores, N=40):
     "A ranking of the first samples of `N`, whose classes are 0, 1, 2, 0, 1, 2, ..."

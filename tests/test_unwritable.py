@@ -31,7 +31,7 @@ def test_refused_before_the_work(name, folder, learn, risk, tmp_path, monkeypatc
     (tmp_path/'device').symlink_to('/proc/self') # a folder in which nobody can make a file, whoever runs the tests
     learn.done = learn.unlearn(risk, how, quiet=True)
     def begun(*args, **kwargs): raise AssertionError('the work began')
-    for k in ('rsu.core.recipe.Recipe.fit', 'rsu.algorithms.unlearn.Algorithm.forget', 'rsu.ranking.bank._fill', 'rsu.core.template._executed'):
+    for k in ('rsu.core.recipe.Recipe.fit', 'rsu.algorithms.base.Algorithm.forget', 'rsu.ranking.bank._fill', 'rsu.core.template._executed'):
         monkeypatch.setattr(k, begun)
     with pytest.raises(InputError, match=f"The folder '.*{folder}.*' cannot be written .*name another"):
         work[name](learn, risk, tmp_path/folder)

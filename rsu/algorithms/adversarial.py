@@ -15,7 +15,7 @@ from rsu.core.config import Epochs, InputError, Interval, NonNegativeFloat, Opti
 from rsu.core.data import shuffled
 from rsu.core.indexing import without_augmentation, indices, subset
 from rsu.core.outputs import evaluating
-from rsu.algorithms.unlearn import Algorithm, Need, Term, _of_one, _train
+from rsu.algorithms.base import Algorithm, Need, Term, norms_to_freeze, set_training
 
 # %% ../../nbs/algorithms/07_adversarial.ipynb #60453623
 class Pixels(NamedTuple):
@@ -293,10 +293,10 @@ class UNSIR(Algorithm):
         classes = np.unique(self.true[forget])
         of = [next(self.stream(np.resize(forget[self.true[forget] == c], self.bs))) for c in classes]
         self.model.train()
-        alone = _of_one(self.model, of[0][1])
-        _train(alone, False)
+        alone = norms_to_freeze(self.model, of[0][1])
+        set_training(alone, False)
         new = [self.noise(px, xb, y) for xb,y in of]
-        _train(alone, True)
+        set_training(alone, True)
         self.learn.dls.train.made = tuple(torch.cat(o) for o in zip(*new))
 
     def before_train(self):

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from rsu.core.config import InputError, Interval, NonNegativeFloat, PositiveFloat, PositiveInt, Share
 from rsu.core.recipe import Recipe, recipe_of
 from rsu.core.per_sample import called, two_inputs
-from rsu.algorithms.unlearn import FineTune, Need, _trained
+from rsu.algorithms.base import FineTune, Need, trained_parameters
 
 # %% ../../nbs/algorithms/03_descent.ipynb #a4f7bc82
 class L1Sparse(FineTune):
@@ -140,7 +140,7 @@ class EUk(CFk):
 def _kernels(learn):
     "The trainable weights of convolutions, by name"
     own = {m.weight for m in learn.model.modules() if isinstance(m, nn.modules.conv._ConvNd)}
-    return {k: p for k,p in _trained(learn).items() if p in own}
+    return {k: p for k,p in trained_parameters(learn).items() if p in own}
 
 def _smallest(
     g:torch.Tensor, # Numbers, any shape

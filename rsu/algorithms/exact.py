@@ -18,7 +18,7 @@ from rsu.core.config import InputError, Options, PositiveInt, Seed, Value, valid
 from rsu.core.data import shuffled
 from rsu.core.indexing import indices, subset, with_train
 from rsu.core.recipe import Meter, Recipe, derive_seed, make, n_classes, recipe_of, loss_key
-from rsu.algorithms.unlearn import Algorithm, Need, Stage
+from rsu.algorithms.base import Algorithm, Need, Stage
 
 # %% ../../nbs/algorithms/02_exact.ipynb #b0cc77a7
 _of_recipe = Recipe.constraints()

@@ -20,7 +20,8 @@ from rsu.core.outputs import evaluating
 from rsu.core.per_sample import (averaged, called, copied, refuse_batch_loss, sample_grads, sample_losses,
                                  unreduced, two_inputs)
 from rsu.core.recipe import n_classes, loss_key
-from rsu.algorithms.unlearn import Algorithm, weights_hash
+from rsu.algorithms.base import Algorithm
+from rsu.algorithms.unlearn import weights_hash
 
 # %% ../../nbs/algorithms/06_importance.ipynb #0f07b209
 def importance(

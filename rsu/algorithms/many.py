@@ -24,8 +24,9 @@ from rsu.core.per_sample import copied, with_gradients
 from rsu.core.parallel import one_thread, run_jobs, turn
 from rsu.core.stacked import _indirect, _joined, _widened
 from rsu.core.outputs import Outputs
-from rsu.algorithms.unlearn import (Algorithm, Diverged, clone_learner, unlearn, _asked, _first_optimiser, _flat,
-                                    _goes_on, _lost, _no_statistics, _make_record)
+from rsu.algorithms.base import Algorithm, Diverged, flatten_groups
+from rsu.algorithms.unlearn import (clone_learner, unlearn, resolve_algorithm, import_optimisers, check_retained,
+                                    warn_if_lost, lacks_running_statistics, make_record)
 
 # %% ../../nbs/algorithms/09_many.ipynb #f79c1075
 class Job(NamedTuple):
@@ -86,9 +87,9 @@ def alone(
     if why := _indirect(learn.dls, learn.loss_func): return why
     if split.dls.train_ds is not learn.dls.train_ds: return 'the split has samples of its own'
     if any(isinstance(cb, MixedPrecision) for cb in learn.cbs): return 'the learner is in mixed precision'
-    if len(list(_flat(learn.splitter(learn.model)))) < sum(p.requires_grad for p in learn.model.parameters()): return 'the learner trains a part of the network only'
+    if len(list(flatten_groups(learn.splitter(learn.model)))) < sum(p.requires_grad for p in learn.model.parameters()): return 'the learner trains a part of the network only'
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in learn.model.modules()): return 'the network has hooks'
-    if _no_statistics(learn.model): return 'its batch normalisation keeps no statistics, so that what a teacher says hangs on the batch'
+    if lacks_running_statistics(learn.model): return 'its batch normalisation keeps no statistics, so that what a teacher says hangs on the batch'
     if x.tensors[0].dim() not in (2,4) or _widened(copied(learn.model), 2) is None:
         return 'its layers cannot be laid side by side'
     if getattr(how, 'rerank', None): return 'what is left is ranked again after each stage'
@@ -258,14 +259,14 @@ def stage(self:_Abreast, learn, splits, stages, seeds):
     plans = [[_epoch(feed, e) for e in range(len(feed.plan))] for feed in feeds]
     with turn, no_random(seeds[0]), with_gradients():
         self.prepare(ones, plans)
-        begun = [o._retained(net) for o,net in zip(ones, self.nets)]
+        begun = [o._retain_accuracy(net) for o,net in zip(ones, self.nets)]
         total = sum(map(len, plans[0]))
         for e,steps in enumerate(zip(*plans)):
             for i,ats in enumerate(zip(*steps)):
                 for one,net in zip(ones, self.nets): one.learn = SimpleNamespace(model=net, epoch=e, iter=i, n_iter=len(steps[0]), train_iter=step, pct_train=step/total)
                 self.step(_fed(ones, ats, step), [o.lr*o.rate(o._pace(e+i/len(steps[0]))) for o in ones])
                 step += 1
-            lost |= {i for i,(o,net) in enumerate(zip(ones, self.nets)) if o._retained(net) < begun[i]/2}
+            lost |= {i for i,(o,net) in enumerate(zip(ones, self.nets)) if o._retain_accuracy(net) < begun[i]/2}
         if self.cuda: torch.cuda.synchronize()
     return step, [sum(len(at) for steps in o for step in steps for at in step.values()) for o in plans], perf_counter()-began, lost
 
@@ -282,7 +283,7 @@ def _abreast(learn, jobs, hows, k):
     news = [clone_learner(learn, o.split.retain_dls) for o in jobs]
     outputs = [[Outputs(new.model, split).compact()] for new,split in zip(news, splits)]
     members,rows,lost = _Abreast(learn, k),[[] for _ in jobs],set()
-    _first_optimiser()
+    import_optimisers()
     for i,now in enumerate(zip(*stages)):
         with PeakMemory(device_of(learn.dls)) as peak: steps,samples,seconds,gone = members.stage(learn, splits, now, [derive_seed(s, i) for s in seeds])
         lost |= gone
@@ -293,8 +294,8 @@ def _abreast(learn, jobs, hows, k):
     for j,(job,new) in enumerate(zip(jobs, news)):
         new.model.load_state_dict(members.nets[j].state_dict())
         new.model.train() # as a quiet fit leaves it
-        new.unlearning = _make_record(learn, job.split, hows[j], job.seed, stages[j], rows[j], outputs[j])
-        if j not in lost: _lost(hows[j], outputs[j])
+        new.unlearning = make_record(learn, job.split, hows[j], job.seed, stages[j], rows[j], outputs[j])
+        if j not in lost: warn_if_lost(hows[j], outputs[j])
         yield j,(None if j in lost else new)
 
 # %% ../../nbs/algorithms/09_many.ipynb #09f2272b
@@ -330,7 +331,7 @@ def unlearn_many(
     jobs = list(jobs)
     if odd := [o for o in jobs if not isinstance(o, (tuple, list)) or len(o) not in (2,3)]: raise InputError(f"A job is a split, an algorithm and a seed, and {odd[0]!r} is none: give Job(split, how, seed) or such a tuple.")
     jobs = [Job(*o) for o in jobs]
-    hows = [_asked(learn, o.split, o.how, seed=o.seed) for o in jobs]
-    for o in jobs: _goes_on(learn, o.split)
+    hows = [resolve_algorithm(learn, o.split, o.how, seed=o.seed) for o in jobs]
+    for o in jobs: check_retained(learn, o.split)
     runs = _carried_out(learn, jobs, hows, executor)
     return progress(runs, 'Models to unlearn', len(jobs), quiet)

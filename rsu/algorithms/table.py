@@ -8,7 +8,7 @@ __all__ = ['algorithms', 'algorithm_table']
 # %% ../../nbs/algorithms/08_table.ipynb #007b0b59
 from itertools import groupby
 import pandas as pd
-from rsu.algorithms.unlearn import Algorithm
+from rsu.algorithms.base import Algorithm
 import rsu.algorithms.exact, rsu.algorithms.descent, rsu.algorithms.ascent, rsu.algorithms.teacher, rsu.algorithms.importance, rsu.algorithms.adversarial # their classes make themselves known
 
 # %% ../../nbs/algorithms/08_table.ipynb #1934f807

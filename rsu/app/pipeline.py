@@ -28,7 +28,8 @@ from ..core.recipe import Recipe, cifar_resnet18, mlp, small_cnn, loss_key
 from ..core.template import write_report
 from ..ranking.bank import ReferenceBank
 from ..ranking.rankers import Ranking, Record
-from ..algorithms.unlearn import Algorithm, Diverged, unlearn
+from ..algorithms.base import Algorithm, Diverged
+from ..algorithms.unlearn import unlearn
 from ..algorithms.table import algorithms
 from ..sequence.sequence import ByClass, Groups, Labelled, NaturalBreaks, SeqUnlearn, Singly, Thresholds
 from ..evaluation.intervals import summarise

@@ -130,7 +130,7 @@ def named_algorithm(
     name:str # 'package.module:Class', from the folder we are in
 ) -> type:   # Derived from `Algorithm`
     "The class of an algorithm of the user's"
-    from rsu.algorithms.unlearn import Algorithm
+    from rsu.algorithms.base import Algorithm
     try: cls = _imported(name)
     except Exception as e:
         raise InputError(f"'{name}' could not be imported ({type(e).__name__}: {e}): name a class that can be imported "

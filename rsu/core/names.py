@@ -15,14 +15,14 @@ _defined = {
     'ranker': {'ranking.rankers': 'Random Confidence Entropy ModifiedEntropy GradNorm Curvature Entanglement '
                                   'HoldoutRetrain LearningSpeed ForgettingEvents EL2N LossTraceIQR LiRA PrivacyRisk '
                                   'RMIA AttackR Memorization'},
-    'algorithm': {'algorithms.unlearn': 'FineTune', 'algorithms.exact': 'Retrain SISA',
+    'algorithm': {'algorithms.base': 'FineTune', 'algorithms.exact': 'Retrain SISA',
                   'algorithms.descent': 'L1Sparse CFk EUk MSG ConvTranspose',
                   'algorithms.ascent': 'GradAscent NegGradPlus RandomLabel SalUn SFRon',
                   'algorithms.teacher': 'SCRUB BadTeacher DELETE',
                   'algorithms.importance': 'SSD LFSSD Fisher Influence',
                   'algorithms.adversarial': 'BoundaryShrink AMUN UNSIR'},
     'function': {'core.datasets': 'parquet_images', 'evaluation.compare': 'UnlearnProbe'}, # named in JSON alone
-    'value': {'core.recipe': 'Recipe', 'algorithms.unlearn': 'Term Algorithm', 'algorithms.exact': 'Sharded',
+    'value': {'core.recipe': 'Recipe', 'algorithms.base': 'Term Algorithm', 'algorithms.exact': 'Sharded',
               'sequence.sequence': 'Groups Quantiles Thresholds NaturalBreaks ByClass Labelled Singly ByChance '
                                    'SeqUnlearn', 'app.settings': 'Settings'}}
 

@@ -14,7 +14,8 @@ from rsu.core.outputs import Outputs, margin, predict_train
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import loss_key
 from rsu.ranking.rankers import Ranker, Ranking
-from rsu.algorithms.unlearn import Algorithm, weights_hash, unlearn, _asked
+from rsu.algorithms.base import Algorithm
+from rsu.algorithms.unlearn import weights_hash, unlearn, resolve_algorithm
 from rsu.algorithms.ascent import NegGradPlus
 from rsu.algorithms.many import unlearn_many
 from rsu.sequence.sequence import SeqUnlearn
@@ -94,7 +95,7 @@ def compare_orders(
     n = oracles if isinstance(oracles, int) else len(oracles)
     if n < 2: raise InputError(f"oracles={n} cannot be compared with each other: ask for 2 or more.")
     ranking.valid, ranking.test # refuse a split without such samples
-    for *_,how in runs: _asked(learn, ranking, how) # refuses what cannot be done before any work
+    for *_,how in runs: resolve_algorithm(learn, ranking, how) # refuses what cannot be done before any work
     divided = runs[0][-1].stages(ranking)
     parts = {'all': np.arange(len(ranking)), **{s.name: np.searchsorted(ranking.forget, s.forget) for s in divided if len(s.forget)}}
     if path:

@@ -16,7 +16,8 @@ from rsu.core.config import (Epochs, InputError, Interval, Options, PositiveFloa
                              validated)
 from rsu.core.outputs import Outputs, is_correct, predict_train
 from rsu.core.split import ForgetSplit
-from rsu.algorithms.unlearn import Algorithm, Term, _asked, clone_learner
+from rsu.algorithms.base import Algorithm, Term
+from rsu.algorithms.unlearn import resolve_algorithm, clone_learner
 
 # %% ../../nbs/evaluation/05_relearn.ipynb #4967b08e
 class _Relearn(Algorithm):
@@ -106,7 +107,7 @@ def relearn_time(
 # %% ../../nbs/evaluation/05_relearn.ipynb #9532acd4
 def _settled(learn, split, target, lr, bs, per, max_epoch):
     "The accuracy aimed at, and the fit that aims at it; `InputError` where either cannot be"
-    how = _asked(learn, split, _Relearn(n_epoch=max_epoch, lr=lr, bs=bs))
+    how = resolve_algorithm(learn, split, _Relearn(n_epoch=max_epoch, lr=lr, bs=bs))
     return (_original(learn, split) if target is None else target),how
 
 def _original(learn, split):

@@ -24,7 +24,8 @@ from rsu.core.store import check_writable, key_of, replacing
 from rsu.core.outputs import Outputs
 from rsu.core.split import ForgetSplit
 from rsu.core.recipe import derive_seed, progress, recipe_of, describe, loss_key, source_of
-from rsu.algorithms.unlearn import Algorithm, Diverged, weights_hash, unlearn, _asked, clone_learner
+from rsu.algorithms.base import Algorithm, Diverged
+from rsu.algorithms.unlearn import weights_hash, unlearn, resolve_algorithm, clone_learner
 from rsu.algorithms.importance import measuring_once
 from rsu.evaluation.evaluate import compare_with_oracles, recipe_code, fit_oracles
 
@@ -232,7 +233,7 @@ def tune(
     if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm): raise InputError(f"algorithm={algorithm!r} is no algorithm: give an instance such as SCRUB().")
     if not isinstance(algorithm.space, dict) or not algorithm.space: raise InputError(f"{type(algorithm).__name__} has no settings to search.")
     if isinstance(split, ForgetSplit): split = ForgetSplit(split.dls, split.forget, test=split.valid) # whatever asks for test samples gets those of validation
-    own,given,algorithm = 'space' in vars(algorithm),algorithm,_asked(learn, split, algorithm)
+    own,given,algorithm = 'space' in vars(algorithm),algorithm,resolve_algorithm(learn, split, algorithm)
     algorithm.space = given.space # which a copy has lost
     ranges = _ranges(algorithm, learn, split, own)
     if path:

@@ -13,7 +13,7 @@ import numpy as np, torch
 from fastai.callback.core import Callback
 from rsu.core.config import InputError, Options, PositiveInt, Seed, Share, TupleOf, Value
 from rsu.core.split import class_names
-from rsu.algorithms.unlearn import Algorithm, Stage
+from rsu.algorithms.base import Algorithm, Stage
 
 # %% ../../nbs/sequence/00_sequence.ipynb #970054ac
 def _partition(divide):
