@@ -79,7 +79,7 @@ class Passes(SCRUB):
 def test_what_is_no_slip(how, learn, split):
     assert learn.unlearn(split, how, quiet=True).unlearning.steps
 
-@pytest.mark.parametrize('name', ['seed', 'until', 'before'])
+@pytest.mark.parametrize('name', ['seed', 'until', 'retain_before'])
 def test_names_that_a_fit_uses_itself(name):
     with pytest.raises(InputError, match=f"called '{name}'"): type('Taken', (Two,), {'__annotations__': {name: float}, name: 1.})
 
