@@ -14,7 +14,7 @@ from rsu.core.config import InputError, Interval, NonNegativeFloat, Options, Pos
 from rsu.core.outputs import evaluating
 from rsu.core.per_sample import check_outputs, refuse_batch_loss, unreduced
 from rsu.core.recipe import n_classes
-from rsu.algorithms.unlearn import Algorithm, Term
+from rsu.algorithms.base import Algorithm, Term
 
 # %% ../../nbs/algorithms/04_ascent.ipynb #a29aca58
 class GradAscent(Algorithm):

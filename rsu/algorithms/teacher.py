@@ -15,7 +15,7 @@ from rsu.core.data import shuffled
 from rsu.core.outputs import is_correct, predict, predict_train
 from rsu.core.per_sample import copied
 from rsu.core.recipe import Recipe
-from rsu.algorithms.unlearn import Algorithm, Term, frozen, _copied
+from rsu.algorithms.base import Algorithm, Term, frozen, copy_state
 
 # %% ../../nbs/algorithms/05_teacher.ipynb #cdd98932
 def _error_like(logits, y, like):
@@ -59,7 +59,7 @@ class SCRUB(Algorithm):
 def _store_candidate(self:SCRUB):
     "Store the current weights and their forget error"
     logits,y = predict_train(self.model, self.split.dls, self.stage.forget)
-    self.candidates.append((_copied(self.model), (~is_correct(logits, y)).double().mean().item()))
+    self.candidates.append((copy_state(self.model), (~is_correct(logits, y)).double().mean().item()))
 
 @patch
 def before_fit(self:SCRUB):
