@@ -165,7 +165,7 @@ class Words(Rows):
 y = torch.arange(60) % 10
 rows = Rows(y)
 
-@pytest.mark.parametrize('data, says', [(Rows([f'class {i}' for i in y.tolist()]), 'whole number a sample'),
+@pytest.mark.parametrize('data, says', [(Rows([f'class {i}' for i in y.tolist()]), 'class of each sample, a whole number'),
                                         (Rows(nn.functional.one_hot(y).float()), 'one class a sample'),
                                         (Rows(y.float()), 'one class a sample'), (Words(y), 'must be tensors')])
 def test_data(data, says):
