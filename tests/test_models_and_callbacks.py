@@ -1,4 +1,4 @@
-"Models and callbacks that a user brings: each works as it should, or is refused in a sentence before any work."
+"A user's models and callbacks work as expected, or are refused in one sentence before any work."
 import copy
 
 import numpy as np, pytest, torch, torch.nn.functional as F
@@ -56,7 +56,7 @@ def split(learn): return ForgetSplit(learn.dls, range(9))
 # callbacks
 
 @pytest.mark.parametrize('cb', [MixUp(), CutMix()], ids=lambda o: type(o).__name__)
-def test_mixing_is_refused(learn, split, cb):
+def test_mixup_and_cutmix_are_refused(learn, split, cb):
     for how in (FineTune(n_epoch=1), SeqUnlearn(NegGradPlus(n_epoch=1), groups=1)):
         with pytest.raises(InputError, match=f'{type(cb).__name__} mixes the samples of a batch'):
             unlearn(learn, split, how, cbs=cb, quiet=True)
@@ -65,21 +65,21 @@ def test_mixing_is_refused(learn, split, cb):
 
 @pytest.mark.parametrize('how', [SFRon(n_epoch=1, iters=5, every=2), SCRUB(), RandomLabel(n_epoch=1),
                                  L1Sparse(n_epoch=1), SalUn(n_epoch=1, joint=True)], ids=lambda o: o.name)
-def test_accumulation_is_refused_where_each_batch_counts(learn, split, how):
+def test_gradient_accumulation_is_refused_where_single_batches_matter(learn, split, how):
     with pytest.raises(InputError, match=f'GradientAccumulation adds up.*{type(how).__name__} needs'):
         unlearn(learn, split, how, cbs=GradientAccumulation(64), quiet=True)
 
 @pytest.mark.parametrize('how', [FineTune(n_epoch=1, lr=1., bs=41), RandomLabel(joint=True, n_epoch=1, lr=1., bs=50)],
                          ids=lambda o: o.name)
 def test_accumulated_small_batches_are_one_large_batch(learn, split, how):
-    "FineTune with 41 retained samples: batches of 10, the last joined by the one that is left."
+    "FineTune with 41 retained samples has batches of 10 and puts the sample left over into the last one."
     whole = unlearn(learn, split, how, quiet=True)
     parts = unlearn(learn, split, how.replace(bs=10), cbs=GradientAccumulation(how.bs), quiet=True)
     assert parts.unlearning.steps == whole.unlearning.steps == 1
     torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=1e-5)
     assert (weights(whole)-weights(learn)).abs().max() > .05
 
-def test_callbacks_that_read_validation_have_it_when_quiet(learn, split, tmp_path, capsys):
+def test_callbacks_that_read_validation_results_work_with_quiet(learn, split, tmp_path, capsys):
     stop = EarlyStoppingCallback(monitor='valid_loss', min_delta=10., patience=1)
     loud, quiet = (unlearn(learn, split, FineTune(n_epoch=6), cbs=copy.copy(stop), quiet=o) for o in (False, True))
     assert quiet.unlearning.steps == loud.unlearning.steps < 6
@@ -106,7 +106,7 @@ class Counts(Callback):
     n = 0
     def before_batch(self): self.n += 1
 
-def test_a_callback_that_the_model_cannot_do_without_is_refused(split):
+def test_a_callback_that_changes_inputs_is_refused(split):
     learn = Learner(split.dls, mlp3(), CrossEntropyLossFlat(), cbs=Halves())
     words = 'Halves sets self.learn.xb, but the model is evaluated without callbacks'
     with pytest.raises(InputError, match=words): unlearn(learn, split, FineTune(n_epoch=1), quiet=True)
@@ -116,11 +116,12 @@ def test_a_callback_that_the_model_cannot_do_without_is_refused(split):
         unlearn(plain, split, NegGradPlus(n_epoch=1), cbs=HalvesInTraining(), quiet=True)
     unlearn(plain, split, FineTune(n_epoch=1), cbs=HalvesInTraining(), quiet=True)
 
-def test_callbacks_join_the_fits_alone(split):
-    own, given = Counts(), Counts()
-    learn = Learner(split.dls, mlp3(), CrossEntropyLossFlat(), cbs=own)
-    new = unlearn(learn, split, FineTune(n_epoch=1, bs=10), cbs=given, quiet=True)
-    assert (own.n, given.n) == (0, 4) and own in learn.cbs and not [cb for cb in new.cbs if isinstance(cb, Counts)]
+def test_callbacks_run_during_the_fits_only(split):
+    of_learner, of_call = Counts(), Counts()
+    learn = Learner(split.dls, mlp3(), CrossEntropyLossFlat(), cbs=of_learner)
+    new = unlearn(learn, split, FineTune(n_epoch=1, bs=10), cbs=of_call, quiet=True)
+    assert (of_learner.n, of_call.n) == (0, 4) and of_learner in learn.cbs
+    assert not [cb for cb in new.cbs if isinstance(cb, Counts)]
 
 # gradients switched off around a call
 
@@ -130,7 +131,7 @@ off = dict(no_grad=lambda: torch.set_grad_enabled(False), inference=torch.infere
 @pytest.mark.parametrize('how', [FineTune(n_epoch=1), SFRon(n_epoch=1, iters=5, every=2, lr=1e-4), SSD(), Fisher(),
                                  Influence(), SCRUB(), Retrain(), BadTeacher(), AMUN(n_epoch=1), SalUn(n_epoch=1),
                                  EUk(k=1)], ids=lambda o: o.name)
-def test_unlearning_needs_no_gradients_of_the_caller(learn, split, how, mode):
+def test_unlearning_works_where_the_caller_disabled_gradients(learn, split, how, mode):
     learn.recipe = Recipe(mlp3, n_epoch=1)
     want = weights(unlearn(learn, split, how, quiet=True))
     with mode():
@@ -139,7 +140,7 @@ def test_unlearning_needs_no_gradients_of_the_caller(learn, split, how, mode):
     torch.testing.assert_close(weights(got), want, rtol=0, atol=0)
 
 @pytest.mark.parametrize('mode', off.values(), ids=off)
-def test_ranking_and_training_need_no_gradients_of_the_caller(learn, split, mode, tmp_path):
+def test_ranking_and_training_work_where_the_caller_disabled_gradients(learn, split, mode, tmp_path):
     recipe = Recipe(mlp3, n_epoch=1)
     for ranker in (GradNorm(), Curvature(), HoldoutRetrain(n_epoch=1)):
         want = ranker.rank(learn, split).scores
@@ -154,7 +155,7 @@ def test_ranking_and_training_need_no_gradients_of_the_caller(learn, split, mode
 
 # outputs
 
-class Gives(nn.Module):
+class OutputOf(nn.Module):
     "A network that gives `f(logits, training)`"
     def __init__(self, f, c=3):
         super().__init__()
@@ -168,12 +169,15 @@ outputs = dict(dict_=(lambda o, training: dict(logits=o), 3, 'gives a dict and n
                one=(lambda o, training: o, 1, 'one number for a sample, as for a binary target: give it two logits'))
 
 @pytest.mark.parametrize('f,c,words', outputs.values(), ids=outputs)
-def test_models_that_give_more_or_less_than_logits_are_refused_everywhere(split, learn, tmp_path, f, c, words):
-    odd = Learner(learn.dls, Gives(f, c), CrossEntropyLossFlat())
-    odd.recipe = Recipe(lambda: Gives(f, c), n_epoch=1)
+def test_models_whose_output_is_not_logits_are_refused_everywhere(split, learn, tmp_path, f, c, words):
+    odd = Learner(learn.dls, OutputOf(f, c), CrossEntropyLossFlat())
+    odd.recipe = Recipe(lambda: OutputOf(f, c), n_epoch=1)
     evaluated = copy.copy(unlearn(learn, split, FineTune(n_epoch=1), quiet=True))
     evaluated.model = odd.model
-    learn.recipe = lambda dls: Learner(dls, Gives(f, c), CrossEntropyLossFlat()) if len(dls.train.one_batch()) else None
+    def recipe(dls): # reads a batch, as training would
+        dls.train.one_batch()
+        return Learner(dls, OutputOf(f, c), CrossEntropyLossFlat())
+    learn.recipe = recipe
     acts = dict(unlearn=lambda: unlearn(odd, split, FineTune(n_epoch=1), quiet=True),
                 oracle=lambda: unlearn(learn, split, Retrain(), quiet=True),
                 bank=lambda: ReferenceBank.fit(odd, 2, tmp_path/'bank', quiet=True),
@@ -186,15 +190,15 @@ def test_models_that_give_more_or_less_than_logits_are_refused_everywhere(split,
 
 # networks
 
-class Keeps(nn.Module):
-    "Keeps features of its last pass, as some published networks do."
+class StoresFeatures(nn.Module):
+    "StoresFeatures features of its last pass, as some published networks do."
     def __init__(self):
         super().__init__()
-        self.body, self.head, self.told = nn.Linear(6, 8), nn.Linear(8, 3), {}
+        self.body, self.head, self.outputs = nn.Linear(6, 8), nn.Linear(8, 3), {}
     def forward(self, x):
         self.features = self.body(x).tanh()
-        self.told['logits'] = [self.head(self.features)]
-        return self.told['logits'][0]
+        self.outputs['logits'] = [self.head(self.features)]
+        return self.outputs['logits'][0]
 
 @pytest.mark.parametrize('act', [*(lambda l, s, o=o: o.rank(l, s).scores
                                    for o in (GradNorm(), Curvature(), HoldoutRetrain(n_epoch=1), Entanglement())),
@@ -202,8 +206,8 @@ class Keeps(nn.Module):
                                    for o in (FineTune(n_epoch=1), SCRUB(), BadTeacher(), SSD(), Influence())),
                                  lambda l, s: weights(
                                      list(unlearn_many(l, [Job(s, FineTune(n_epoch=1))], quiet=True))[0][1])])
-def test_a_model_that_keeps_its_activations(act):
-    learn = trained(Keeps)
+def test_a_model_that_stores_its_activations_works(act):
+    learn = trained(StoresFeatures)
     learn.model(x[:4]) # with a graph
     plain = copy.copy(learn)
     plain.model = nn.Sequential(learn.model.body, nn.Tanh(), learn.model.head)
@@ -224,7 +228,7 @@ def test_weights_in_bfloat16_are_kept_and_resumed(how, tmp_path):
     learn = trained(Half)
     split = ForgetSplit(learn.dls, range(9))
     want = unlearn(learn, split, how, quiet=True)
-    for _ in range(2): # the second reads what the first has kept
+    for _ in range(2): # the second reads what the first has stored
         got = unlearn(learn, split, how, quiet=True, path=tmp_path)
         assert all(torch.equal(a, b) and a.dtype == b.dtype == torch.bfloat16
                    for a, b in zip(got.model.parameters(), want.model.parameters()))
@@ -238,7 +242,7 @@ def lazy(): return nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), n
 def eager(): return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
 
 @pytest.mark.parametrize('net,shape', [(conv3d, (1,5,5,5)), (lazy, (1,5,5))])
-def test_recipes_of_unusual_networks(net, shape, tmp_path):
+def test_unusual_networks_work(net, shape, tmp_path):
     dls = data(torch.randn(90, *shape, generator=torch.Generator().manual_seed(0)))
     learn = Recipe(net, n_epoch=1).fit(dls, quiet=True)
     split = ForgetSplit(dls, range(9))
@@ -262,7 +266,7 @@ class HeadFirst(nn.Module):
         self.head, self.body = nn.Linear(8, 3), nn.Linear(6, 8)
     def forward(self, x): return self.head(self.body(x).tanh())
 
-def test_the_last_layer_is_the_one_that_is_called_last():
+def test_the_last_layer_is_the_one_called_last():
     learn = trained(HeadFirst)
     learn.recipe = Recipe(HeadFirst, n_epoch=1)
     split = ForgetSplit(learn.dls, range(9))
@@ -281,7 +285,7 @@ class Narrow(nn.Module):
         self.head, self.body = nn.Linear(3, 3), nn.Linear(6, 3)
     def forward(self, x): return self.head(self.body(x).tanh())
 
-def test_fisher_treats_the_layer_apart_that_is_called_last():
+def test_fisher_resets_rows_of_the_layer_called_last():
     learn = trained(Narrow)
     split = ForgetSplit(learn.dls, 'class:0')
     new, old = unlearn(learn, split, Fisher(alpha=0), quiet=True).model, learn.model

@@ -1,4 +1,4 @@
-"The package as a whole: it can be imported in silence, and every name in it says what it is."
+"The package as a whole: imports print nothing, every name is documented, and modules depend on each other one way."
 import ast, importlib, importlib.util, inspect, pkgutil, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -12,33 +12,47 @@ found = {o.name.removeprefix('rsu.'): o.ispkg for o in pkgutil.walk_packages(rsu
 packages = sorted(k for k, whole in found.items() if whole)
 modules = sorted(k for k, whole in found.items() if not whole and k not in ('_modidx', '__main__'))
 
-def public(module): return {k: getattr(importlib.import_module(f'rsu.{module}'), k) for k in importlib.import_module(f'rsu.{module}').__all__}
+def public(module):
+    module = importlib.import_module(f'rsu.{module}')
+    return {k: getattr(module, k) for k in module.__all__}
 
-def own(module): return {k: o for k, o in public(module).items() if callable(o) and getattr(o, '__module__', None) == f'rsu.{module}'}
+def own(module):
+    return {k: o for k, o in public(module).items()
+            if callable(o) and getattr(o, '__module__', None) == f'rsu.{module}'}
 
-def parts(module):
-    "What a module offers that takes arguments: by name, and for methods beside each the same method of the bases, which may document it."
+def with_arguments(module):
+    """Name and definitions of each function, method and dataclass of a module.
+    Beside a method come those of its base classes that it overrides, which may hold its documentation."""
     for k, o in own(module).items():
-        if not inspect.isclass(o): yield k, [o]; continue
-        # values and their fields; docments does not read named tuples, and what else has no __init__ of its own takes what its base takes
-        if hasattr(o, '__dataclass_fields__'): yield k, [c for c in o.__mro__ if hasattr(c, '__dataclass_fields__')]
-        for name, f in vars(o).items():
-            if name[0] == '_' and (name != '__init__' or hasattr(o, '__dataclass_fields__')) or hasattr(o, '_fields'): continue
-            bases = [getattr(f, '__func__', f) for f in (vars(c).get(name) for c in o.__mro__ if c.__module__.startswith('rsu.')) if f is not None]
-            if bases and inspect.isfunction(bases[0]): yield f'{k}.{name}', bases
+        if inspect.isclass(o): yield from parts_of_class(k, o)
+        else: yield k, [o]
 
-def test_imports_in_silence():
-    # -W cannot take a pattern: these are the beginnings of what torch and fastai say of themselves, as in pyproject.toml
-    ignored = [a for o in ("`torch.jit.script` is deprecated:FutureWarning", "The 'mode.chained_assignment' option is deprecated") for a in ('-W', f'ignore:{o}')]
+def parts_of_class(k, cls):
+    "The fields of a dataclass, and public methods; docments cannot read named tuples"
+    is_value = hasattr(cls, '__dataclass_fields__')
+    if is_value: yield k, [c for c in cls.__mro__ if hasattr(c, '__dataclass_fields__')]
+    if hasattr(cls, '_fields'): return
+    for name in vars(cls):
+        if name[0] == '_' and (name != '__init__' or is_value): continue
+        found = [vars(c)[name] for c in cls.__mro__ if c.__module__.startswith('rsu.') and name in vars(c)]
+        definitions = [getattr(f, '__func__', f) for f in found if f is not None]
+        if definitions and inspect.isfunction(definitions[0]): yield f'{k}.{name}', definitions
+
+def test_imports_print_and_warn_nothing():
+    # the beginnings of warnings of torch and fastai about themselves, as in pyproject.toml: -W takes no pattern
+    known = ["`torch.jit.script` is deprecated:FutureWarning", "The 'mode.chained_assignment' option is deprecated"]
+    ignored = [a for o in known for a in ('-W', f'ignore:{o}')]
     code = '; '.join(f'import rsu.{o}' for o in modules)
     done = subprocess.run([sys.executable, '-W', 'error', *ignored, '-c', code],
                           capture_output=True, text=True, encoding='utf-8')
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
-def test_drawing_is_not_imported_by_what_does_not_draw():
-    # matplotlib is there already: fastai imports it. Seaborn is ours
+def test_plotting_and_notebook_packages_are_imported_late():
+    # matplotlib is always there, since fastai imports it
     others = [o for o in modules if o not in ('app.plot', 'all')]
-    code = f"import sys; {'; '.join(f'import rsu.{o}' for o in others)}; print([o for o in ('seaborn', 'nbconvert', 'nbclient', 'IPython.display') if o in sys.modules])"
+    imports = '; '.join(f'import rsu.{o}' for o in others)
+    late = ('seaborn', 'nbconvert', 'nbclient', 'IPython.display')
+    code = f"import sys; {imports}; print([o for o in {late} if o in sys.modules])"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, encoding='utf-8')
     assert done.stdout == '[]\n', done.stderr
 
@@ -49,18 +63,22 @@ def test_every_package_has_a_docstring(package):
 @pytest.mark.parametrize('module', modules)
 def test_every_name_has_a_docstring(module):
     assert importlib.import_module(f'rsu.{module}').__doc__
-    # what a class inherits is not its own docstring
-    lacking = [k for k, o in public(module).items() if callable(o) and not (vars(o).get('__doc__') if inspect.isclass(o) else o.__doc__)]
+    # an inherited docstring does not count
+    lacking = [k for k, o in public(module).items()
+               if callable(o) and not (vars(o).get('__doc__') if inspect.isclass(o) else o.__doc__)]
     assert lacking == []
 
 @pytest.mark.parametrize('module', modules)
 def test_every_parameter_is_documented(module):
     lacking = []
-    for k, same in parts(module):
-        said = {name for f in same for name, doc in docments(f, full=True).items() if doc.docment}
-        said |= {name for name, f in getattr(same[0], '__dataclass_fields__', {}).items() if f.metadata.get('help')}
-        asks = [n for n, p in inspect.signature(same[0]).parameters.items() if n not in ('self', 'cls') and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        lacking += [f'{k}({n})' for n in asks if n not in said]
+    for k, definitions in with_arguments(module):
+        first = definitions[0]
+        documented = {name for f in definitions for name, doc in docments(f, full=True).items() if doc.docment}
+        fields = getattr(first, '__dataclass_fields__', {})
+        documented |= {name for name, f in fields.items() if f.metadata.get('help')}
+        names = [n for n, p in inspect.signature(first).parameters.items()
+                 if n not in ('self', 'cls') and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        lacking += [f'{k}({n})' for n in names if n not in documented]
     assert not lacking, '\n'.join(lacking)
 
 def test_the_version_is_written_once():
@@ -68,8 +86,8 @@ def test_the_version_is_written_once():
     settings.read(root/'settings.ini')
     assert rsu.__version__ == settings['DEFAULT']['version']
 
-def test_names_are_nobody_elses():
-    # `from rsu.all import *` must not take a name from Python or from fastai's star imports
+def test_no_name_replaces_one_of_python_or_fastai():
+    # `from rsu.all import *` must not replace a name of Python or of fastai's star imports
     import builtins
     from fastai import basics
     from rsu import all as every
@@ -77,15 +95,15 @@ def test_names_are_nobody_elses():
     theirs = {o for o in vars(basics) if o[0] != '_'}
     assert sorted(theirs & set(every.__all__)) == []
 
-def test_no_name_is_offered_twice():
+def test_no_name_is_exported_by_two_modules():
     offered = {}
     for m in modules:
         for k in importlib.import_module(f'rsu.{m}').__all__:
             if m != 'all': offered.setdefault(k, []).append(m)
     assert {k: v for k, v in offered.items() if len(v) > 1} == {}
 
-# In a process that has made no optimiser of PyTorch's, as where a model comes that was trained elsewhere.
-late = """
+# In a process that has made no PyTorch optimiser, as with a model that was trained elsewhere
+measured = """
 import sys, time, warnings
 import rsu.core.recipe, rsu.algorithms.many, rsu.algorithms.base
 from fastai.learner import Learner
@@ -99,28 +117,28 @@ def clock():
     loaded.append(set(sys.modules))
     return time.perf_counter()
 rsu.core.recipe.perf_counter = rsu.algorithms.many.perf_counter = rsu.algorithms.base.perf_counter = clock
-def tell(name): print(name, len(loaded) > 1, sorted(loaded[-1]-loaded[0]))
+def report(name): print(name, len(loaded) > 1, sorted(loaded[-1]-loaded[0]))
 """
-each = late + """
+each = measured + """
 for name, how in algorithms().items():
     one = how()
     loaded.clear()
     try: learn.unlearn(split, one.replace(n_epoch=2) if (one.n_epoch or 0) > 2 else one, quiet=True)
     except InputError: continue # no recipe, no shards
-    tell(name)
+    report(name)
 """
-together = late + """
+together = measured + """
 list(rsu.algorithms.many._abreast(learn, [Job(split, FineTune(n_epoch=1), 0)], [FineTune(n_epoch=1)], 1))
-tell('side by side')
+report('side by side')
 """
 
 @pytest.mark.parametrize('code, n', [(each, 18), (together, 1)], ids=['each', 'together'])
-def test_no_run_pays_for_what_pytorch_loads_late(code, n, tmp_path):
+def test_measured_times_exclude_late_imports_of_pytorch(code, n, tmp_path):
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=300,
                           encoding='utf-8')
     assert done.returncode == 0, done.stderr
-    told = done.stdout.splitlines()
-    assert len(told) >= n and [o for o in told if not o.endswith('True []')] == []
+    lines = done.stdout.splitlines()
+    assert len(lines) >= n and [o for o in lines if not o.endswith('True []')] == []
 
 slow = {'torch', 'fastai', 'numpy', 'pandas', 'scipy', 'sklearn', 'matplotlib', 'optuna'}
 at_once = """
@@ -131,22 +149,25 @@ except SystemExit as e: code = e.code or 0
 print(code, *sorted({slow!r} & set(sys.modules)), time.process_time() < .5)
 """
 
-@pytest.mark.parametrize('line, code, words', [
-    ('--help', 0, '{run,tune,forget}'), ('run --help', 0, 'rmia, attackr'), ('forget --help', 0, 'neggradplus'), ('', 2, 'rsu --help'),
-    ('run --seeds 3 --out x', 2, 'unrecognized arguments'), ('run --ranker lyra --out x', 2, "did you mean 'lira'"),
-    ('run --data digit --out x', 2, "did you mean 'digits'"), ('run --network resnet --out x', 2, "did you mean 'cifar_resnet18'"),
-    ('tune --algorithm scrub,scrap --out x', 2, "did you mean 'scrub'"), ('run --repair scrap --out x', 2, "did you mean 'scrub'"),
+@pytest.mark.parametrize('line, exit_code, words', [
+    ('--help', 0, '{run,tune,forget}'), ('run --help', 0, 'rmia, attackr'), ('forget --help', 0, 'neggradplus'),
+    ('', 2, 'rsu --help'), ('run --seeds 3 --out x', 2, 'unrecognized arguments'),
+    ('run --ranker lyra --out x', 2, "did you mean 'lira'"), ('run --data digit --out x', 2, "did you mean 'digits'"),
+    ('run --network resnet --out x', 2, "did you mean 'cifar_resnet18'"),
+    ('tune --algorithm scrub,scrap --out x', 2, "did you mean 'scrub'"),
+    ('run --repair scrap --out x', 2, "did you mean 'scrub'"),
     ('forget --data m:f --weights w --forget i.csv --rerank lyra --out x', 2, "did you mean 'lira'")])
-def test_help_and_misspelt_names_do_not_wait_for_pytorch(line, code, words, tmp_path):
-    done = subprocess.run([sys.executable, '-c', at_once.format(args=line.split(), slow=slow)], cwd=tmp_path, timeout=60,
+def test_help_and_misspelt_names_do_not_import_pytorch(line, exit_code, words, tmp_path):
+    code = at_once.format(args=line.split(), slow=slow)
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, timeout=60,
                           capture_output=True, text=True, encoding='utf-8')
-    assert done.stdout.splitlines()[-1] == f'{code} True', done.stderr
+    assert done.stdout.splitlines()[-1] == f'{exit_code} True', done.stderr
     assert words.lower() in (done.stdout + done.stderr).lower()
     assert not list(tmp_path.iterdir())
 
 def ours(table, *modules): return {k: o for k, o in table.items() if o.__module__.startswith(modules or 'rsu.')}
 
-def test_names_are_those_of_what_is_defined():
+def test_the_name_table_lists_everything_defined():
     from rsu.all import algorithms, rankers
     from rsu.core.config import _functions, value_classes
     from rsu.core.names import load, names
@@ -172,6 +193,7 @@ def test_dependencies_point_one_way():
             else: continue
             for name in names:
                 other = (name.split('.') + [''])[1] if name.startswith('rsu.') else ''
-                if other in parts and (parts.index(other) > parts.index(part) or {other, part} == {'ranking', 'algorithms'}):
+                if other not in parts: continue
+                if parts.index(other) > parts.index(part) or {other, part} == {'ranking', 'algorithms'}:
                     wrong.append(f'{path.relative_to(root)} imports {name}')
     assert wrong == []

@@ -1,4 +1,4 @@
-"Image data in the layout of the Hugging Face hub: what is read, and what is refused"
+"Image data in the Hugging Face layout: what is read, and what is refused."
 import io, json, os
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def pictures(n, seed=0, size=(4, 6)):
 def pixels(dl): return [(o*255).round().byte().numpy() for o in dl.dataset.tensors[0].cpu()]
 
 def store(folder, **size):
-    "Two files for training, one for test and one for validation: 40, 10 and 8 pictures of two classes by turns"
+    "Two training files, a test file and a validation file: 40, 10 and 8 pictures, whose two classes alternate"
     images = pictures(58, **size)
     parts = {'train-00000-of-00002': (0, 30), 'train-00001-of-00002': (30, 40), 'test': (40, 50),
              'validation': (50, 58)}
@@ -61,7 +61,7 @@ def test_every_picture_is_read_with_its_label(folder):
         assert dl.dataset.tensors[0].shape == (b-a, 1, 4, 6)
     assert dls.train_ds.vocab == names
 
-def test_a_part_holds_the_first_rows_of_neither_file_alone(folder):
+def test_a_part_is_drawn_from_all_files_by_class(folder):
     dls = parquet_images(folder, n=20, seed=3, device='cpu')
     images = {o.tobytes(): i for i, o in enumerate(pictures(58))}
     rows = [images[o.tobytes()] for o in pixels(dls.train)]
@@ -85,13 +85,13 @@ def test_missing_splits_are_cut_from_the_training_set(folder):
     assert torch.equal(*tests) # the test set does not depend on the seed, the validation set does
     assert not torch.equal(two.valid_ds.tensors[0], other.valid_ds.tensors[0])
 
-def test_files_in_a_subfolder_and_other_files(folder):
+def test_files_may_lie_in_a_subfolder_beside_other_files(folder):
     (folder/'data').mkdir()
     for file in folder.glob('*.parquet'): file.rename(folder/'data'/file.name)
     (folder/'data'/'extra.parquet').write_text('not read', encoding='utf-8')
     assert len(parquet_images(folder, device='cpu').train_ds) == 40
 
-def test_other_columns_bytes_and_paths(tmp_path):
+def test_columns_can_be_named_and_images_may_be_bytes_or_paths(tmp_path):
     images = pictures(12)
     (tmp_path/'picture.png').write_bytes(encoded(images[0]))
     structs = [dict(bytes=None, path=str(tmp_path/'picture.png')), *(content(o) for o in images[1:])]
@@ -102,7 +102,7 @@ def test_other_columns_bytes_and_paths(tmp_path):
     for dl in dls.loaders: assert [o[0].tolist() for o in pixels(dl)] == [o.tolist() for o in images]
     assert dls.train_ds.vocab == names
 
-def test_colour_palette_transparency_and_jpeg_are_colour(tmp_path):
+def test_mixed_image_formats_are_converted_to_colour(tmp_path):
     colour = [np.full((8, 8, 3), 40*i, dtype=np.uint8) for i in range(4)]
     several = [content(colour[0]), content(Image.fromarray(colour[1]).quantize()),
                content(Image.fromarray(colour[2]).convert('RGBA')), content(colour[3], kind='JPEG', quality=95)]
@@ -112,7 +112,7 @@ def test_colour_palette_transparency_and_jpeg_are_colour(tmp_path):
     assert x.shape == (4, 3, 8, 8) and dls.train_ds.vocab == [0, 1]
     for i, o in enumerate(x): assert abs(o*255 - 40*i).max() <= 2
 
-def test_a_camera_s_orientation_is_applied(folder):
+def test_the_exif_orientation_is_applied(folder):
     turned, upright = Image.fromarray(pictures(1, seed=9, size=(6, 4))[0]), Image.Exif()
     upright[0x0112] = 6 # to be turned by a quarter, clockwise
     change(folder, image=content(turned, exif=upright))
@@ -126,7 +126,7 @@ class ArrowBacked:
     def __len__(self): return len(self.table)
     def __getitem__(self, at): return self.table[at.start or 0:at.stop]
 
-def test_loaded_data_sets(folder):
+def test_loaded_data_sets_are_accepted(folder):
     parts = {f.stem.split('-')[0]: pq.read_table(f) for f in sorted(folder.iterdir(), reverse=True)}
     dls = parquet_images({k: ArrowBacked(o) for k, o in parts.items()}, device='cpu')
     assert [len(dl.dataset) for dl in dls.loaders] == [30, 8, 10] and dls.train_ds.vocab == names
@@ -138,7 +138,7 @@ def test_loaded_data_sets(folder):
         with pytest.raises(InputError, match='a folder of Parquet files, or a datasets.Dataset .* without streaming'):
             parquet_images(other)
 
-def test_the_package_datasets_itself(folder):
+def test_data_sets_of_the_package_datasets_are_accepted(folder):
     datasets = pytest.importorskip('datasets', reason='the package datasets is not installed')
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
     images = [Image.fromarray(o) for o in pictures(40)]
@@ -164,12 +164,12 @@ damaged = [
     (dict(label=2), 'row 1, has the label 2, and the names of the classes are 2')]
 
 @pytest.mark.parametrize('columns, words', damaged)
-def test_one_bad_row_is_refused_by_file_and_row(folder, columns, words):
+def test_a_bad_row_is_refused_with_its_file_and_number(folder, columns, words):
     change(folder, **columns)
     with pytest.raises(InputError, match=words) as refusal: parquet_images(folder, device='cpu')
     assert 'train-00000-of-00002.parquet' in str(refusal.value) and '\n' not in str(refusal.value)
 
-def test_a_bad_row_of_a_later_file_and_of_the_test_set(folder):
+def test_bad_rows_of_later_files_are_refused(folder):
     change(folder, row=3, file='train-00001-of-00002', image=dict(bytes=b'', path=None))
     with pytest.raises(InputError, match='^train-00001-of-00002.parquet, row 3: '): parquet_images(folder, device='cpu')
     assert len(parquet_images(folder, n=2, device='cpu').train_ds) == 2 # a picture that is not used is not decoded
@@ -177,7 +177,7 @@ def test_a_bad_row_of_a_later_file_and_of_the_test_set(folder):
     with pytest.raises(InputError, match='^test.parquet, row 0: the picture is 5 x 5'):
         parquet_images(folder, n=2, device='cpu')
 
-def test_folders_and_columns_that_do_not_serve(folder, tmp_path):
+def test_unsuitable_folders_and_columns_are_refused(folder, tmp_path):
     empty = tmp_path/'empty'
     for there in (empty, folder/'test.parquet'):
         with pytest.raises(InputError, match='There is no train.*no file.*give the folder that holds it'):
@@ -194,7 +194,7 @@ def test_folders_and_columns_that_do_not_serve(folder, tmp_path):
     with pytest.raises(InputError, match='train-00001-of-00002.parquet. cannot be read as Parquet'):
         parquet_images(folder)
 
-def test_names_of_classes_that_differ_and_classes_too_small_to_cut(folder):
+def test_differing_class_names_and_too_small_classes_are_refused(folder):
     have = pq.read_table(folder/'test.parquet')
     swapped = table(have['image'].to_pylist(), have['label'].to_pylist(), names[::-1])
     pq.write_table(swapped, folder/'test.parquet')
@@ -217,7 +217,7 @@ def test_cifar_as_jpeg():
     assert torch.bincount(dls.train_ds.tensors[1]).tolist() == [100]*10
 
 def test_the_command_line_reads_a_folder(here, no_report):
-    "A run on `parquet:FOLDER`, as on a data set of the package; and reading it again imports no code"
+    "A run on `parquet:FOLDER` works as on a data set of the package, and can be read again without trust=True"
     from rsu.app.report import load_run
     (here/'pictures').mkdir()
     store(here/'pictures', size=(8, 8))

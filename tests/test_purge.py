@@ -1,5 +1,4 @@
-"A purge that is killed, after which the user moves what it would have removed: what is reported is what happened."
-
+"A purge is killed and the user moves files before it is repeated: the second purge reports what really happened."
 import pytest
 import rsu.erasure.ledger
 from rsu.erasure.ledger import Ledger
@@ -16,12 +15,12 @@ def copy_of(kind, folder):
     return path
 
 def killed_at(step, ledger, monkeypatch):
-    "A purge that is killed before its `step`th record, move or removal; how many of these it began."
-    begun = [0]
+    "A purge that is killed before its `step`th record, move or removal; returns how many of these it started."
+    started = [0]
     def dying(f):
         def run(*args, **kwargs):
-            begun[0] += 1
-            if begun[0] == step: raise KeyboardInterrupt
+            started[0] += 1
+            if started[0] == step: raise KeyboardInterrupt
             return f(*args, **kwargs)
         return run
     with monkeypatch.context() as m:
@@ -29,7 +28,7 @@ def killed_at(step, ledger, monkeypatch):
         m.setattr(Ledger, '_mark_copy', dying(Ledger._mark_copy))
         try: ledger.purge()
         except KeyboardInterrupt: pass
-    return begun[0]
+    return started[0]
 
 @pytest.fixture(params=['weights', 'bank', 'cache'])
 def noted(request, tmp_path):
@@ -39,19 +38,19 @@ def noted(request, tmp_path):
     ledger.add(people(['a', 'b', 'c']), [0])
     return ledger, path
 
-steps = range(1, 6) # record the new name, move, record it, remove, record it
+steps = range(1, 6) # record the new name, move, record the move, remove, record the removal
 
-def test_these_are_all_steps(noted, monkeypatch): assert killed_at(9, noted[0], monkeypatch) == len(steps)
+def test_a_purge_has_five_steps(noted, monkeypatch): assert killed_at(9, noted[0], monkeypatch) == len(steps)
 
 @pytest.mark.parametrize('step', steps)
-def test_killed_and_repeated(step, noted, monkeypatch):
+def test_a_killed_purge_can_be_repeated(step, noted, monkeypatch):
     ledger, path = noted
     killed_at(step, ledger, monkeypatch)
     assert ledger.purge().state.tolist() == ['removed'] and not list(path.parent.iterdir())
     assert len(ledger.purge()) == 0
 
 @pytest.mark.parametrize('step', steps)
-def test_what_is_moved_after_a_kill_is_not_reported_as_removed(step, noted, monkeypatch):
+def test_a_file_moved_after_a_kill_is_not_reported_as_removed(step, noted, monkeypatch):
     ledger, path = noted
     killed_at(step, ledger, monkeypatch)
     away = path.with_name('away')
@@ -64,7 +63,7 @@ def test_what_is_moved_after_a_kill_is_not_reported_as_removed(step, noted, monk
     assert not list(path.parent.iterdir())
 
 @pytest.mark.parametrize('step', steps)
-def test_nor_is_what_is_in_a_folder_that_is_moved(step, noted, monkeypatch):
+def test_a_file_in_a_moved_folder_is_not_reported_as_removed(step, noted, monkeypatch):
     ledger, path = noted
     killed_at(step, ledger, monkeypatch)
     path.parent.rename(path.parent.with_name('elsewhere'))
@@ -73,7 +72,7 @@ def test_nor_is_what_is_in_a_folder_that_is_moved(step, noted, monkeypatch):
     assert ledger.purge().state.tolist() == ['removed'] and not list(path.parent.iterdir())
 
 @pytest.mark.parametrize('noted', ['bank'], indirect=True)
-def test_a_bank_of_which_some_files_were_moved(noted, monkeypatch):
+def test_a_bank_moved_in_part_is_not_reported_as_removed(noted, monkeypatch):
     ledger, path = noted
     killed_at(2, ledger, monkeypatch)
     aside = rsu.erasure.ledger._aside(ledger._read()['made'][0])
@@ -84,7 +83,7 @@ def test_a_bank_of_which_some_files_were_moved(noted, monkeypatch):
     path.with_name('away').rename(path)
     assert ledger.purge().state.tolist() == ['removed'] and not list(path.parent.iterdir())
 
-def test_another_copy_in_the_place_of_one_that_was_moved_aside(noted, monkeypatch):
+def test_a_new_copy_at_the_old_path_is_purged_separately(noted, monkeypatch):
     ledger, path = noted
     killed_at(4, ledger, monkeypatch)
     copy_of(path.name, path.parent.parent)
@@ -93,7 +92,7 @@ def test_another_copy_in_the_place_of_one_that_was_moved_aside(noted, monkeypatc
     ledger.add(people(['a', 'b', 'c']), [1])
     assert ledger.purge().state.tolist() == ['removed'] and not path.exists()
 
-def test_not_removed_by_hand_while_it_is_aside(noted, monkeypatch):
+def test_a_copy_moved_aside_cannot_be_confirmed_as_removed(noted, monkeypatch):
     ledger, path = noted
     killed_at(4, ledger, monkeypatch)
     with pytest.raises(rsu.erasure.ledger.InputError, match='purging-.*still exists: remove or purge it first'):

@@ -1,8 +1,8 @@
-"What must hold for the statistics of attacks and for rankings, whatever the scores; and rankers on models and loaders of another kind."
+"Properties of attack statistics and rankings for any scores; and rankers on other kinds of models and loaders."
 import copy
 
 import numpy as np, pytest, torch
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy import stats
 from torch import nn
 from fastai.callback.core import Callback
@@ -14,20 +14,19 @@ from rsu.ranking.membership import (attack_p, attack_r, entropy, lira, memorizat
 from rsu.core.data import Samples, loaders
 from rsu.core.datasets import breast_cancer, digits
 from rsu.core.split import ForgetSplit
-from rsu.ranking.rankers import (AttackR, Confidence, Curvature, EL2N, Entanglement, Entropy, ForgettingEvents, GradNorm, HoldoutRetrain, LearningSpeed, LiRA,
-                         LossTraceIQR, Memorization, ModifiedEntropy, PrivacyRisk, Random, Ranker, Ranking, Record, RMIA, ranker_table)
+from rsu.ranking.rankers import (AttackR, Confidence, Curvature, EL2N, Entanglement, Entropy, ForgettingEvents,
+                                 GradNorm, HoldoutRetrain, LearningSpeed, LiRA, LossTraceIQR, Memorization,
+                                 ModifiedEntropy, PrivacyRisk, Random, Ranker, Ranking, Record, RMIA, ranker_table)
 from rsu.core.recipe import Recipe, mlp, small_cnn
 from rsu.ranking.bank import ReferenceBank
 from rsu.core.config import InputError
 
-settings.register_profile('ranking', max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile('ranking')
 
 seeds = st.integers(0, 2**32-1)
 sizes = st.tuples(st.integers(2, 9), st.integers(1, 20)) # references and samples
 
 def worlds(seed, K, N):
-    "Margins of a model and of references, some of them beyond any finite one, and who saw what"
+    "Margins of a model and of references, some of them infinite, and the membership matrix"
     r = np.random.default_rng(seed)
     phi, refs = r.normal(0, 5, N), r.normal(0, 5, (K,N))
     refs[r.random((K,N)) < .1] = np.inf
@@ -53,7 +52,7 @@ def test_the_order_of_references_and_of_samples_does_not_matter(f, seed, size):
 
 @pytest.mark.parametrize('f', statistics.values(), ids=statistics.keys())
 @given(seeds, sizes)
-def test_nan_where_a_kind_is_missing_and_nowhere_else(f, seed, size):
+def test_a_statistic_is_nan_only_where_references_are_missing(f, seed, size):
     phi, refs, m = worlds(seed, *size)
     none, all_ = ~m.any(0), m.all(0)
     lacking = all_ if f in (statistics['offline'], attack_r) else none | all_
@@ -75,7 +74,7 @@ def test_attack_p_is_the_count_over_all_pairs(loss, pop):
     np.testing.assert_allclose(attack_p(loss, pop).numpy(), (np.array(pop)[None] > np.array(loss)[:,None]).mean(1))
 
 @given(seeds, st.integers(2, 6))
-def test_one_hot_probabilities_give_finite_figures(seed, C):
+def test_one_hot_probabilities_give_finite_values(seed, C):
     r = np.random.default_rng(seed)
     p, y = torch.eye(C)[r.integers(0, C, 10)], torch.as_tensor(r.integers(0, C, 10))
     right = p.argmax(1) == y
@@ -97,7 +96,7 @@ def pairs(draw):
     return draw(some), draw(some)
 
 @given(pairs())
-def test_agreement_is_scipys_and_symmetric_but_for_the_top_fifth(ab):
+def test_agreement_equals_scipy_and_is_symmetric_except_in_the_top_fifth(ab):
     a, b = map(ranking, ab)
     one, two = a.agreement(b, n_boot=1), b.agreement(a, n_boot=1)
     if len(set(ab[0])) > 1 and len(set(ab[1])) > 1: assert abs(one.value['spearman'] - stats.spearmanr(*ab)[0]) < 1e-9
@@ -106,7 +105,8 @@ def test_agreement_is_scipys_and_symmetric_but_for_the_top_fifth(ab):
     assert abs(one.value['top-k overlap'] - len(np.intersect1d(a.top(k), b.top(k)))/k) < 1e-9
     top = np.isin(a.forget, a.top(max(2, len(a)//5)))
     x, y = np.array(ab[0])[top], np.array(ab[1])[top]
-    if len(set(x)) > 1 and len(set(y)) > 1: assert abs(one.value['spearman in the top fifth'] - stats.spearmanr(x, y)[0]) < 1e-9
+    if len(set(x)) > 1 and len(set(y)) > 1:
+        assert abs(one.value['spearman in the top fifth'] - stats.spearmanr(x, y)[0]) < 1e-9
 
 @given(pairs(), st.floats(.1, 9))
 def test_only_the_order_of_scores_counts(ab, scale):
@@ -116,7 +116,7 @@ def test_only_the_order_of_scores_counts(ab, scale):
     assert (a.order == other.order).all()
 
 @given(pairs())
-def test_combining_keeps_what_all_agree_on(ab):
+def test_combining_keeps_pairs_on_which_all_agree(ab):
     a, b = map(ranking, ab)
     both = Ranking.combine([a, b])
     assert (Ranking.combine([b, a]).scores == both.scores).all()
@@ -125,11 +125,11 @@ def test_combining_keeps_what_all_agree_on(ab):
     assert (both.scores[:,None] > both.scores)[over].all()
 
 @given(pairs())
-def test_ties_stand_by_position(ab):
+def test_ties_are_ordered_by_position(ab):
     a = ranking(ab[0])
     assert a.order.tolist() == sorted(a.forget.tolist(), key=lambda i: (-a.scores[i], i))
 
-def test_the_interval_has_the_truth_in_it_as_often_as_it_says():
+def test_the_interval_of_an_agreement_has_its_nominal_coverage():
     rho, inside, r = .6, 0, np.random.default_rng(0)
     many = loaders(*[Samples(torch.zeros(200, 1), torch.arange(200) % 2)]*3, bs=8, device='cpu')
     split = ForgetSplit(many, np.arange(199))
@@ -141,16 +141,20 @@ def test_the_interval_has_the_truth_in_it_as_often_as_it_says():
         inside += low < truth < high
     assert 88 <= inside <= 99
 
-def test_refusals():
+def test_bad_arguments_are_refused():
     a = ranking([1,2,3])
-    for f, words in [(lambda: a.agreement(ranking([1,2])), 'rank different samples'), (lambda: a.agreement(a, k=4), 'give a number from 1 to 3'),
-                     (lambda: a.agreement(a, n_boot=0), 'n_boot=0 must be a whole number in .1, inf.'), (lambda: Ranking.combine([]), 'There is no ranking to combine'),
+    for f, words in [(lambda: a.agreement(ranking([1,2])), 'rank different samples'),
+                     (lambda: a.agreement(a, k=4), 'give a number from 1 to 3'),
+                     (lambda: a.agreement(a, n_boot=0), 'n_boot=0 must be a whole number in .1, inf.'),
+                     (lambda: Ranking.combine([]), 'There is no ranking to combine'),
                      (lambda: Ranking.combine([a, ranking([1,2])]), 'rank different samples')]:
         with pytest.raises(InputError, match=words): f()
 
 # Rankers on other models
 
-def model_rankers(): return [Confidence(), Entropy(), ModifiedEntropy(), GradNorm(), Curvature(), Entanglement(), HoldoutRetrain(n_epoch=1)]
+def model_rankers():
+    return [Confidence(), Entropy(), ModifiedEntropy(), GradNorm(), Curvature(), Entanglement(),
+            HoldoutRetrain(n_epoch=1)]
 
 @pytest.fixture(scope='module')
 def table():
@@ -159,14 +163,15 @@ def table():
     return learn, record
 
 @pytest.fixture(scope='module')
-def bank(table, tmp_path_factory): return ReferenceBank.fit(table[0], n=4, path=tmp_path_factory.mktemp('bank'), quiet=True)
+def bank(table, tmp_path_factory):
+    return ReferenceBank.fit(table[0], n=4, path=tmp_path_factory.mktemp('bank'), quiet=True)
 
 def all_rankers(table, bank):
     learn, record = table
     return [*model_rankers(), *(o(record) for o in (LearningSpeed, ForgettingEvents, EL2N, LossTraceIQR)),
             *(o(bank) for o in (LiRA, PrivacyRisk, RMIA, AttackR, Memorization)), Random()]
 
-def test_every_ranker_on_a_table_leaves_the_learner_as_it_was(table, bank):
+def test_no_ranker_changes_the_learner(table, bank):
     learn, at = table[0], np.array([400, 3, 17, 5])
     learn.model.train()
     learn.model[0].eval()
@@ -177,22 +182,25 @@ def test_every_ranker_on_a_table_leaves_the_learner_as_it_was(table, bank):
     for r in everyone:
         scores = r.score(learn, at)
         assert scores.shape == (4,) and np.isfinite(scores).all(), r.name
-        # each score belongs to its position, in whatever order and company they are asked for
+        # a score does not depend on the order and on the other samples of the call
         np.testing.assert_allclose(r.score(learn, at[::-1]), scores[::-1], rtol=1e-3, atol=1e-6, err_msg=r.name)
         np.testing.assert_allclose(r.score(learn, at[:1]), scores[:1], rtol=1e-3, atol=1e-6, err_msg=r.name)
         for k, v in learn.model.state_dict().items(): assert torch.equal(v, state[k]), r.name
-        assert [m.training for m in learn.model.modules()] == modes and all(p.grad is None or not p.grad.any() for p in learn.model.parameters()), r.name
+        assert [m.training for m in learn.model.modules()] == modes, r.name
+        assert all(p.grad is None or not p.grad.any() for p in learn.model.parameters()), r.name
         assert learn.__dict__.keys() == own.keys() and all(learn.__dict__[k] is v for k, v in own.items()), r.name
-        assert torch.equal(torch.get_rng_state(), chance[0]) and (np.random.get_state()[1] == chance[1]).all(), r.name
+        assert torch.equal(torch.get_rng_state(), chance[0]), r.name
+        assert (np.random.get_state()[1] == chance[1]).all(), r.name
 
 class TwoInputs(nn.Module):
     "As fastai's tabular models: whole numbers and floats"
     def __init__(self):
         super().__init__()
-        self.emb, self.head = nn.Embedding(5, 3), nn.Sequential(nn.Linear(5, 4), nn.ReLU(inplace=True), nn.Dropout(.5), nn.Linear(4, 2))
+        self.emb = nn.Embedding(5, 3)
+        self.head = nn.Sequential(nn.Linear(5, 4), nn.ReLU(inplace=True), nn.Dropout(.5), nn.Linear(4, 2))
     def forward(self, cat, cont): return self.head(torch.cat([self.emb(cat[:,0]), cont], 1))
 
-def test_two_inputs_of_which_one_is_whole_numbers():
+def test_rankers_work_on_two_inputs_one_of_them_integer():
     from fastai.data.core import DataLoaders
     from torch.utils.data import TensorDataset
     from rsu.core.data import IndexLoader
@@ -204,7 +212,7 @@ def test_two_inputs_of_which_one_is_whole_numbers():
             with pytest.raises(InputError, match='whole numbers'): r.score(learn, np.arange(4))
         else: assert np.isfinite(r.score(learn, np.arange(4))).all(), r.name
 
-def test_features_need_a_linear_layer():
+def test_entanglement_needs_a_linear_layer():
     net = nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())
     learn = Learner(digits(n=40), net)
     with pytest.raises(InputError, match='no linear layer'): Entanglement().score(learn, np.arange(3))
@@ -248,7 +256,7 @@ def test_a_bank_of_another_population_is_refused(table, bank):
     for o in other.shards: o['phi_valid'] = o['phi_valid'][:-1]
     with pytest.raises(InputError, match='validation'): RMIA(other).score(table[0], np.arange(3))
 
-def test_own_rankers_are_in_the_table():
+def test_user_rankers_are_in_the_table():
     class Mine(Ranker):
         "By position"
         needs, trainings, cost, source = 'nothing', '0', 'nothing', 'here'

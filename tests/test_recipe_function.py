@@ -1,5 +1,5 @@
-"""A recipe that is a function: what it trains on is watched, and what it costs is measured.
-Both also hold for a training loop of one's own."""
+"""A recipe that is a function, with a fastai fit or its own training loop.
+The samples that it trains on are checked, and its cost is measured."""
 import warnings
 
 import numpy as np, pytest, torch, torch.nn.functional as F
@@ -32,7 +32,9 @@ def looped(dl, dls):
     model = net()
     opt = torch.optim.SGD(model.parameters(), .1)
     for xb, yb in dl:
-        F.cross_entropy(model(xb), yb).backward(); opt.step(); opt.zero_grad()
+        F.cross_entropy(model(xb), yb).backward()
+        opt.step()
+        opt.zero_grad()
     return Learner(dls, model, nn.CrossEntropyLoss())
 
 full = user_dls()
@@ -49,12 +51,12 @@ astray = dict(fit=lambda dls: fitted(full), loop=lambda dls: looped(full.train, 
               peek=lambda dls: (dls.one_batch(), fitted(DataLoaders(DataLoader(dls.train_ds, 8), dls.valid)))[1])
 
 @pytest.mark.parametrize('recipe', honest.values(), ids=honest)
-def test_who_trains_on_what_is_given_is_accepted(recipe):
+def test_recipes_that_train_on_the_given_loaders_are_accepted(recipe):
     learn = make(recipe, full, np.arange(5, 40), seed=0)
     assert learn.dls is full and not [cb for cb in learn.cbs if type(cb).__module__.startswith('rsu')]
 
 @pytest.mark.parametrize('recipe', astray.values(), ids=astray)
-def test_who_trains_on_other_samples_is_refused(recipe, tmp_path):
+def test_recipes_that_train_on_other_samples_are_refused(recipe, tmp_path):
     learn = fitted(full)
     learn.recipe = recipe
     split = ForgetSplit(full, range(5))
@@ -68,7 +70,7 @@ def test_sharded_training_is_accepted():
     assert isinstance(learn.recipe, Sharded)
     assert unlearn(learn, ForgetSplit(full, range(5)), Retrain(), quiet=True).unlearning.steps > 0
 
-def test_a_loop_of_ones_own_has_its_time(tmp_path):
+def test_an_own_training_loop_is_measured_by_its_time(tmp_path):
     learn = looped(full.train, full)
     learn.recipe = honest['loop']
     split = ForgetSplit(full, range(5))
@@ -78,13 +80,13 @@ def test_a_loop_of_ones_own_has_its_time(tmp_path):
     assert np.isnan(rec.steps) and np.isnan(rec.cost['samples']) and rec.seconds > 0 and 'nan' not in repr(rec)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        kept, again = (fit_oracles(learn, split, 2, tmp_path, quiet=True) for _ in range(2))
-        assert [o.unlearning.seconds for o in kept] == [o.unlearning.seconds for o in again]
+        fitted, again = (fit_oracles(learn, split, 2, tmp_path, quiet=True) for _ in range(2))
+        assert [o.unlearning.seconds for o in fitted] == [o.unlearning.seconds for o in again]
         assert np.isnan(again[0].unlearning.steps)
         table = evaluate(unlearn(learn, split, FineTune(n_epoch=1), quiet=True), oracles=again, controls=())
     assert np.isfinite(table.ratio).all() and table.loc['retrain','ratio'] == pytest.approx(1)
 
-def test_a_fit_is_counted():
+def test_steps_and_samples_of_a_fit_are_counted():
     learn = fitted(full)
     learn.recipe = fitted
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"Figures of small samples, each against an independent computation: degrees of freedom, corrections and ties at a bound."
+"Statistics of small samples compared with independent computations: degrees of freedom, corrections, ties at a bound."
 from itertools import combinations
 from math import gamma, sqrt
 
@@ -16,7 +16,7 @@ def counted_auc(members, others):
     return np.mean([(a > b) + (a == b)/2 for a in members for b in others])
 
 @pytest.mark.parametrize('fpr', [.01, .03, .29])
-def test_hits_are_counted_at_the_rate_itself(fpr):
+def test_tpr_includes_the_false_positive_rate_itself(fpr):
     others = np.arange(100.)
     allowed = round(100*fpr)
     just, over = 100 - allowed - .5, 100 - allowed - 1.5 # above all but `allowed` of the others, and one more
@@ -25,7 +25,7 @@ def test_hits_are_counted_at_the_rate_itself(fpr):
     assert tpr_at_fpr([99.], others, .01) == 1 and tpr_at_fpr([98.], others, .01) == 0
 
 @pytest.mark.parametrize('seed', range(5))
-def test_the_standard_error_of_an_area_is_delongs(seed):
+def test_auc_se_is_delongs(seed):
     rng = np.random.default_rng(seed)
     members, others = rng.integers(0, 6, 5)*1., rng.integers(0, 5, 7)*1.
     psi = np.array([[(a > b) + (a == b)/2 for b in others] for a in members])
@@ -35,23 +35,23 @@ def test_the_standard_error_of_an_area_is_delongs(seed):
     assert auc_se(members, others) == pytest.approx(sqrt(by_member/n + by_other/m), rel=1e-12)
     assert auc(members, others) == pytest.approx(counted_auc(members, others), rel=1e-12)
 
-def test_the_standard_error_of_an_area_by_hand():
+def test_auc_se_by_hand():
     # members 1 and 3 beat half and all of the others 0 and 2: variances of 1/8 over 2 samples each, 1/16 + 1/16
     assert auc_se([1., 3.], [0., 2.]) == pytest.approx(sqrt(1/8), rel=1e-12)
 
 @pytest.mark.parametrize('n,m', [(2, 3), (3, 4), (1, 6)])
-def test_the_null_error_is_that_of_all_orderings(n, m):
+def test_null_se_is_that_of_all_orderings(n, m):
     areas = [counted_auc(at, [o for o in range(n+m) if o not in at]) for at in combinations(range(n+m), n)]
     assert null_se(n, m) == pytest.approx(np.std(areas), rel=1e-12)
 
 @pytest.mark.parametrize('k,n', [(0, 6), (3, 6), (6, 6), (1, 50)])
-def test_a_share_has_two_of_either_kind_added(k, n):
+def test_share_se_adds_two_successes_and_two_failures(k, n):
     # the centre is that of Wilson's interval of two standard errors
     low, high = stats.binomtest(k, n).proportion_ci(2*stats.norm.cdf(2) - 1, method='wilson')
     centre = (low + high)/2
     assert _share_se(k, n) == pytest.approx(sqrt(centre*(1-centre)/(n+4)), rel=1e-9)
 
-def test_a_share_by_hand():
+def test_share_se_by_hand():
     # none of 6: 2 of 10, an error of sqrt(.2*.8/10)
     assert _share_se(0, 6) == pytest.approx(.12649, abs=1e-5)
     res = _with_se(right=np.array([False]*6), loss=np.array([1., 2., 4.]))
@@ -59,12 +59,12 @@ def test_a_share_by_hand():
     assert res['loss_se'] == pytest.approx(stats.sem([1., 2., 4.]), rel=1e-12)
 
 def clustered(v, labels):
-    "Variance of a mean from sums of residuals within clusters, with the correction of G/(G-1) (Cameron, Gelbach & Miller 2011)"
+    "Variance of a mean by clusters, with the correction of G/(G-1) (Cameron, Gelbach & Miller 2011)"
     sums = pd.Series((v - v.mean()).ravel()).groupby(labels.ravel()).sum()
     return (sums**2).sum()/v.size**2 * len(sums)/(len(sums)-1)
 
 @pytest.mark.parametrize('shape', [(2, 2), (4, 3), (6, 20)])
-def test_two_ways_to_cluster(shape):
+def test_two_way_clustered_error(shape):
     rng = np.random.default_rng(0)
     model, sample = np.indices(shape)
     v = model/shape[0] + sample/shape[1] + .1*rng.normal(size=shape)
@@ -72,11 +72,11 @@ def test_two_ways_to_cluster(shape):
     assert parts[0] + parts[1] - parts[2] > max(parts[:2]) # so that the cells count
     assert _two_way(torch.tensor(v)) == pytest.approx(sqrt(parts[0] + parts[1] - parts[2]), rel=1e-9)
 
-def test_two_ways_to_cluster_by_hand():
+def test_two_way_clustered_error_by_hand():
     # rows 1 and 3, columns 1 and 3: 1 + 1 - (8/3)/4
     assert _two_way(torch.tensor([[0., 2.], [2., 4.]], dtype=torch.float64)) == pytest.approx(sqrt(4/3), rel=1e-12)
 
-def test_a_mean_over_seeds_has_students_interval():
+def test_a_mean_over_seeds_has_a_t_interval():
     x, se = np.array([.7, .8, .95]), [.02, .03, .04]
     runs = pd.DataFrame(dict(model='A', seed=range(3), tow=x, tow_se=se, z=x))
     low, high = stats.t.interval(.95, 2, x.mean(), stats.sem(x))
@@ -86,7 +86,7 @@ def test_a_mean_over_seeds_has_students_interval():
 
 def hedges(df): return gamma(df/2)/(sqrt(df/2)*gamma((df-1)/2)) # exactly (Hedges 1981)
 
-def test_a_difference_of_pairs_is_students_with_hedges_correction():
+def test_a_paired_difference_is_a_t_test_with_hedges_correction():
     a, b = np.array([.7, .8, .95, .9, .6]), np.array([.6, .75, .8, .9, .5])
     runs = pd.DataFrame(dict(model=['A']*5 + ['B']*5, seed=[*range(5)]*2, tow=[*a, *b]))
     res, d = differences(runs, 'B', 'tow').iloc[0], a-b
@@ -95,17 +95,18 @@ def test_a_difference_of_pairs_is_students_with_hedges_correction():
     assert (res.low, res.high, res.p) == pytest.approx((low, high, test.pvalue), rel=1e-9)
     assert res.effect == pytest.approx(d.mean()/d.std(ddof=1)*hedges(4), rel=5e-3)
 
-def test_a_difference_of_strangers_is_welchs_with_hedges_correction():
+def test_an_unpaired_difference_is_welchs_test_with_hedges_correction():
     a, b = np.array([.7, .8, .95]), np.array([.6, .75, .8, .9, .5])
     runs = pd.DataFrame(dict(model=['A']*3 + ['B']*5, seed=[*range(3), *range(10, 15)], tow=[*a, *b]))
     res = differences(runs, 'B', 'tow').iloc[0]
     test = stats.ttest_ind(a, b, equal_var=False)
     low, high = test.confidence_interval()
-    assert (res.low, res.high, res.p) == pytest.approx((low, high, test.pvalue), rel=1e-9) and not res.paired and res.n == 3
+    assert (res.low, res.high, res.p) == pytest.approx((low, high, test.pvalue), rel=1e-9)
+    assert not res.paired and res.n == 3
     sd = sqrt((a.var(ddof=1) + b.var(ddof=1))/2)
     assert res.effect == pytest.approx((a.mean()-b.mean())/sd*hedges(6), rel=3e-3)
 
-def test_a_difference_over_samples_is_normal():
+def test_a_difference_over_samples_has_a_normal_interval():
     draws = [np.random.default_rng(k).normal(size=200) for k in range(2)]
     runs = pd.DataFrame(dict(model=['A', 'B'], seed=0, split='s', tow=[.9, .5], draws=[dict(tow=o) for o in draws]))
     res, sd = differences(runs, 'B', 'tow').iloc[0], np.std(draws[0]-draws[1])
@@ -113,14 +114,14 @@ def test_a_difference_over_samples_is_normal():
     assert (res.low, res.high) == pytest.approx(stats.norm.interval(.95, .4, sd), rel=1e-3)
     assert res.p == pytest.approx(2*stats.norm.cdf(-.4/sd), rel=1e-9)
 
-def test_draws_are_means_of_as_many_samples():
+def test_bootstrap_draws_are_means_of_n_samples():
     x = np.array([[0., 1.], [1., 1.], [5., 1.], [7., 1.]])
     res = resampled(x, 4000)
     assert res.shape == (4000, 2) and (res[:, 1] == 1).all()
     # a bootstrap mean has the variance of the population, divided by n and not by n-1
     assert res[:, 0].std() == pytest.approx(x[:, 0].std()/2, rel=.03)
 
-def test_deviations_of_oracles_have_one_degree_less():
+def test_margin_z_uses_n_minus_1_degrees_of_freedom():
     refs, phi = torch.tensor([[0., 1.], [2., 1.], [4., 4.]]), torch.tensor([5., 0.])
     pooled = np.mean([np.var([0, 2, 4], ddof=1), np.var([1, 1, 4], ddof=1)]) # 4 and 3
     want = np.array([5-2, 0-2])/sqrt(pooled*(1 + 1/3))
@@ -128,14 +129,14 @@ def test_deviations_of_oracles_have_one_degree_less():
     assert res.z.tolist() == pytest.approx(want.tolist(), rel=1e-12)
     assert (res.mean, res.spread) == pytest.approx((want.mean(), want.std()), rel=1e-12)
 
-def test_the_moments_of_references_are_of_maximum_likelihood():
+def test_lira_uses_maximum_likelihood_moments():
     refs, members = torch.tensor([[3.], [5.], [0.], [2.]]), torch.tensor([[1], [1], [0], [0]])
     phi = torch.tensor([2.5])
     want = stats.norm.logpdf(2.5, 4, 1) - stats.norm.logpdf(2.5, 1, 1) # deviations of 1 by K, of sqrt 2 by K-1
     assert lira(phi, refs, members).item() == pytest.approx(want, rel=1e-9)
     assert lira(phi, refs, members, online=False).item() == pytest.approx(stats.norm.logcdf(1.5), rel=1e-9)
 
-def test_attacks_count_ties_as_their_authors_do():
+def test_attacks_count_ties_as_published():
     # of two references without the sample one has as high a loss, which is not a higher one
     assert attack_r([1.], [[1.], [0.]], [[0], [0]]).item() == .5
     assert attack_p([1.], [0., 1., 2., 3.]).item() == .5
@@ -143,7 +144,7 @@ def test_attacks_count_ties_as_their_authors_do():
     half = rmia([.5], [[.5]], [[0]], [.5, .2], [[.5, .4]], a=1.).item()
     assert half == .5
 
-def test_an_entanglement_by_hand():
+def test_entanglement_by_hand():
     # each set spreads by 1 about its mean, and the means lie 2 from their middle: (1+1)/((4+4)/2)
     assert entanglement([[1.], [3.]], [[5.], [7.]]) == pytest.approx(.5)
 
@@ -151,12 +152,12 @@ def test_points_halve_with_every_half_of_epsilon():
     eps = torch.tensor([0., .49, .5, .99, 1., 1.99, 2.])
     assert _points(eps, 8).tolist() == [1, 1, .5, .5, .25, .125, 0] # 7 negatives show an epsilon of up to log 7 < 2
 
-def test_the_histograms_of_klom_by_hand():
+def test_klom_by_hand():
     # two bins over [0, 4]: three of four unlearned and one of four oracles lie below 2, which is in the upper one
     u, o = torch.tensor([[0.], [1.], [1.], [4.]]), torch.tensor([[0.], [2.], [3.], [4.]])
     assert klom(u, o, bins=2).item() == pytest.approx(.75*np.log(3) + .25*np.log(1/3), rel=1e-6)
 
-def test_tugs_of_war_and_gaps_by_hand():
+def test_tow_and_average_gap_by_hand():
     u, o = dict(forget=.5, retain=.9, test=.8, mia=.4), dict(forget=.4, retain=1., test=.9, mia=.6)
     assert tow(u, o) == pytest.approx(.9*.9*.9) and tow(o, u) == tow(u, o)
     assert average_gap(u, o) == pytest.approx((.1 + .1 + .1 + .2)/4)

@@ -1,4 +1,4 @@
-"Stored files that are not what their names promise: swapped, changed, of a newer version, or written on a full disk."
+"Stored files are checked: swapped, changed and outdated ones are noticed, and a full disk leaves the old file."
 import errno, os, shutil
 
 import numpy as np, pandas as pd, pytest, torch
@@ -9,11 +9,6 @@ from rsu.core.store import (DamagedFile, WrongFile, key_of, read_json, read_shar
                             write_table)
 import rsu.core.store
 
-@pytest.fixture(scope='module')
-def learn(): return Recipe(small_cnn, n_epoch=1, lr=5e-3).fit(digits(n=200), quiet=True)
-
-@pytest.fixture
-def split(learn): return ForgetSplit(learn.dls, 'random:12', seed=0)
 
 def swap(a, b):
     one, other = a.read_bytes(), b.read_bytes()
@@ -23,7 +18,8 @@ def swap(a, b):
 
 def test_every_changed_byte_of_a_shard_is_noticed(tmp_path):
     file = tmp_path/'a.safetensors'
-    write_shard(file, dict(x=torch.arange(3.), name=torch.ones(2, dtype=torch.bool)), kind='reference', key='k', index=1, seed=2)
+    tensors = dict(x=torch.arange(3.), name=torch.ones(2, dtype=torch.bool))
+    write_shard(file, tensors, kind='reference', key='k', index=1, seed=2)
     raw = file.read_bytes()
     for i in range(len(raw)):
         for change in (1, 2, 32, 128):
@@ -45,7 +41,7 @@ def test_swapped_references_are_trained_again(learn, tmp_path, capsys):
     assert capsys.readouterr().out.count('it is trained again') == 2
     assert [f.read_bytes() for f in bank.shards] == before
 
-def test_a_reference_of_another_recipe_or_seed_is_not_taken(learn, tmp_path):
+def test_a_reference_of_another_recipe_or_seed_is_not_used(learn, tmp_path):
     other = Recipe(small_cnn, n_epoch=1, lr=1e-3).learner(learn.dls)
     mine, theirs, seeded = (ReferenceBank.fit(o, 2, tmp_path/name, seed, quiet=True)
                             for name, o, seed in (('a', learn, 0), ('b', other, 0), ('c', learn, 1)))
@@ -64,7 +60,7 @@ def test_swapped_oracles_are_trained_again(learn, split, tmp_path, capsys):
     again = fit_oracles(learn, split, 2, tmp_path, quiet=True)
     assert capsys.readouterr().out.count('it is trained again') == 2
     for one, two in zip(states, again): assert all(torch.equal(v, two.model.state_dict()[k]) for k, v in one.items())
-    # one of another request, under this name
+    # an oracle of another request under this name
     fit_oracles(learn, ForgetSplit(learn.dls, 'random:12', seed=1), 1, tmp_path/'other', quiet=True)
     shutil.copy(next((tmp_path/'other').glob('oracle-*')), files[0])
     fit_oracles(learn, split, 1, tmp_path, quiet=True)
@@ -77,7 +73,7 @@ def test_a_stored_oracle_has_the_record_of_its_training(learn, split, tmp_path):
     assert read.unlearning.stages.to_dict() == made.unlearning.stages.to_dict()
     assert read.unlearning.before == made.unlearning.before and read.unlearning.cost == made.unlearning.cost
 
-def test_stages_say_which_fact_differs(learn, split, tmp_path):
+def test_the_message_on_stages_names_the_fact_that_differs(learn, split, tmp_path):
     how = SeqUnlearn(NegGradPlus(n_epoch=1, bs=16), 2)
     risk = Ranking.from_scores(split, np.arange(12.))
     learn.unlearn(risk, how, path=tmp_path, quiet=True)
@@ -87,23 +83,25 @@ def test_stages_say_which_fact_differs(learn, split, tmp_path):
 
 def full(*args, **kwargs): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-writes = dict(shard=lambda file: write_shard(file, dict(a=torch.ones(9))), note=lambda file: write_json(file, dict(a=1), 'note'),
+writes = dict(shard=lambda file: write_shard(file, dict(a=torch.ones(9))),
+              note=lambda file: write_json(file, dict(a=1), 'note'),
               table=lambda file: write_table(file, pd.DataFrame(dict(a=[1])), 'rows'))
 
 @pytest.mark.parametrize('name', [*writes])
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='no full device here')
-def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(name, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_the_old_file(name, tmp_path, monkeypatch):
     file = tmp_path/'a'
     writes[name](file)
     before = file.read_bytes()
     opened = open
     monkeypatch.setattr('builtins.open', lambda path, *args, **kwargs: opened(
         '/dev/full' if str(path).endswith('.part') else path, *args, **kwargs))
-    with pytest.raises(InputError, match=r"a' cannot be written \(No space left on device\): make room") as e: writes[name](file)
+    with pytest.raises(InputError, match=r"a' cannot be written \(No space left on device\): make room") as e:
+        writes[name](file)
     monkeypatch.undo()
     assert '\n' not in str(e.value) and file.read_bytes() == before and [*tmp_path.iterdir()] == [file]
 
-def test_a_folder_in_the_place_of_a_file(tmp_path):
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path):
     (tmp_path/'a').mkdir()
     for read in (read_shard, read_json, read_table):
         with pytest.raises(DamagedFile, match='Is a directory'): read(tmp_path/'a')
@@ -111,7 +109,7 @@ def test_a_folder_in_the_place_of_a_file(tmp_path):
         with pytest.raises(InputError, match=r'cannot be written \(Is a directory\)'): write(tmp_path/'a')
     assert [o.name for o in tmp_path.iterdir()] == ['a']
 
-def test_keys_are_those_of_the_facts():
+def test_a_key_depends_on_the_values_of_its_facts():
     arrays = [np.arange(4), np.arange(4.), np.arange(4).reshape(2, 2), np.arange(5)]
     assert len({key_of(a=o) for o in arrays}) == 4
     assert key_of(a=np.arange(8)[::2]) == key_of(a=np.array([0, 2, 4, 6]))

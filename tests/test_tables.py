@@ -1,5 +1,5 @@
-"""Tables of runs: one name has one meaning, and a study's frame and a file of it serve as the frame that was made.
-Pictures are drawn of all data."""
+"""Tables of runs: columns have the same meaning everywhere, and a study read from a file works like the original.
+Galleries are drawn for all kinds of data."""
 import warnings
 from pathlib import Path
 
@@ -17,7 +17,7 @@ root = Path(__file__).parent.parent
 
 @pytest.fixture(scope='module')
 def made():
-    "A study of orders over three seeds, its oracles, and a learner that one of its runs made again."
+    "A study of orders over three seeds, its oracles, and the learner of one of its runs, made again"
     learn = Recipe(small_cnn, n_epoch=2, lr=5e-3).fit(digits(n=300), quiet=True)
     risk = Ranking.from_scores(ForgetSplit(learn.dls, 'random:24', seed=0), np.arange(24.))
     oracles, how = fit_oracles(learn, risk, 3, quiet=True), NegGradPlus(n_epoch=2, lr=.01, bs=32)
@@ -29,7 +29,7 @@ def closed():
     yield
     plt.close('all')
 
-def test_errors_of_a_study_are_those_of_an_evaluation(made):
+def test_errors_in_a_study_equal_those_of_an_evaluation(made):
     study, oracles, new = made
     row = study[(study.order == 'descending') & (study.group == 'all') & (study.seed == 1)].iloc[0]
     same = evaluate_runs(new, oracles, controls=(), quiet=True).set_index('model').loc['unlearned']
@@ -38,7 +38,7 @@ def test_errors_of_a_study_are_those_of_an_evaluation(made):
     assert errors < {*shared}
     np.testing.assert_allclose(row[shared].astype(float), same[shared].astype(float))
 
-def test_a_groups_errors_are_of_its_samples(made):
+def test_errors_of_a_group_are_over_its_samples(made):
     study, _, new = made
     row = study[(study.order == 'descending') & (study.group == '2') & (study.seed == 1)].iloc[0]
     at = np.searchsorted(new.unlearning.split.forget, new.unlearning.groups['2'])
@@ -56,22 +56,22 @@ def test_an_interval_covers_seeds_and_samples(made):
     assert 'steps_ci' not in res and 'tow_sd_ci' not in res
     assert res.tow_sd_ci_seeds['shuffled'] == pytest.approx(t.ppf(.975, 2)*one.tow_sd.std()/3**.5)
 
-def test_an_interval_that_does_not_know_the_samples_is_none():
-    # whose error is unknown, as that of an area over a single sample
+def test_an_interval_without_errors_of_samples_is_nan():
+    # the error of an AUC over a single sample, for example, is unknown
     runs = pd.DataFrame(dict(model='A', seed=range(3), auc=[.4, .5, .6], auc_se=np.nan))
     assert summarise(runs).auc_ci.isna().all()
 
-def test_two_seeds_are_flagged(made):
+def test_two_seeds_give_a_warning(made):
     runs = made[0][(made[0].group == 'all') & (made[0].seed < 2)]
     with pytest.warns(FewSeeds, match='Two seeds stand behind descending; shuffled; one-shot: .*three or more'):
         summarise(runs, 'order')
     with pytest.warns(FewSeeds, match='Two seeds'): differences(runs, 'one-shot', 'tow', by='order')
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        summarise(runs[runs.order == 'retrain'], 'order') # the number of oracles is another question
+        summarise(runs[runs.order == 'retrain'], 'order') # oracles are not counted as seeds
         summarise(runs[runs.seed == 0], 'order')
 
-def test_rows_of_groups_are_not_seeds(made):
+def test_rows_of_groups_are_not_counted_as_seeds(made):
     for by in ('order', ['algorithm', 'order']):
         with pytest.raises(InputError, match="several runs of '.*do nothing' with seed 0.*by="): summarise(made[0], by)
     with pytest.raises(InputError, match='no column model: they have .*order'): summarise(made[0])
@@ -83,7 +83,7 @@ def csv(frame, tmp_path, **kwargs):
     return pd.read_csv(tmp_path/'frame.csv')
 
 @pytest.mark.parametrize('index', [True, False])
-def test_a_study_that_was_a_file(made, index, tmp_path):
+def test_a_study_read_from_a_file_gives_the_same_tables(made, index, tmp_path):
     study, read = made[0], csv(made[0], tmp_path, index=index)
     by = ['algorithm', 'order', 'group']
     pd.testing.assert_frame_equal(summarise(read, by), summarise(pd.DataFrame(study), by),
@@ -96,7 +96,7 @@ def test_a_study_that_was_a_file(made, index, tmp_path):
         pd.testing.assert_frame_equal(*(differences(o, to, by=by) for o in parts), check_dtype=False)
     Comparison(read).plot()
 
-def test_runs_with_draws_that_were_a_file(made, tmp_path):
+def test_runs_read_from_a_file_lose_their_draws(made, tmp_path):
     study, oracles, new = made
     runs = evaluate_runs({'A': [new, new], 'B': new}, oracles, controls=(), draws=True, quiet=True)
     runs['seed'] = [0, 0, 1, *runs.seed[3:]]
@@ -108,41 +108,42 @@ def test_runs_with_draws_that_were_a_file(made, tmp_path):
         differences(read[read.seed == 0], 'do nothing')
     assert differences(read[read.seed == 0].drop(columns='draws'), 'do nothing').over.eq('').all()
 
-def test_a_stored_study_of_algorithms():
+def test_the_stored_study_of_algorithms_can_be_summarised():
     runs = pd.read_parquet(root/'nbs/experiments/algorithms.parquet')
     with pytest.raises(InputError, match="'retrain' is the mean of 4 runs already"): summarise(runs)
     runs = runs[runs.model != 'retrain']
     with pytest.raises(InputError, match="several runs of 'do nothing' with seed 0.*by="): summarise(runs)
     res, one = summarise(runs, ['panel', 'model']), runs[(runs.panel == 'random') & (runs.model == 'SCRUB')]
     assert len(res) == 63 and (res.runs == 5).all() and not res.columns.duplicated().any()
-    half = np.hypot(t.ppf(.975, 4)*one.tow.std()/5**.5, one.tow_ci.mean()) # that of one run is of samples
+    half = np.hypot(t.ppf(.975, 4)*one.tow.std()/5**.5, one.tow_ci.mean()) # tow_ci of one run is over samples
     assert res.tow_ci['random', 'SCRUB'] == pytest.approx(half) and 'distance_ci_seeds' in res
 
 def panels(table):
     return [[round(float(x), 6) for x in ax.containers[0][0].get_xdata()] for ax in plot_table(table).axes]
 
-def test_tables_are_drawn(made, tmp_path):
+def test_tables_can_be_plotted(made, tmp_path):
     study = made[0][made[0].group == 'all']
     by_order, by_both = summarise(study, 'order'), summarise(study, ['algorithm', 'order'])
-    labels = lambda table: [o.get_text() for o in plot_table(table).axes[0].get_yticklabels()]
-    floor = lambda table: [o.get_xdata()[0] for o in plot_table(table).axes[0].lines if [*o.get_ydata()] == [0, 1]]
+    def labels(table): return [o.get_text() for o in plot_table(table).axes[0].get_yticklabels()]
+    def floor(table):
+        return [o.get_xdata()[0] for o in plot_table(table).axes[0].lines if [*o.get_ydata()] == [0, 1]]
     for table in (by_order, csv(by_order, tmp_path), by_both, csv(by_both, tmp_path)):
         assert panels(table) == [by_order.tow.round(6).tolist(), by_order.auc.round(6).tolist()]
         assert labels(table)[:2] == ['do nothing', 'retrain'] and labels(table)[-1].endswith('one-shot')
         assert by_order.tow['retrain'] in floor(table)
-    assert floor(by_order.drop(index='retrain')) == [] # nothing to draw it at
+    assert floor(by_order.drop(index='retrain')) == []
 
 @pytest.mark.parametrize('frame, says', [
     (lambda study: study, 'tow_ci.*evaluate or summarise'),
     (lambda study: summarise(study, ['order', 'group']).reset_index('group', drop=True),
      "several rows of 'do nothing'"),
     (lambda study: pd.read_parquet(root/'nbs/experiments/algorithms.parquet'), "several rows of 'do nothing'")])
-def test_what_is_no_table_is_refused(frame, says, made):
+def test_frames_that_are_not_tables_are_refused(frame, says, made):
     with pytest.raises(InputError, match=says): plot_table(frame(made[0]))
 
 @pytest.fixture
 def pictures(tmp_path):
-    "Thirty pictures of a colour each, darker from one to the next, in two folders."
+    "Thirty single-coloured pictures, each brighter than the one before, in two folders"
     for i in range(30):
         (tmp_path/'ab'[i%2]).mkdir(exist_ok=True)
         Image.fromarray(np.full((20, 24, 3), (8*i, 100, 200), dtype=np.uint8)).save(tmp_path/'ab'[i%2]/f'{i:02}.png')
@@ -156,7 +157,7 @@ def test_gallery_of_pictures(pictures):
     assert len(gallery(split, np.isin(np.arange(split.N), at)).axes) == 3 # a mask
     for ax, i in zip(fig.axes, at):
         item, label = pictures.train_ds[i]
-        # neither normalised nor changed by chance
+        # neither normalised nor augmented
         np.testing.assert_allclose(ax.images[0].get_array()[8,8], np.asarray(item)[8,8], atol=1.5)
         assert ax.get_title() == pictures.vocab[label]
 
@@ -179,7 +180,7 @@ def test_gallery_of_tensors(shape):
     assert [ax.get_title() for ax in gallery(ForgetSplit(dls, [1, 2]), [1, 2]).axes] == [r'cost \$2\$', r'price: \$1']
     plt.gcf().canvas.draw()
 
-def test_gallery_of_nothing():
+def test_a_gallery_without_samples_is_refused():
     split = ForgetSplit(digits(n=100), [1, 2])
     with pytest.raises(InputError, match='no sample'): gallery(split, [])
     with pytest.raises(InputError, match='no training sample 100.*0 to 99'): gallery(split, [3, 100])

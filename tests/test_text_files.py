@@ -1,4 +1,4 @@
-"Text files are read and written as UTF-8 on every machine: each call that opens one says so."
+"Text files are read and written as UTF-8 on every machine: each call that opens one names the encoding."
 import ast, json, re
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def opens_text(call):
     return any('b' not in o for o in modes) # a method: only with the mode of a text file
 
 def unencoded(source):
-    "The calls in some code that open a text file and name no encoding."
+    "The calls in a source text that open a text file without naming its encoding"
     calls = [o for o in ast.walk(ast.parse(source)) if isinstance(o, ast.Call)]
     return [o for o in calls if opens_text(o) and 'encoding' not in {k.arg for k in o.keywords}]
 
@@ -36,7 +36,7 @@ files = sorted(o for k in folders for o in (root/k).rglob('*')
                if o.suffix in ('.py', '.ipynb') and '.ipynb_checkpoints' not in o.parts)
 
 @pytest.mark.parametrize('path', [*files, root/'setup.py'], ids=lambda o: o.relative_to(root).as_posix())
-def test_every_text_file_has_an_encoding(path):
+def test_every_call_that_opens_text_names_the_encoding(path):
     found = [ast.unparse(o) for source in sources(path) for o in unencoded(source)]
     assert found == [], "add encoding='utf-8'"
 
@@ -48,4 +48,4 @@ def test_every_text_file_has_an_encoding(path):
     ("ReferenceBank.open(path)", 0), ("os.fdopen(f, 'w')", 1), ("os.open('file', flags)", 0),
     ("subprocess.run(a, text=True)", 1),
     ("subprocess.run(a)", 0), ("subprocess.Popen(a, text=True, encoding='utf-8')", 0)])
-def test_the_check_itself(source, n): assert len(unencoded(source)) == n
+def test_the_check_finds_calls_without_encoding(source, n): assert len(unencoded(source)) == n

@@ -1,15 +1,12 @@
-"A folder that cannot be written is refused in one sentence before the work whose results it should keep."
+"A folder that cannot be written is refused in one sentence before the work whose results it should store."
 import numpy as np, pandas as pd, pytest
 from common import call, small
 from rsu.all import *
 from rsu.core.template import write_report
 from rsu.core.config import InputError
 
-@pytest.fixture(scope='module')
-def learn(): return Recipe(small_cnn, n_epoch=1, lr=5e-3).fit(digits(n=200), quiet=True)
-
 @pytest.fixture
-def risk(learn): return Ranking.from_scores(ForgetSplit(learn.dls, 'random:12', seed=0), np.arange(12.))
+def risk(split): return Ranking.from_scores(split, np.arange(12.))
 
 how = NegGradPlus(n_epoch=1, bs=16)
 work = {
@@ -26,13 +23,14 @@ work = {
 
 @pytest.mark.parametrize('folder', ['file', 'file/folder', 'device', 'device/folder'])
 @pytest.mark.parametrize('name', [*work])
-def test_refused_before_the_work(name, folder, learn, risk, tmp_path, monkeypatch):
+def test_an_unwritable_folder_is_refused_before_the_work(name, folder, learn, risk, tmp_path, monkeypatch):
     (tmp_path/'file').touch()
-    (tmp_path/'device').symlink_to('/proc/self') # a folder in which nobody can make a file, whoever runs the tests
+    (tmp_path/'device').symlink_to('/proc/self') # a folder in which not even root can make a file
     learn.done = learn.unlearn(risk, how, quiet=True)
-    def begun(*args, **kwargs): raise AssertionError('the work began')
-    for k in ('rsu.core.recipe.Recipe.fit', 'rsu.algorithms.base.Algorithm.forget', 'rsu.ranking.bank._fill', 'rsu.core.template._executed'):
-        monkeypatch.setattr(k, begun)
+    def start(*args, **kwargs): raise AssertionError('the work started')
+    for k in ('rsu.core.recipe.Recipe.fit', 'rsu.algorithms.base.Algorithm.forget', 'rsu.ranking.bank._fill',
+              'rsu.core.template._executed'):
+        monkeypatch.setattr(k, start)
     with pytest.raises(InputError, match=f"The folder '.*{folder}.*' cannot be written .*name another"):
         work[name](learn, risk, tmp_path/folder)
     assert (tmp_path/'file').read_bytes() == b''
@@ -41,20 +39,20 @@ searched = 'tune --data digits --n 300 --forget random:12 --algorithm neggradplu
 
 @pytest.mark.parametrize('job', [['run', *small], searched], ids=['run', 'tune'])
 @pytest.mark.parametrize('part', ['bank', 'oracles'])
-def test_a_part_of_a_runs_folder(job, part, here, monkeypatch, capsys):
-    def begun(*args, **kwargs): raise AssertionError('the work began')
-    monkeypatch.setattr('rsu.core.recipe.Recipe.fit', begun)
+def test_an_unwritable_part_of_a_runs_folder_is_refused(job, part, here, monkeypatch, capsys):
+    def start(*args, **kwargs): raise AssertionError('the work started')
+    monkeypatch.setattr('rsu.core.recipe.Recipe.fit', start)
     (here/'out').mkdir()
     (here/'out'/part).write_bytes(b'mine')
     assert call(*job, '--out', 'out') == 2
     err = capsys.readouterr().err
     assert err.count('\n') == 1 and f"The folder 'out/{part}' cannot be written" in err
 
-def test_what_is_whole_is_read_from_where_nothing_can_be_written(learn, risk, tmp_path, monkeypatch):
+def test_complete_results_are_read_from_an_unwritable_folder(learn, risk, tmp_path, monkeypatch):
     ReferenceBank.fit(learn, 2, tmp_path, quiet=True)
     fit_oracles(learn, risk, 2, tmp_path, quiet=True)
-    def asked(*args): raise AssertionError('nothing is to be written')
-    for k in ('rsu.ranking.bank', 'rsu.evaluation.evaluate'): monkeypatch.setattr(f'{k}.check_writable', asked)
+    def check(*args): raise AssertionError('nothing needs to be written')
+    for k in ('rsu.ranking.bank', 'rsu.evaluation.evaluate'): monkeypatch.setattr(f'{k}.check_writable', check)
     assert len(ReferenceBank.fit(learn, 2, tmp_path, quiet=True)) == 2
     assert len(fit_oracles(learn, risk, 2, tmp_path, quiet=True)) == 2
 

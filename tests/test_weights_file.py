@@ -17,8 +17,8 @@ def test_a_file_of_torch_save_is_refused_with_a_command(tmp_path, what, new):
     got = _read_weights(tmp_path/'my model.safetensors', [])
     assert got.keys() == state.keys() and all(torch.equal(got[k], v) for k, v in state.items())
 
-def test_other_files_have_no_command(tmp_path):
-    (tmp_path/'a.safetensors').write_bytes(b'torn')
+def test_a_damaged_file_is_refused_without_a_command(tmp_path):
+    (tmp_path/'a.safetensors').write_bytes(b'damaged')
     with pytest.raises(InputError, match='cannot be read') as e: _read_weights(tmp_path/'a.safetensors', [])
     assert 'torch.load' not in str(e.value)
 
@@ -26,10 +26,10 @@ wrappers = {'DataParallel': torch.nn.DataParallel, 'torch.compile': torch.compil
             'both': lambda net: torch.compile(torch.nn.DataParallel(net)),
             'Lightning': lambda net: torch.nn.ModuleDict({'model': net})}
 
-keys = ['state_dict', 'model_state_dict', 'model', None] # a command takes seconds, so not each with each
+keys = ['state_dict', 'model_state_dict', 'model', None] # one for each wrapper: a command takes seconds
 
 @pytest.mark.parametrize('wrap, inside', [*zip(wrappers.values(), keys)], ids=wrappers)
-def test_names_with_a_prefix_are_read(tmp_path, wrap, inside):
+def test_parameter_names_with_a_prefix_are_read(tmp_path, wrap, inside):
     net, path = mlp(4, 2), tmp_path/"the 'last' $model.ckpt"
     state = wrap(net).state_dict()
     assert not state.keys() & net.state_dict().keys()
@@ -40,11 +40,11 @@ def test_names_with_a_prefix_are_read(tmp_path, wrap, inside):
     own.load_state_dict(_unwrapped(_read_weights(path.with_suffix('.safetensors'), []), own.state_dict()))
     assert all(map(torch.equal, own.parameters(), net.parameters()))
 
-def test_other_weights_beside_those_of_the_network_are_named():
+def test_weights_of_other_objects_are_refused_by_name():
     own = mlp(4, 2).state_dict()
     state = {**{f'model.{k}': v for k, v in own.items()}, 'metric.sum': torch.zeros(1)}
     with pytest.raises(InputError, match="begin with 'model.' in the file.*'metric.sum' for example: save the network"):
         _unwrapped(state, own)
-    one = torch.nn.ModuleDict({'fc': torch.nn.Linear(2, 2)}).state_dict() # names with a common start of their own
+    one = torch.nn.ModuleDict({'fc': torch.nn.Linear(2, 2)}).state_dict() # names that begin alike by themselves
     assert _unwrapped({f'module.{k}': v for k, v in one.items()}, one).keys() == one.keys()
     assert _unwrapped(own, one) is own # of another network: `load_state_dict` says so

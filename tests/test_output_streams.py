@@ -1,4 +1,4 @@
-"Output that goes to a pipe: a log has plain lines, and a reader that goes away, as `head` does, ends the command."
+"Output to a pipe has plain lines without progress bars, and the command ends when the reader of the pipe does."
 import os, subprocess, sys
 
 import pytest
@@ -7,18 +7,18 @@ from common import rsu, small
 @pytest.mark.parametrize('job, both', [(['run', '--help'], False), (['run', *small, '--out', 'out'], False),
                                        (['run', '--data', 'no', '--out', 'out'], True)],
                          ids=['help', 'run', 'refusal, with stderr'])
-def test_a_reader_that_has_gone(job, both, tmp_path):
-    # a run writes its lines at once here, so that the first ends it; argparse passes over errors while it prints
+def test_the_command_ends_with_the_reader_of_its_pipe(job, both, tmp_path):
+    # unbuffered, so that the first line of a run ends it; argparse ignores errors while it prints the help
     env = {k: v for k, v in os.environ.items() if k != 'PYTHONUNBUFFERED'}
     if '--help' not in job: env['PYTHONUNBUFFERED'] = '1'
     read, write = os.pipe()
     os.close(read)
-    with open(tmp_path/'said', 'w+', encoding='utf-8') as said:
-        done = subprocess.run([rsu, *job], cwd=tmp_path, env=env, stdout=write, stderr=write if both else said,
+    with open(tmp_path/'errors', 'w+', encoding='utf-8') as errors:
+        done = subprocess.run([rsu, *job], cwd=tmp_path, env=env, stdout=write, stderr=write if both else errors,
                               timeout=300)
         os.close(write)
-        said.seek(0)
-        assert (done.returncode, said.read()) == (141, '')
+        errors.seek(0)
+        assert (done.returncode, errors.read()) == (141, '')
 
 def test_a_log_has_plain_lines(whole):
     assert '\r' not in whole.done.stdout
@@ -28,7 +28,7 @@ def test_a_log_has_plain_lines(whole):
         assert any(o.startswith(start) for o in lines), start
     assert len(lines) < 30
 
-watched = """
+script = """
 from rsu.core.datasets import digits
 from rsu.core.recipe import Recipe, progress, small_cnn
 Recipe(small_cnn, n_epoch=2).fit(digits(n=100))
@@ -36,14 +36,14 @@ list(progress(range(7), 'Jobs'))
 """
 
 @pytest.mark.parametrize('terminal', [True, False], ids=['terminal', 'pipe'])
-def test_bars_are_drawn_on_a_terminal_alone(terminal):
+def test_progress_bars_are_drawn_only_on_a_terminal(terminal):
     read, write = os.openpty() if terminal else os.pipe()
-    with subprocess.Popen([sys.executable, '-c', watched], stdout=write) as job:
+    with subprocess.Popen([sys.executable, '-c', script], stdout=write) as job:
         os.close(write)
         shown = b''
         try:
             while part := os.read(read, 65536): shown += part
-        except OSError: pass # how Linux ends the output of a terminal that nobody writes to
+        except OSError: pass # which Linux raises at the end of a terminal's output
     os.close(read)
     assert job.returncode == 0
     assert (b'[7/7' in shown, b'|' in shown, b'\nJobs: 7' in shown) == (terminal, terminal, not terminal), shown

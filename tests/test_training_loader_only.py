@@ -1,5 +1,5 @@
-"""A request made of one training loader: no validation and no test samples.
-What compares with such samples says so before any work; everything else works."""
+"""A request made from a training loader alone, without validation and test samples.
+Functions that need such samples refuse before any work; everything else works."""
 from functools import cache
 
 import numpy as np, pytest, torch
@@ -25,7 +25,7 @@ def alone(forget='random:20'): return ForgetSplit(loader(0, 80), forget)
 @cache
 def bank(): return ReferenceBank.fit(trained(), n=8, quiet=True)
 
-def test_the_same_samples_as_with_three_loaders():
+def test_the_request_equals_that_of_three_loaders():
     whole = ForgetSplit((loader(0, 80), loader(80, 100), loader(100, 120)), 'random:20')
     assert alone().key == whole.key and (alone().retain == whole.retain).all()
     assert repr(alone()) == 'ForgetSplit: forget 20, retain 60, valid 0, test 0 samples'
@@ -33,7 +33,7 @@ def test_the_same_samples_as_with_three_loaders():
 @pytest.mark.parametrize('how', [FineTune(), NegGradPlus(), RandomLabel(), SCRUB(), SalUn(), SSD(), Retrain(),
                                  SeqUnlearn(NegGradPlus(bs=16), 2)], ids=repr)
 @pytest.mark.parametrize('quiet', [True, False])
-def test_unlearning_works_and_keeps_the_learners_own_validation(how, quiet, tmp_path):
+def test_unlearning_keeps_the_learners_validation_set(how, quiet, tmp_path):
     learn = trained()
     split = Confidence().rank(learn, alone()) if isinstance(how, SeqUnlearn) else alone()
     new = learn.unlearn(split, how, quiet=quiet, path=tmp_path if isinstance(how, SeqUnlearn) else None)
@@ -45,7 +45,7 @@ def test_unlearning_works_and_keeps_the_learners_own_validation(how, quiet, tmp_
     assert new.unlearn(again, FineTune(n_epoch=1), quiet=True).unlearning.stages.valid.notna().all()
 
 @pytest.mark.parametrize('quiet', [True, False])
-def test_a_learner_that_has_no_validation_samples_either(quiet):
+def test_unlearning_works_on_a_learner_without_validation_set(quiet):
     split = alone()
     learn = Learner(split.dls, trained().model, nn.CrossEntropyLoss())
     new = learn.unlearn(split, NegGradPlus(n_epoch=2), quiet=quiet)
@@ -57,8 +57,8 @@ def test_a_learner_that_has_no_validation_samples_either(quiet):
 
 fed = [Confidence(), Entropy(), Random()]
 @pytest.mark.parametrize('ranker', fed, ids=lambda o: type(o).__name__)
-def test_rankers_of_the_model_alone(ranker): assert len(ranker.rank(trained(), alone()).scores) == 20
-def test_rankers_of_the_bank(): assert len(LiRA(bank()).rank(trained(), alone()).scores) == 20
+def test_rankers_that_use_only_the_model_work(ranker): assert len(ranker.rank(trained(), alone()).scores) == 20
+def test_rankers_that_use_a_bank_work(): assert len(LiRA(bank()).rank(trained(), alone()).scores) == 20
 
 def never(*args, **kwargs): raise AssertionError('work was done before the refusal')
 
@@ -75,17 +75,15 @@ needing = dict(
     rewind=lambda s: trained().unlearn(s, SCRUB(rewind=True)),
     exposure=lambda s: exposure(trained(), s, bank()),
     margins=lambda s: plot_margins({'model': trained()}, s, trained()))
-@pytest.mark.parametrize('what', needing)
-def test_what_needs_them_says_so_before_any_work(what, monkeypatch):
+@pytest.mark.parametrize('name', needing)
+def test_functions_that_need_other_samples_refuse_before_any_work(name, monkeypatch):
     bank(), trained()
-    for place in ('rsu.evaluation.evaluate.fit_oracles', 'rsu.evaluation.compare.fit_oracles', 'rsu.evaluation.tune.fit_oracles'):
-        monkeypatch.setattr(place, never)
-    if what in ('until', 'later', 'rewind'): monkeypatch.setattr(SCRUB, 'forget', never)
-    says = 'There are no (validation|test) samples, which are needed here: .*loaders .train, valid'
-    with pytest.raises(InputError, match=says):
-        needing[what](alone())
+    for module in ('evaluate', 'compare', 'tune'): monkeypatch.setattr(f'rsu.evaluation.{module}.fit_oracles', never)
+    if name in ('until', 'later', 'rewind'): monkeypatch.setattr(SCRUB, 'forget', never)
+    words = 'There are no (validation|test) samples, which are needed here: .*loaders .train, valid'
+    with pytest.raises(InputError, match=words): needing[name](alone())
 
-def test_a_stream_refuses_too(tmp_path):
+def test_a_stream_refuses(tmp_path):
     split = alone()
     learn = Learner(split.dls, trained().model, nn.CrossEntropyLoss())
     with pytest.raises(InputError, match='There are no validation samples'):

@@ -1,4 +1,4 @@
-"A command that Ctrl-C or a service manager stops says how to continue, and continues."
+"A command stopped by Ctrl-C or a service manager tells how to continue, and the same command then continues."
 import os, signal, subprocess, time
 
 import pytest
