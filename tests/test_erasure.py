@@ -239,7 +239,7 @@ def test_samples_that_are_as_well_known_as_before(here, call, capsys):
     twenty = [f'patient-{i}' for i in range(20)] # known better than test samples, on average
     assert call(*descent, '--lr', '1e-6', *request(*twenty), '--out', 'out') == 3
     said, one = capsys.readouterr().out, ledger_of('out')['entries'][0]
-    assert f"on them {one['before']['forget']:.3f} -> {one['after']['forget']:.3f}" in said
+    assert f"forgotten {one['before']['forget']:.3f} -> {one['after']['forget']:.3f}" in said
     assert 'Request 1 stays open' in said
     assert call(*ask, *request(*twenty), '--out', 'out') == 0 # retrained: the open request is worked on, and closed
     first, second = ledger_of('out')['entries']

@@ -34,9 +34,9 @@ def test_an_id_unlike_any_other_is_refused():
         ForgetSplit(people(names), ['xyz'], by='who')
 
 @pytest.mark.parametrize('requests, words', [
-    (['patient-17'], "'patient-17', which is no request.*values of who or the path of a CSV file, as .*'patient-17'"),
-    ([7], '7, which is no request: give a list of requests, each a list of values of who'),
-    (iter(['patient-17']), "'patient-17', which is no request"),
+    (['patient-17'], "'patient-17', which is not a request.*values of who or the path of a CSV file, as .*'patient-17'"),
+    ([7], '7, which is not a request: give a list of requests, each a list of values of who'),
+    (iter(['patient-17']), "'patient-17', which is not a request"),
     ('patient-17', 'requests= is one request: give a list of them')])
 def test_an_id_in_place_of_a_request_is_refused(requests, words, tmp_path):
     learn = Recipe(mlp).learner(people(names))
@@ -46,7 +46,7 @@ def test_an_id_in_place_of_a_request_is_refused(requests, words, tmp_path):
 
 def test_a_position_or_a_name_in_place_of_a_list_is_refused(tmp_path):
     learn = Recipe(mlp).learner(people(names))
-    words = 'which is no request: .*each a list of positions or the path of a CSV file'
+    words = 'which is not a request: .*each a list of positions or the path of a CSV file'
     for requests in ([3, 14], ['patient-17']):
         with pytest.raises(InputError, match=words):
             unlearn_stream(learn, requests, ledger=Ledger(tmp_path/'out'))
