@@ -156,12 +156,12 @@ damaged = [
     (dict(image=dict(bytes=None, path=None)), 'row 1: the picture cannot be decoded'),
     (dict(image=None), 'row 1: the picture cannot be decoded'),
     (dict(image=dict(bytes=None, path='nowhere.png')), 'row 1: the picture cannot be decoded .*remove that row'),
-    (dict(image=content(np.zeros((4, 6), dtype=np.uint16))), '8 bits a channel'),
+    (dict(image=content(np.zeros((4, 6), dtype=np.uint16))), '8 bits per channel'),
     (dict(image=content(pictures(1, size=(6, 4))[0])), 'row 1: the picture is 4 x 6 in grey, .* 6 x 4 in grey'),
     (dict(image=content(np.zeros((4, 6, 3), dtype=np.uint8))), 'row 1: the picture is 6 x 4 in colour, .* in grey'),
     (dict(label=None), 'row 1, has no label'),
     (dict(label=-1), 'row 1, has no label .1 of 30 rows'),
-    (dict(label=2), 'row 1, has the label 2, and the names of the classes are 2')]
+    (dict(label=2), 'row 1, has the label 2, but there are 2 names of classes')]
 
 @pytest.mark.parametrize('columns, words', damaged)
 def test_a_bad_row_is_refused_with_its_file_and_number(folder, columns, words):
@@ -189,7 +189,7 @@ def test_unsuitable_folders_and_columns_are_refused(folder, tmp_path):
         parquet_images(folder, image='pic')
     with pytest.raises(InputError, match="column 'image' of train-00000.* is struct.*whole numbers from 0"):
         parquet_images(folder, label='image')
-    with pytest.raises(InputError, match='give a number from 2 .one a class. to 40'): parquet_images(folder, n=41)
+    with pytest.raises(InputError, match='give a number from 2 .one per class. to 40'): parquet_images(folder, n=41)
     (folder/'train-00001-of-00002.parquet').write_text('version https://git-lfs.github.com/spec/v1', encoding='utf-8')
     with pytest.raises(InputError, match='train-00001-of-00002.parquet. cannot be read as Parquet'):
         parquet_images(folder)

@@ -19,7 +19,7 @@ from rsu.core.data import Samples, is_resident, loaders
 
 # %% ../../nbs/core/03_datasets.ipynb #81f55fc3
 def _stratified(y, n, seed):
-    "`n` of the positions of `y`, each class in proportion, sorted; and the rest"
+    "`n` positions of `y` with the proportions of the classes, sorted; and the other positions"
     from sklearn.model_selection import train_test_split
     if n >= len(y): return np.arange(len(y)), np.array([], dtype=np.int64)
     classes,counts = np.unique(y, return_counts=True)
@@ -29,17 +29,18 @@ def _stratified(y, n, seed):
                          "give more samples of each class, or another n.")
     return tuple(np.sort(o) for o in train_test_split(np.arange(len(y)), train_size=n, stratify=y, random_state=seed))
 
-def _part(y, valid_y, c, n, seed):
-    "Positions of `n` training samples, and of as large a part of the validation samples; of all where `n` is None"
+def _stratified_subsets(y, valid_y, c, n, seed):
+    "Positions of `n` training samples and of the same proportion of the validation samples; all where `n` is None"
     if n is None: return np.arange(len(y)), np.arange(len(valid_y))
     if not c <= n <= len(y):
-        raise InputError(f"n={n} training samples cannot be had: give a number from {c} (one a class) to {len(y)}.")
+        raise InputError(f"n={n} training samples are not possible: "
+                         f"give a number from {c} (one per class) to {len(y)}.")
     return _stratified(y, n, seed)[0], _stratified(valid_y, max(c, len(valid_y)*n//len(y)), seed)[0]
 
-def _three(x, y, test_x, test_y, vocab, n, seed, bs, device):
-    "Loaders over training and test tensors: a tenth of the first is kept for validation, and `n` of the rest taken"
+def _make_loaders(x, y, test_x, test_y, vocab, n, seed, bs, device):
+    "Loaders over training and test tensors; a tenth of the former becomes the validation set"
     valid,train = _stratified(y, len(y)//10, seed)
-    of_train,of_valid = _part(y[train], y[valid], len(vocab), n, seed)
+    of_train,of_valid = _stratified_subsets(y[train], y[valid], len(vocab), n, seed)
     train,valid = train[of_train],valid[of_valid]
     parts = Samples(x[train], y[train], vocab), Samples(x[valid], y[valid], vocab), Samples(test_x, test_y, vocab)
     return loaders(*parts, bs, device)
@@ -48,40 +49,41 @@ def _three(x, y, test_x, test_y, vocab, n, seed, bs, device):
 @register
 @validated
 def digits(
-    n:PositiveInt|None=None, # Size of a stratified part of the training set; all 1,295 where not given
-    seed:Seed=0,             # Chooses the validation samples and the part
+    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 1,295 where not given
+    seed:Seed=0,             # Seed of the choice of validation samples and of the subset
     bs:PositiveInt=64,       # Batch size
-    device=None              # Where batches go
+    device=None              # Device of the batches
 ) -> DataLoaders:
-    "Handwritten digits, 8 x 8 pixels in [0, 1], 10 classes; scikit-learn carries them, so they are always there"
+    "Handwritten digits, 8 x 8 pixels in [0, 1], 10 classes; part of scikit-learn, so no download is needed"
     from sklearn.datasets import load_digits
     x,y = load_digits(return_X_y=True)
     test,train = _stratified(y, len(y)//5, 0)
     x,y = torch.tensor(x, dtype=torch.float32).view(-1,1,8,8)/16, torch.tensor(y)
-    return _three(x[train], y[train], x[test], y[test], range(10), n, seed, bs, device)
+    return _make_loaders(x[train], y[train], x[test], y[test], range(10), n, seed, bs, device)
 
 # %% ../../nbs/core/03_datasets.ipynb #faf5d217
 def _torchvision(name, root, **split):
-    "A torchvision data set from `root`, downloaded where it is absent"
+    "A torchvision data set from `root`; it is downloaded if it is not there"
     import torchvision
-    root,make = Path(root or os.environ.get('RSU_DATA', 'data')), getattr(torchvision.datasets, name)
-    try: return make(root, download=False, **split)
+    root,dataset = Path(root or os.environ.get('RSU_DATA', 'data')), getattr(torchvision.datasets, name)
+    try: return dataset(root, download=False, **split)
     except RuntimeError: pass
-    try: return make(root, download=True, **split)
+    try: return dataset(root, download=True, **split)
     except Exception as e:
         raise InputError(f"{name} is not in '{root}' and could not be downloaded ({type(e).__name__}): go online once, "
                          "or set RSU_DATA to the folder that holds it.") from None
 
-def _tensors(ds):
+def _image_tensors(ds):
     "Images (N, C, H, W) in [0, 1] and labels (N,) of a torchvision data set"
     x,y = torch.as_tensor(ds.data), torch.as_tensor(ds.labels if hasattr(ds, 'labels') else ds.targets).long()
     if x.dim() == 3: x = x[:,None]
     elif x.shape[-1] == 3: x = x.permute(0,3,1,2)
     return x.float()/255, y
 
-def _images(name, train, test, n, seed, root, bs, device, vocab=None):
+def _torchvision_loaders(name, train, test, n, seed, root, bs, device, vocab=None):
     train,test = _torchvision(name, root, **train), _torchvision(name, root, **test)
-    return _three(*_tensors(train), *_tensors(test), getattr(train, 'classes', vocab), n, seed, bs, device)
+    vocab = getattr(train, 'classes', vocab)
+    return _make_loaders(*_image_tensors(train), *_image_tensors(test), vocab, n, seed, bs, device)
 
 # %% ../../nbs/core/03_datasets.ipynb #23e0e1a8
 _train,_test = dict(train=True),dict(train=False)
@@ -89,74 +91,75 @@ _train,_test = dict(train=True),dict(train=False)
 @register
 @validated
 def fashion_mnist(
-    n:PositiveInt|None=None, # Size of a stratified part of the training set; all 54,000 where not given
-    seed:Seed=0,             # Chooses the validation samples and the part
+    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 54,000 where not given
+    seed:Seed=0,             # Seed of the choice of validation samples and of the subset
     root=None,               # Folder of the data; `RSU_DATA`, or else 'data', where not given
     bs:PositiveInt=64,       # Batch size
-    device=None              # Where batches go; the accelerator if there is one
+    device=None              # Device of the batches; the accelerator if there is one
 ) -> DataLoaders:
     "Fashion-MNIST (Xiao et al. 2017): 54,000 + 6,000 + 10,000 grey images of clothes, 28 x 28, 10 classes"
-    return _images('FashionMNIST', _train, _test, n, seed, root, bs, device)
+    return _torchvision_loaders('FashionMNIST', _train, _test, n, seed, root, bs, device)
 
 @register
 @validated
 def cifar10(
-    n:PositiveInt|None=None, # Size of a stratified part of the training set; all 45,000 where not given
-    seed:Seed=0,             # Chooses the validation samples and the part
+    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 45,000 where not given
+    seed:Seed=0,             # Seed of the choice of validation samples and of the subset
     root=None,               # Folder of the data; `RSU_DATA`, or else 'data', where not given
     bs:PositiveInt=64,       # Batch size
-    device=None              # Where batches go; the accelerator if there is one
+    device=None              # Device of the batches; the accelerator if there is one
 ) -> DataLoaders:
     "CIFAR-10 (Krizhevsky 2009): 45,000 + 5,000 + 10,000 colour images, 32 x 32, 10 classes"
-    return _images('CIFAR10', _train, _test, n, seed, root, bs, device)
+    return _torchvision_loaders('CIFAR10', _train, _test, n, seed, root, bs, device)
 
 # %% ../../nbs/core/03_datasets.ipynb #bb72bad0
 @register
 @validated
 def cifar100(
-    n:PositiveInt|None=None, # Size of a stratified part of the training set; all 45,000 where not given
-    seed:Seed=0,             # Chooses the validation samples and the part
+    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 45,000 where not given
+    seed:Seed=0,             # Seed of the choice of validation samples and of the subset
     root=None,               # Folder of the data; `RSU_DATA`, or else 'data', where not given
     bs:PositiveInt=64,       # Batch size
-    device=None              # Where batches go; the accelerator if there is one
+    device=None              # Device of the batches; the accelerator if there is one
 ) -> DataLoaders:
     "CIFAR-100 (Krizhevsky 2009): 45,000 + 5,000 + 10,000 colour images, 32 x 32, 100 classes"
-    return _images('CIFAR100', _train, _test, n, seed, root, bs, device)
+    return _torchvision_loaders('CIFAR100', _train, _test, n, seed, root, bs, device)
 
 @register
 @validated
 def svhn(
-    n:PositiveInt|None=None, # Size of a stratified part of the training set; all 65,932 where not given
-    seed:Seed=0,             # Chooses the validation samples and the part
+    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 65,932 where not given
+    seed:Seed=0,             # Seed of the choice of validation samples and of the subset
     root=None,               # Folder of the data; `RSU_DATA`, or else 'data', where not given
     bs:PositiveInt=64,       # Batch size
-    device=None              # Where batches go; the accelerator if there is one
+    device=None              # Device of the batches; the accelerator if there is one
 ) -> DataLoaders:
     "Street View House Numbers (Netzer et al. 2011): 65,932 + 7,325 + 26,032 colour images, 32 x 32, 10 classes"
-    return _images('SVHN', dict(split='train'), dict(split='test'), n, seed, root, bs, device, vocab=range(10))
+    train,test = dict(split='train'),dict(split='test')
+    return _torchvision_loaders('SVHN', train, test, n, seed, root, bs, device, vocab=range(10))
 
 # %% ../../nbs/core/03_datasets.ipynb #32ade186
 @register
 @validated
 def breast_cancer(
-    n:PositiveInt|None=None, # Size of a stratified part of the training set; all 411 where not given
-    seed:Seed=0,             # Chooses the validation samples and the part
+    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 411 where not given
+    seed:Seed=0,             # Seed of the choice of validation samples and of the subset
     bs:PositiveInt=64,       # Batch size
-    device=None              # Where batches go; the accelerator if there is one
+    device=None              # Device of the batches; the accelerator if there is one
 ) -> DataLoaders:
     "Wisconsin breast cancer (scikit-learn's): 30 continuous columns, 2 classes"
     from sklearn.datasets import load_breast_cancer
-    d = load_breast_cancer()
-    test,train = _stratified(d.target, len(d.target)//5, 0)
-    mean,std = d.data[train].mean(0), d.data[train].std(0)
-    x,y = torch.tensor((d.data-mean)/std, dtype=torch.float32), torch.tensor(d.target)
-    return _three(x[train], y[train], x[test], y[test], d.target_names, n, seed, bs, device)
+    table = load_breast_cancer()
+    test,train = _stratified(table.target, len(table.target)//5, 0)
+    mean,std = table.data[train].mean(0), table.data[train].std(0)
+    x,y = torch.tensor((table.data-mean)/std, dtype=torch.float32), torch.tensor(table.target)
+    return _make_loaders(x[train], y[train], x[test], y[test], table.target_names, n, seed, bs, device)
 
 # %% ../../nbs/core/03_datasets.ipynb #e30a0005
 _split_names = dict(train='train', val='validation', dev='validation', test='test')
 
 def _split_of(name):
-    "The split to which a file or data set called `name` belongs, None where it is another"
+    "The split of a file or data set called `name`; None where it belongs to none"
     return next((split for prefix,split in _split_names.items() if name.lower().startswith(prefix)), None)
 
 def _parquet_tables(folder):
@@ -187,23 +190,23 @@ def _image_tables(data):
     return [(name, ds.with_format('arrow')[:]) for name,ds in parts.items() if _split_of(name)]
 
 # %% ../../nbs/core/03_datasets.ipynb #e30a0007
-def _checked_labels(table, column, name, names):
+def _column_labels(table, column, name, names):
     "Labels (N,) of an Arrow table; `InputError` where one is missing, not a whole number from 0 or beyond `names`"
     import pyarrow as pa
     values = table[column]
     if not pa.types.is_integer(values.type):
-        raise InputError(f"The column '{column}' of {name} is {values.type}: give one class a picture, "
-                         "as whole numbers from 0.")
+        raise InputError(f"The column '{column}' of {name} is {values.type}: "
+                         "give one class per picture, as whole numbers from 0.")
     y = values.cast(pa.int64()).fill_null(-1).to_numpy()
     if len(bad := np.flatnonzero(y < 0)):
         raise InputError(f"{name}, row {bad[0]}, has no label ({len(bad)} of {len(y)} rows are null or negative): "
                          "remove those rows, or that file.")
     if names and len(high := np.flatnonzero(y >= len(names))):
-        raise InputError(f"{name}, row {high[0]}, has the label {y[high[0]]}, and the names of the classes are "
-                         f"{len(names)}: number the classes from 0, or name all of them.")
+        raise InputError(f"{name}, row {high[0]}, has the label {y[high[0]]}, but there are {len(names)} names of "
+                         "classes: number the classes from 0, or name all of them.")
     return y
 
-def _class_names(tables, column):
+def _stored_class_names(tables, column):
     "The names of the classes in the schemas' metadata, None where there are none"
     found = {}
     for name,table in tables:
@@ -213,22 +216,25 @@ def _class_names(tables, column):
     if not found: return None
     first,*others = found
     if differs := [o for o in others if found[o] != found[first]]:
-        raise InputError(f"{first} and {differs[0]} name their classes differently: number and name them alike.")
+        raise InputError(f"{first} and {differs[0]} name their classes differently: "
+                         "use the same names and numbers in both.")
     return found[first]
 
+# %% ../../nbs/core/03_datasets.ipynb #53720003
 class _ImageRows:
     "Encoded pictures and labels of one split, from one or several Arrow tables"
     def __init__(self, tables, image, label, names):
-        self.files,self.tables,self.image = *zip(*tables),image
+        self.files,self.tables = zip(*tables)
+        self.image = image
         self.starts = np.cumsum([0, *map(len, self.tables)])
-        self.y = np.concatenate([_checked_labels(table, label, name, names) for name,table in tables])
+        self.y = np.concatenate([_column_labels(table, label, name, names) for name,table in tables])
         self.idx = np.arange(len(self.y))
         if not len(self.y): raise InputError(f"{', '.join(self.files)} holds no rows: give at least one picture.")
 
     def __len__(self): return len(self.idx)
 
     def select(self, idx):
-        "The same with the rows at `idx` alone"
+        "Only the rows `idx`"
         res = copy.copy(self)
         res.y,res.idx = self.y[idx],self.idx[idx]
         return res
@@ -243,30 +249,31 @@ class _ImageRows:
 
 # %% ../../nbs/core/03_datasets.ipynb #e30a0008
 def _decoded(name, row, content):
-    "One picture, bytes (H, W) in grey or (H, W, 3) in colour"
+    "One picture as an array of bytes, (H, W) in grey or (H, W, 3) in colour"
     from PIL import Image, ImageOps
     if not isinstance(content, dict): content = dict(bytes=content)
     source = BytesIO(content['bytes']) if content.get('bytes') else content.get('path')
     try:
         with Image.open(source) as picture: picture = ImageOps.exif_transpose(picture)
-        if picture.mode[0] in 'IF': raise ValueError(f'{picture.mode}, more than 8 bits a channel')
+        if picture.mode[0] in 'IF': raise ValueError(f'{picture.mode}, more than 8 bits per channel')
         return np.asarray(picture.convert('L' if picture.mode in ('1','L','LA') else 'RGB'))
     except Exception as e:
         raise InputError(f"{name}, row {row}: the picture cannot be decoded ({type(e).__name__}: {e}): "
-                         "remove that row, or store the picture again with 8 bits a channel.") from None
+                         "remove that row, or store the picture again with 8 bits per channel.") from None
 
-def _as_size(shape): return f"{shape[1]} x {shape[0]} in {'colour' if len(shape) == 3 else 'grey'}"
+def _format_size(shape): return f"{shape[1]} x {shape[0]} in {'colour' if len(shape) == 3 else 'grey'}"
 
 def _decode_all(rows, first=None):
-    "All pictures of `rows`, (N, C, H, W) in [0, 1], of the shape `first` where it is given; and their shape"
+    "All pictures of `rows`, (N, C, H, W) in [0, 1], and their shape; it must be `first` where given"
     found = list(rows.encoded())
-    def decode_some(i): return [_decoded(*o) for o in found[i:i+64]] # a task for each would double the time
+    def decode_some(i): return [_decoded(*o) for o in found[i:i+64]] # one task per picture would take twice as long
     with ThreadPoolExecutor() as pool: pictures = list(chain(*pool.map(decode_some, range(0, len(found), 64))))
     first = first or pictures[0].shape
     for (name,row,_),picture in zip(found, pictures):
         if picture.shape != first:
-            raise InputError(f"{name}, row {row}: the picture is {_as_size(picture.shape)}, and the first one of the "
-                             f"training set {_as_size(first)}: make all alike, of one size and in colour or grey.")
+            raise InputError(f"{name}, row {row}: the picture is {_format_size(picture.shape)}, and the first one of "
+                             f"the training set {_format_size(first)}: "
+                             "make all pictures the same size, and all grey or all in colour.")
     x = torch.from_numpy(np.stack(pictures))
     return (x.permute(0,3,1,2) if x.dim() == 4 else x[:,None]).float()/255, first
 
@@ -274,26 +281,27 @@ def _decode_all(rows, first=None):
 @register
 def parquet_images(
     data,          # A folder of Parquet files, a `datasets.Dataset` (for training) or a dictionary of those by split
-    n:int=None,    # Size of a stratified part of the training set; all where not given
-    seed:int=0,    # Chooses the validation samples, where there are none, and the part
+    n:int=None,    # Size of a stratified subset of the training set; all where not given
+    seed:int=0,    # Seed of the choice of validation samples, where there are none, and of the subset
     image='image', # Column of the pictures: structs of `bytes` and `path`, or bytes
     label='label', # Column of the labels: whole numbers from 0
     bs:int=64,     # Batch size
-    device=None    # Where batches go; the accelerator if there is one
-) -> DataLoaders:  # Pictures (C, H, W) in [0, 1]; `InputError` where one is damaged, unlike the others or has no label
-    "Pictures in the layout of the Hugging Face hub: all of one size, all grey or all in colour, decoded once"
+    device=None    # Device of the batches; the accelerator if there is one
+) -> DataLoaders:  # Pictures (C, H, W) in [0, 1]
+    """Pictures in the layout of the Hugging Face hub: all of one size, all grey or all in colour, decoded once.
+    `InputError` where a picture is damaged, differs in size or colour, or has no label."""
     tables = _image_tables(data)
     for (name,table),column in product(tables, (image, label)):
         if column not in table.column_names:
             raise InputError(f"{name} has no column '{column}': it has {', '.join(table.column_names)}. "
                              "Name the two columns with image= and label=.")
     by_split = {s: [o for o in tables if _split_of(o[0]) == s] for s in ('train','validation','test')}
-    vocab = _class_names(tables, label)
+    vocab = _stored_class_names(tables, label)
     train,valid,test = (_ImageRows(o, image, label, vocab) if o else None for o in by_split.values())
     if vocab is None: vocab = range(1 + max(o.y.max() for o in (train,valid,test) if o is not None))
     if test is None: test,train = map(train.select, _stratified(train.y, len(train)//5, 0))
     if valid is None: valid,train = map(train.select, _stratified(train.y, len(train)//10, seed))
-    of_train,of_valid = _part(train.y, valid.y, len(vocab), n, seed)
+    of_train,of_valid = _stratified_subsets(train.y, valid.y, len(vocab), n, seed)
     shape,samples = None,[]
     for rows in (train.select(of_train), valid.select(of_valid), test):
         x,shape = _decode_all(rows, shape)
@@ -304,15 +312,15 @@ def parquet_images(
 @validated
 def mislabel(
     dls,           # Three loaders over `Samples`
-    n:PositiveInt, # How many labels to make wrong
-    seed:Seed=0    # Which ones, and how
-):                 # The loaders with those labels wrong, and the positions of the planted samples, sorted (n,)
-    "Give `n` training samples a wrong label: the known answer for rankers and for unlearning"
+    n:PositiveInt, # Number of labels to change
+    seed:Seed=0    # Seed of the choice of samples and of their new labels
+):                 # Loaders with the wrong labels, and the positions of the mislabelled samples, sorted (n,)
+    "Give `n` training samples a wrong label"
     ds,rng = dls.train_ds, np.random.default_rng(seed)
     if not is_resident(ds):
-        raise InputError(f"Labels can be made wrong in Samples alone, and these are {type(ds).__name__}: "
-                      "give loaders(...) over Samples.")
-    at,y = np.sort(rng.choice(len(ds), n, replace=False)), ds.tensors[1].clone()
-    y[at] = (y[at] + torch.as_tensor(rng.integers(1, ds.c, n), device=y.device)) % ds.c
+        raise InputError(f"Labels can be changed in Samples only, and these are {type(ds).__name__}: "
+                         "give loaders(...) over Samples.")
+    idx,y = np.sort(rng.choice(len(ds), n, replace=False)), ds.tensors[1].clone()
+    y[idx] = (y[idx] + torch.as_tensor(rng.integers(1, ds.c, n), device=y.device)) % ds.c
     train = Samples(ds.tensors[0], y, ds.vocab, ds.frame)
-    return loaders(train, dls.valid_ds, dls.loaders[2].dataset, dls.train.bs, dls.device), at
+    return loaders(train, dls.valid_ds, dls.loaders[2].dataset, dls.train.bs, dls.device), idx
