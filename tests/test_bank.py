@@ -13,7 +13,7 @@ from rsu.core.recipe import Recipe, mlp, small_cnn
 from rsu.core.store import read_shard, write_shard
 from rsu.ranking.bank import ReferenceBank
 from rsu.core.config import InputError
-import rsu.core.parallel, rsu.ranking.bank
+import rsu.core.parallel, rsu.erasure.stream, rsu.ranking.bank
 
 n = 6
 
@@ -68,11 +68,11 @@ def test_submitit(bank, tmp_path):
 
 def test_a_job_that_fails_loses_nothing(bank, tmp_path, monkeypatch):
     # the third reference cannot be trained: what was done stays, the error is told, and the next call takes it up
-    work = rsu.ranking.bank._Work.__call__
+    work = rsu.ranking.bank._ReferenceJob.__call__
     def failing(self, ks):
         if 2 in ks: raise RuntimeError('out of memory')
         return work(self, ks)
-    monkeypatch.setattr(rsu.ranking.bank._Work, '__call__', failing)
+    monkeypatch.setattr(rsu.ranking.bank._ReferenceJob, '__call__', failing)
     with pytest.raises(RuntimeError, match='out of memory'): ReferenceBank.fit(learner(), n, tmp_path, quiet=True)
     assert len(list(tmp_path.glob('reference-*.safetensors'))) == 2
     monkeypatch.undo()
@@ -174,9 +174,9 @@ def test_one_shard_at_a_time(bank, monkeypatch):
 
 def test_size_on_disk(tmp_path):
     # 64 references of 60,000 samples: margins, correctness and membership in 9 MB
-    from rsu.ranking.bank import _bits, _told
+    from rsu.ranking.bank import _pack_bits, _stored_outputs
     y = torch.zeros(60_000, dtype=torch.int64)
-    for k in range(64): write_shard(tmp_path/f'{k}.safetensors', dict(members=_bits(y == 1), **_told(torch.zeros(60_000, 2), y)), seed=0, reference=k, device='cpu')
+    for k in range(64): write_shard(tmp_path/f'{k}.safetensors', dict(members=_pack_bits(y == 1), **_stored_outputs(torch.zeros(60_000, 2), y)), seed=0, reference=k, device='cpu')
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) < 9e6
 
 def test_recipes_that_are_functions_are_told_apart_by_their_source(tmp_path):

@@ -18,11 +18,11 @@ from rsu.core.recipe import Recipe, derive_seed, progress, recipe_of, describe, 
 from rsu.ranking.membership import attack_p, auc
 from rsu.algorithms.unlearn import restored, weights_hash, unlearn
 from rsu.algorithms.exact import Retrain
-from rsu.evaluation.metrics import (auc_se, average_gap, oracle_distance, residual_attack, tow, tow_mia, _placed,
-                                    _residual)
+from rsu.evaluation.metrics import (auc_se, average_gap, oracle_distance, placements, residual_attack,
+                                    residual_scores, tow, tow_mia)
 from rsu.evaluation.distance import (activation_distance, agreement, forgetting_floor, forgetting_quality,
                                      forgetting_score, js_divergence, klom, layer_distance, margin_z, zrf)
-from rsu.evaluation.audit import indiscernibility, lr_mia, _votes
+from rsu.evaluation.audit import indiscernibility, lr_mia, svc_votes
 from rsu.evaluation.intervals import resampled, summarise, tow_draws
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #96ab75d0
@@ -120,7 +120,7 @@ def _with_se(**values):
 def _svc_votes(outputs):
     "For each signal, which samples of the forget set the support vector machine classifies as non-members"
     sets = outputs['forget'], outputs.sample('retain'), outputs.sample('test')
-    return _votes(*((o.logits, o.labels) for o in sets))
+    return svc_votes(*((o.logits, o.labels) for o in sets))
 
 def _population_attacks(outputs):
     "Attacks without reference models"
@@ -157,8 +157,9 @@ def _share_draws(name, one, oracles):
 
 def _attack_draws(one, oracles):
     "Bootstrap draws of the AUC of the residual attack (B,); NaN if its standard error is NaN"
-    below,above = _placed(*_residual(one['forget'].margins, one['test'].margins,
-                                     _stacked(oracles, 'forget'), _stacked(oracles, 'test')))
+    scores = residual_scores(one['forget'].margins, one['test'].margins,
+                             _stacked(oracles, 'forget'), _stacked(oracles, 'test'))
+    below,above = placements(*scores)
     seed = Outputs.sets.index # a different seed for each set
     area = resampled(below, seed=seed('forget')) - resampled(above, seed=seed('test')) + above.mean()
     return np.full_like(area, np.nan) if min(len(below), len(above)) < 2 else area
