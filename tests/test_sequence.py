@@ -119,7 +119,7 @@ def test_a_resumed_state_of_the_optimiser_has_the_strides_of_the_weights(learn, 
 @pytest.mark.parametrize('how,words', [
     (SeqUnlearn(SCRUB(), groups=99), '99 groups cannot be made of 60 samples'),
     (SeqUnlearn(SCRUB(bs=256), groups=30), 'too few for SCRUB to forget the 2 samples of group 1'),
-    (SeqUnlearn(Retrain()), 'cannot be one stage after another'),
+    (SeqUnlearn(Retrain()), 'cannot be a stage of a sequence'),
     (SeqUnlearn(SCRUB(), order=('1', '2')), 'The order 1, 2 is not one of the groups 1, 2, 3'),
     (SeqUnlearn((SCRUB(), None)), 'An algorithm is given for 2 groups and there are 3'),
     (SeqUnlearn(SCRUB(), Labelled(['a'])), '1 labels for 60 samples to forget'),

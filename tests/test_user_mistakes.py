@@ -137,7 +137,7 @@ def test_bad_settings_are_refused(learn, split):
                        (lambda: SeqUnlearn(SCRUB(), rerank=LiRA), 'needs more than the model'),
                        (lambda: SeqUnlearn(SCRUB(), 2.5), 'groups=2.5'), (lambda: Quantiles('3'), "n='3'"),
                        (lambda: ByChance(2.5), 'n=2.5'), (lambda: Thresholds(.5), 'at=0.5'),
-                       (lambda: EUk().budget(split), 'How long EUk trains')]:
+                       (lambda: EUk().budget(split), 'determines how long EUk trains')]:
         with pytest.raises(InputError, match=words): bad()
     with pytest.raises(InputError, match='One retained sample'):
         learn.unlearn(ForgetSplit(learn.dls, range(1, 200)), Retrain(), quiet=True)
