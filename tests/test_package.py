@@ -128,7 +128,7 @@ for name, how in algorithms().items():
     report(name)
 """
 together = measured + """
-list(rsu.algorithms.many._abreast(learn, [Job(split, FineTune(n_epoch=1), 0)], [FineTune(n_epoch=1)], 1))
+list(rsu.algorithms.many._run_together(learn, [Job(split, FineTune(n_epoch=1), 0)], [FineTune(n_epoch=1)], 1))
 report('side by side')
 """
 
