@@ -73,7 +73,7 @@ class RandomLabel(Algorithm):
         return (draw + (self.exclude_true & (draw >= self.true[forget])))[np.searchsorted(forget, idx)]
 
 # %% ../../nbs/algorithms/04_ascent.ipynb #5a545b4d
-def _salient(scores, share):
+def salient_masks(scores, share):
     "Masks: 1 at the `share` of all weights with the largest absolute scores, 0 elsewhere"
     scores = [o.as_subclass(torch.Tensor) for o in scores]
     flat = torch.cat([o.abs().flatten() for o in scores])
@@ -102,7 +102,7 @@ class SalUn(RandomLabel):
     def before_fit(self):
         super().before_fit()
         self.weights = list(self.learning().values())
-        self.masks = _salient(list(self.gradient(self.stage.forget).values()), self.share)
+        self.masks = salient_masks(list(self.gradient(self.stage.forget).values()), self.share)
         self.original,self.masked = [p.detach().clone() for p in self.weights], [1-m for m in self.masks]
 
     def before_step(self): _multiply([p.grad for p in self.weights], self.masks)

@@ -94,7 +94,7 @@ def _cosine(epoch, n): return (1 + math.cos(math.pi*int(epoch)/n))/2
 
 @torch.no_grad()
 def _reinitialise(layer):
-    "Draw the trainable parameters of `layer` anew; a normalisation layer also resets its running statistics"
+    "Reinitialise the trainable parameters of `layer`; a normalisation layer also resets its running statistics"
     for k,p in layer.named_parameters(recurse=False):
         if not p.requires_grad: continue
         if isinstance(layer, _layer_types) and k == 'weight': nn.init.kaiming_normal_(p)
@@ -103,8 +103,8 @@ def _reinitialise(layer):
 
 # %% ../../nbs/algorithms/03_descent.ipynb #4f870d01
 class EUk(CFk):
-    """The last k layers drawn anew and trained on retain as long as the original (Goel et al., arXiv 2201.06640, EU-k).
-    The learning rate follows one cosine instead of the warm restarts of the paper."""
+    """The last k layers reinitialised and trained on retain as long as the original (Goel et al., EU-k).
+    arXiv 2201.06640; the learning rate follows one cosine instead of the warm restarts of the paper."""
     needs,lower = (Need.RETAIN,Need.RECIPE), _late
     trains_anew = True
     reads = 'R, as often as the recipe says'
@@ -153,19 +153,19 @@ def _smallest(
 
 @torch.no_grad()
 def _redraw(kernel, mask):
-    "Draw the weights of `kernel` where `mask` is true anew"
+    "Reinitialise the weights of `kernel` where `mask` is true"
     new = nn.init.kaiming_normal_(torch.empty_like(kernel), mode='fan_out')
     kernel.copy_(torch.where(mask, new, kernel))
 
 # %% ../../nbs/algorithms/03_descent.ipynb #908edd6e
 class MSG(FineTune):
-    """Weights of convolutions that matter least drawn anew, then descent on retain (Cadet et al., arXiv 2410.01276).
+    """Weights of convolutions that matter least reinitialised, then descent on retain (Cadet et al., arXiv 2410.01276).
     MSG is short for masked small gradients."""
     paper,needs = 'Cadet et al., arXiv 2410.01276', (Need.RETAIN,Need.CONVOLUTIONS)
     lower = _late
     reads,reads_forget = '1 x S and as many of R', True
     space = dict(lr=(1e-4, 1e-1), n_epoch=(1, 15), share=(.05, .9))
-    share:Share=0.3 # Share of the weights of each convolution that is drawn anew
+    share:Share=0.3 # Share of the weights of each convolution that is reinitialised
     damp:Share=0.1  # Factor of the gradients of its other weights (no effect with Adam)
     _: KW_ONLY
     n_epoch:int=5
@@ -175,8 +175,8 @@ class MSG(FineTune):
     def resolve(self, learn, split):
         _refuse_parametrized(learn.model, self)
         if not _kernels(learn):
-            raise InputError("MSG draws weights of convolutions anew, and no convolution of this network is trainable: "
-                             "use CFk or EUk.")
+            raise InputError("MSG reinitialises weights of convolutions, and no convolution of this network is "
+                             "trainable: use CFk or EUk.")
         return super().resolve(learn, split)
 
     def rate(self, epoch):

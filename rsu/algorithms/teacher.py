@@ -23,7 +23,7 @@ def _error_like(logits, y, like):
     wrong,classes = ~is_correct(logits, y).numpy(), y.numpy()
     return sum((like == c).mean() * wrong[classes == c].mean() for c in np.unique(like))
 
-def _nearest_epoch(errors, target):
+def nearest_epoch(errors, target):
     "Index of the element of `errors` (E,) that is nearest to `target`; the first of several"
     distance = np.abs(np.asarray(errors) - target)
     return int(np.flatnonzero(distance <= distance.min() + 1e-12)[0]) # ties up to rounding
@@ -75,7 +75,7 @@ def after_train(self:SCRUB):
     if self.epoch < self.n_epoch-1: return
     weights,errors = zip(*self.candidates)
     target = _error_like(*predict(self.model, self.split.valid), self.true[self.stage.forget])
-    self.model.load_state_dict(weights[_nearest_epoch(errors, target)])
+    self.model.load_state_dict(weights[nearest_epoch(errors, target)])
     self.candidates = []
 
 @patch
