@@ -141,7 +141,7 @@ def test_the_page_in_a_browser(whole):
         wide = tab.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')
         browser.close()
     assert {a for a in asked if a != home and not a.startswith('data:')} == set() and complaints == []
-    assert headings[0] == 'Unlearning report' and {'What was asked', 'What was done', 'What the evidence supports', 'What it does not support', 'Who was at risk', 'Appendix: to repeat it', 'Appendix: every figure'} < set(headings)
+    assert headings[0] == 'Unlearning report' and {'What was requested', 'What was done', 'What the evidence supports', 'What it does not support', 'Who was at risk', 'Appendix: to repeat it', 'Appendix: every figure'} < set(headings)
     assert len(drawn) >= 5 and all(drawn)
     assert wide <= 0, 'the page is wider than the window'
 
