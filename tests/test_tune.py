@@ -1,10 +1,14 @@
 "A search that is killed and started again finds what it would have found, and none of its runs is made twice."
 import json, os, shutil, signal, subprocess, sys, time
 
+import numpy as np, pytest
 from common import call, rsu
 from filelock import FileLock
+from rsu.algorithms.ascent import NegGradPlus, SalUn
+from rsu.algorithms.teacher import SCRUB
 from rsu.app.cli import main
-from rsu.evaluation.tune import settings_for, tuned_settings
+from rsu.core.config import InputError
+from rsu.evaluation.tune import _bounds, settings_for, tune, tuned_settings
 
 ask = '--data digits --n 300 --forget random:12 --algorithm gradascent --oracles 2 --train-epochs 2 --budget 12 --seed 1000'.split()
 
@@ -162,6 +166,42 @@ def test_settings_that_diverge_are_not_taken():
     # the weights that were put back may score higher than those of a run that went to its end, and yet are not taken
     assert (runs.ended[runs.lr == best.lr] == 'done').all() and best.tuning.diverged == 0 and 'of the runs diverged' in repr(best.tuning)
     assert runs.score[runs.ended == 'diverged'].max() >= best.tuning.score, 'this model tells nothing: choose another'
+
+def with_space(how, **space):
+    how.space = space
+    return how
+
+@pytest.mark.parametrize('space,words', [
+    (dict(lr=(0, .1)), 'give a lower bound above 0'), (dict(lr=(1e-3, np.inf)), 'two numbers'),
+    (dict(lr=(.1, .01)), 'give a lower bound above 0, and a higher upper bound'), (dict(lr=.1), 'two numbers'),
+    (dict(n_epoch=(1, 2.5)), 'give two whole numbers'), (dict(n_epoch=(3, 3)), 'give two whole numbers'),
+    (dict(alpha=(.9, 2.)), 'exceeds the limits of NegGradPlus here, 0.9 to 1'),
+    (dict(bs_forget=(16, 64)), 'bs_forget=None is not a number, so it cannot be searched'),
+    (dict(opt=(1, 2)), "opt='sgd' is not a number, so it cannot be searched"),
+    (dict(rate=(1, 2)), "no setting 'rate' to search"), ({}, 'NegGradPlus has no settings to search')],
+    ids=lambda o: str(o)[:30])
+def test_ranges_that_cannot_be_searched(space, words, learn, split):
+    with pytest.raises(InputError) as e: tune(learn, split, with_space(NegGradPlus(), **space))
+    assert words in str(e.value)
+
+@pytest.mark.parametrize('bad,words', [
+    (dict(algorithm=with_space(SalUn(), share=(.5, 2.))), 'exceeds the limits of SalUn here, 0.5 to 1'),
+    (dict(algorithm=SCRUB(alpha=0.)), 'alpha=0.0 has no value on the logarithmic scale of the search'),
+    (dict(algorithm=NegGradPlus(alpha=1.)), 'alpha=1.0 has no value on the logarithmic scale of the search'),
+    (dict(algorithm=NegGradPlus), 'give an instance such as SCRUB()'),
+    (dict(split='random:10'), 'split is a str, not a ForgetSplit'), (dict(split=np.arange(3)), 'split is a ndarray'),
+    (dict(budget=3), 'budget=3 must be a whole number in [10, inf)'),
+    (dict(budget=20.), 'budget=20.0 must be a whole number'),
+    (dict(oracles=1), 'oracles=1 must be a whole number in [2, inf)'),
+    (dict(seed=-1), 'seed=-1 must be a whole number in [0, 4294967295]'),
+    (dict(path='/dev/null'), "'/dev/null' cannot be written")], ids=lambda o: str(o)[:30])
+def test_arguments_that_are_refused(bad, words, learn, split):
+    with pytest.raises(InputError) as e: tune(learn, **{'split': split, 'algorithm': NegGradPlus(), **bad})
+    assert words in str(e.value)
+
+def test_a_setting_with_whole_numbers_in_its_declaration_has_a_whole_range():
+    assert _bounds(with_space(NegGradPlus(), lr=(1, 2.)), 'lr') == (1., 2., 'log')
+    assert _bounds(with_space(NegGradPlus(lr=1), n_epoch=(1., 4.)), 'n_epoch') == (1, 4, 'whole')
 
 def test_a_search_that_cannot_be(here, capsys):
     for args, says in [(['--budget', '5'], '--budget 5'), (['--algorithm', 'unsir'], 'None of these')]:

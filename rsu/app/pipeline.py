@@ -34,7 +34,7 @@ from ..algorithms.table import algorithms
 from ..sequence.sequence import ByClass, Groups, Labelled, NaturalBreaks, SeqUnlearn, Singly, Thresholds
 from ..evaluation.intervals import summarise
 from ..evaluation.evaluate import evaluate_runs
-from ..evaluation.tune import tune, _search_for
+from ..evaluation.tune import tune, find_search
 from ..erasure.ledger import Ledger, open_requests
 from ..erasure.stream import RetrainingDue, StillKnown, answered_by, unlearn_stream
 from ..erasure.report import write_page
@@ -224,7 +224,7 @@ def _sequence_and_notes(s, dls, split):
     if s.n_epoch is not None or s.lr is not None: return _sequence(s, split).with_budget(s.n_epoch, s.lr),[]
     recipe,notes = recipe_for(s, dls),{}
     def settings(name):
-        found = _search_for(s.data, recipe.network.__name__, s.forget, name)
+        found = find_search(s.data, recipe.network.__name__, s.forget, name)
         if found is not None: notes[name] = _note_on_search(s, recipe, found)
         return None if found is None else found.settings
     return _sequence(s, split, settings),list(notes.values())

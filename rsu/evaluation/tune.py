@@ -36,14 +36,17 @@ def _score(one, oracles):
     return dict(tow=float(res['tow']), auc=float(res['auc']), score=float(1-res['distance']))
 
 # %% ../../nbs/evaluation/07_tune.ipynb #e651736d
-_scales = {'whole': (lambda v: v, lambda u: int(round(u))), 'log': (np.log, lambda u: float(np.exp(u))), 'below 1': (lambda v: -np.log(1-v), lambda u: float(min(1-np.exp(-u), 1-2**-50)))}
+# For each scale, the function to it and the function back.
+_scales = {'whole': (lambda v: v, lambda u: int(round(u))),
+           'log': (np.log, lambda u: float(np.exp(u))),
+           'below 1': (lambda v: -np.log(1-v), lambda u: float(min(1-np.exp(-u), 1-2**-50)))}
 
 class _Range(NamedTuple):
-    "Between which bounds a setting is searched, how its values are spread, and which of them are allowed"
+    "The range in which a setting is searched, its scale, and the limits of its values"
     low:float
     high:float
-    scale:str      # One of `_scales`: where values are spread evenly
-    limits:Interval # Of all values that are allowed
+    scale:str       # One of `_scales`, on which values are drawn uniformly
+    limits:Interval # All values that are allowed
 
     def to(self, v): return _scales[self.scale][0](v)
     def back(self, u): return _scales[self.scale][1](u)
@@ -54,71 +57,89 @@ class _Range(NamedTuple):
     def over(self, values): return self._replace(low=min(self.low, *values), high=max(self.high, *values))
 
     def draw(self, trial, name):
-        "A value of the range, as the sampler would have it"
+        "A value in the range, drawn by the sampler"
         low,high = self.to(self.low),self.to(self.high)
-        return trial.suggest_int(name, low, high) if self.scale == 'whole' else self.back(trial.suggest_float(name, float(low), float(high)))
+        if self.scale == 'whole': return trial.suggest_int(name, low, high)
+        return self.back(trial.suggest_float(name, float(low), float(high)))
 
 # %% ../../nbs/evaluation/07_tune.ipynb #7a3a58ca
-def _step(r, value, side):
-    "A fifth of the range further out, or as far as the limits allow"
+def _step_outward(r, value, side):
+    "A fifth of the range further out, or the limit if it is nearer"
     whole = r.scale == 'whole'
     v = r.back(r.to(value) + side*max(r.span/5, whole))
     return r.limits.clip(max(v, min(r.low, 1)) if whole else v)
 
 def _further(r, value, tried):
-    "() where the value is on no edge of what was tried; where it is, the next value further out, or None where the algorithm takes none"
+    "The next value beyond the edge; None if `value` is at the limit, and () if it is not on an edge of what was tried"
     for side,end in ((-1,r.low),(1,r.high)):
-        out = lambda v: side*(r.to(v)-r.to(value))
-        if out(end) >= r.span/20: continue
-        v = _step(r, value, side)
-        if out(v) < max(r.span/100, r.scale == 'whole'): return None
-        if all(out(o) < .99*min(r.span/20, out(v)) for o in tried): return v
+        def outward(v): return side*(r.to(v)-r.to(value))
+        if outward(end) >= r.span/20: continue
+        v = _step_outward(r, value, side)
+        if outward(v) < max(r.span/100, r.scale == 'whole'): return None
+        if all(outward(o) < .99*min(r.span/20, outward(v)) for o in tried): return v
     return ()
 
 # %% ../../nbs/evaluation/07_tune.ipynb #5e01bfb3
-def _number(v): return isinstance(v, Real) and not isinstance(v, bool) and bool(np.isfinite(v))
+def _is_number(v): return isinstance(v, Real) and not isinstance(v, bool) and bool(np.isfinite(v))
 
-def _asked_range(algorithm, k):
-    "The bounds given for setting `k`: two numbers"
+def _given_bounds(algorithm, k):
+    "The bounds given for setting `k`, two numbers"
     name,bounds = type(algorithm).__name__,algorithm.space[k]
-    if k not in algorithm._names(): raise InputError(f"{name} has no setting '{k}' to search: its settings are {', '.join(algorithm._names())}.")
-    if not isinstance(bounds, (list,tuple)) or len(bounds) != 2 or not all(map(_number, bounds)): raise InputError(f"The range of {k}, {bounds!r}, is none: give its lower and its upper bound, two numbers.")
+    if k not in algorithm._names():
+        raise InputError(f"{name} has no setting '{k}' to search: its settings are {', '.join(algorithm._names())}.")
+    if not isinstance(bounds, (list,tuple)) or len(bounds) != 2 or not all(map(_is_number, bounds)):
+        raise InputError(f"The range of {k}, {bounds!r}, is not valid: "
+                         "give its lower and its upper bound, two numbers.")
     return bounds
 
+def _check_bounds(k, low, high, whole):
+    "Refuse bounds between which nothing can be drawn"
+    if whole and not low == int(low) < high == int(high): remedy = 'two whole numbers, the lower one first'
+    elif not whole and not 0 < low < high: remedy = 'a lower bound above 0, and a higher upper bound'
+    else: return
+    raise InputError(f"The range of {k}, {low} to {high}, is not valid: give {remedy}.")
+
 def _bounds(algorithm, k):
-    "The bounds of setting `k` and the scale between them"
-    (low,high),v,declared = _asked_range(algorithm, k), getattr(algorithm, k), algorithm.constraints()[k].interval
-    if declared is None or not _number(v): raise InputError(f"{k}={v!r} cannot begin a search, which is one for numbers: give a value from {low} to {high}, or search other settings.")
+    "The bounds of setting `k`, and its scale"
+    low,high = _given_bounds(algorithm, k)
+    v,declared = getattr(algorithm, k),algorithm.constraints()[k].interval
+    if declared is None or not _is_number(v):
+        raise InputError(f"{k}={v!r} is not a number, so it cannot be searched: give a value from {low} to {high}, "
+                         "or search other settings.")
     whole = declared.kind is int
-    if whole and not low == int(low) < high == int(high): raise InputError(f"The range of {k}, {low} to {high}, is none: give two whole numbers, the lower one first.")
+    _check_bounds(k, low, high, whole)
     if whole: return int(low),int(high),'whole'
-    if not 0 < low < high: raise InputError(f"The range of {k}, {low} to {high}, is none: give a lower bound above 0, and a higher one.")
     scale = 'below 1' if low >= .5 and high < 1 else 'log'
-    if v <= 0 or scale == 'below 1' and v >= 1: raise InputError(f"{k}={v} cannot begin a search, which goes by logarithms: give a value from {low} to {high}.")
+    if v <= 0 or scale == 'below 1' and v >= 1:
+        raise InputError(f"{k}={v} has no value on the logarithmic scale of the search: "
+                         f"give a value from {low} to {high}.")
     return float(low),float(high),scale
 
+# %% ../../nbs/evaluation/07_tune.ipynb #7d18f3b6
 def _ranges(algorithm, learn, split, own):
-    "The range of every setting that is searched, within its limits; of one's `own` range nothing is cut off"
+    "The range of every setting that is searched, cut at its limits; a user's `own` range must be within the limits"
     res,here = {},algorithm.limits(learn, split)
     for k in algorithm.space:
         low,high,scale = _bounds(algorithm, k)
         limits = here.get(k, algorithm.constraints()[k].interval)
         least,most = limits.clip(low),limits.clip(high)
         if own and (least,most) != (low,high):
-            raise InputError(f"The range of {k}, {low} to {high}, goes further than {type(algorithm).__name__} does here, "
-                             f"from {least:.4g} to {most:.4g}: narrow it.")
+            raise InputError(f"The range of {k}, {low} to {high}, exceeds the limits of {type(algorithm).__name__} "
+                             f"here, {least:.4g} to {most:.4g}: narrow it.")
         if least < most: res[k] = _Range(least, most, scale, limits)
     if not res: raise InputError(f"{type(algorithm).__name__} has no settings to search here.")
     return res
 
 # %% ../../nbs/evaluation/07_tune.ipynb #589df65a
-_first = 10_000 # seed of the first oracle of a search; reports count from 0
+_first_seed = 10_000 # seed of the first oracle of a search; reports count from 0
 
 def _settings(algorithm, names): return {k: getattr(algorithm, k) for k in names}
 
-def _known(study): return [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+def _completed(study): return [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
 
-def _row(t): return dict(**t.user_attrs['settings'], seed=t.user_attrs['seed'], again=t.user_attrs['again'], **t.user_attrs['found'])
+def _trial_row(t):
+    return dict(**t.user_attrs['settings'], seed=t.user_attrs['seed'], again=t.user_attrs['again'],
+                **t.user_attrs['found'])
 
 def _best(trials, n=3):
     "The settings of the `n` best runs of the search, best first"
@@ -126,187 +147,241 @@ def _best(trials, n=3):
     return [s for i,s in enumerate(res) if s not in res[:i]][:n]
 
 def _on_edge(settings, ranges, trials):
-    "Those of the settings that are on the edge of what the runs tried, each with the next value beyond, or None"
-    tried = lambda k: [t.user_attrs['settings'][k] for t in trials]
-    return {k: v for k,r in ranges.items() if (v := _further(r, settings[k], tried(k))) != ()}
+    "The settings on an edge of what the runs tried, each with the next value beyond, or None"
+    tried = {k: [t.user_attrs['settings'][k] for t in trials] for k in ranges}
+    return {k: v for k,r in ranges.items() if (v := _further(r, settings[k], tried[k])) != ()}
 
 def _beyond_best(ranges, trials):
-    "From the sixth run on, the best settings so far with one of them a step beyond the edge on which it is; None where it is on none"
+    "From the sixth run on, the best settings with one of them beyond its edge; None if none is on an edge"
     if len(trials) < 5: return None
     best = _best(trials, 1)[0]
     return next(({**best, k: v} for k,v in _on_edge(best, ranges, trials).items() if v is not None), None)
 
-def _search(study, ranges, seed, trials, settings):
-    "The next run of the search: an Optuna trial and its settings, where none are asked for those that the sampler draws"
-    wide = {k: r.over([t.user_attrs['settings'][k] for t in trials] + ([settings[k]] if settings else [])) for k,r in ranges.items()}
+# %% ../../nbs/evaluation/07_tune.ipynb #c40e8a95
+def _next_trial(study, ranges, seed, trials, settings):
+    "The next run of the search: an Optuna trial and its settings, drawn by the sampler if `settings` is None"
+    tried = [t.user_attrs['settings'] for t in trials] + ([settings] if settings else [])
+    wide = {k: r.over([o[k] for o in tried]) for k,r in ranges.items()}
     study.sampler = optuna.samplers.TPESampler(seed=derive_seed(seed, len(trials)), n_startup_trials=8)
-    if settings and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)): # a killed search may have said so already
-        study.enqueue_trial({k: r.to(settings[k]) if r.scale == 'whole' else float(r.to(settings[k])) for k,r in ranges.items()})
+    # An interrupted search may have enqueued the trial before.
+    if settings and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        values = {k: r.to(settings[k]) for k,r in ranges.items()}
+        study.enqueue_trial({k: v if ranges[k].scale == 'whole' else float(v) for k,v in values.items()})
     trial = study.ask()
     drawn = {k: r.draw(trial, k) for k,r in wide.items()}
     return trial, settings or drawn
 
-def _searching(runs, budget):
-    "Those of the runs that search: four fifths of the budget, and steps beyond an edge that follow them as long as two runs are left"
+def _search_trials(trials, budget):
+    "The runs that search: four fifths of the budget, and steps beyond an edge after them while two runs are left"
     n = budget - budget//5
-    while n < min(budget-2, len(runs)) and runs[n].user_attrs['beyond']: n += 1
-    return runs[:n]
+    while n < min(budget-2, len(trials)) and trials[n].user_attrs['beyond']: n += 1
+    return trials[:n]
 
 # %% ../../nbs/evaluation/07_tune.ipynb #e2f647db
 class _Lock:
-    "A lock that the system takes back from a process that dies; Optuna's own would outlive it"
+    "A lock that the operating system releases when its process dies; Optuna's own lock would remain"
     def __init__(self, path): self.lock = FileLock(path)
-    def acquire(self): self.lock.acquire(); return True
+    def acquire(self):
+        self.lock.acquire()
+        return True
     def release(self): self.lock.release()
 
-def _mend(path):
-    "Cut the journal where a full disk or a lost machine left a line that is none"
+def _is_complete_line(line):
+    try: json.loads(line)
+    except ValueError: return False
+    return line.endswith(b'\n')
+
+def _repair_journal(path):
+    "Cut the journal at the first damaged line, which a full disk or a crash may leave"
     file = path/'search.jsonl'
     if not file.exists(): return
     with FileLock(path/'search.lock'):
         lines = file.read_bytes().splitlines(keepends=True)
-        n = next((i for i,o in enumerate(lines) if not _whole(o)), len(lines))
+        n = next((i for i,o in enumerate(lines) if not _is_complete_line(o)), len(lines))
         if n == len(lines): return
-        print(f"'{file}' is damaged in line {n+1}: the search goes on from what stands before it.")
+        print(f"'{file}' is damaged in line {n+1}: the search resumes from the lines before it.")
         with replacing(file) as part: part.write_bytes(b''.join(lines[:n]))
 
-def _whole(line):
-    try: json.loads(line); return line.endswith(b'\n')
-    except ValueError: return False
+def _storage(path):
+    "Optuna's storage in a folder; in memory if `path` is None"
+    if not path: return InMemoryStorage()
+    _repair_journal(path)
+    return JournalStorage(JournalFileBackend(str(path/'search.jsonl'), _Lock(str(path/'search.lock'))))
 
 def _study(path, name):
-    "The study of that name, from its file where there is one"
+    "The study with this name, read from its file if there is one"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if path: _mend(Path(path))
-    storage = JournalStorage(JournalFileBackend(str(Path(path)/'search.jsonl'), _Lock(str(Path(path)/'search.lock')))) if path else InMemoryStorage()
+    storage = _storage(path and Path(path))
     study = optuna.create_study(storage=storage, study_name=name, direction='maximize', load_if_exists=True)
-    for t in study.get_trials(deepcopy=False):
-        if t.state == TrialState.RUNNING: study.tell(t.number, state=TrialState.FAIL) # a run that was killed is run again
+    for t in study.get_trials(deepcopy=False): # an interrupted run is repeated
+        if t.state == TrialState.RUNNING: study.tell(t.number, state=TrialState.FAIL)
     return study
 
-def _written(algorithm):
-    "The source of the algorithm and of what it is derived from; of what was typed into a notebook, that of its functions"
-    mine = [o for o in type(algorithm).__mro__ if issubclass(o, Algorithm)]
-    return [(o.__qualname__, source_of(o) or describe({k: f for k,f in vars(o).items() if inspect.isfunction(f)})) for o in mine]
+# %% ../../nbs/evaluation/07_tune.ipynb #93fa1c08
+class _Search(NamedTuple):
+    "What stays the same in all runs of a search"
+    learn:object
+    split:ForgetSplit
+    algorithm:Algorithm
+    oracles:list # `Outputs`
+    ranges:dict  # `_Range`s by setting
+    budget:int
+    seed:int
 
-def _key(learn, split, algorithm, ranges, oracles, seed):
-    "What a search is about and by which code, in twelve hexadecimal digits"
+# %% ../../nbs/evaluation/07_tune.ipynb #a86d5f02
+def _run_trial(study, trial, settings, search, seed, again):
+    "One run and its score"
+    for k,v in dict(settings=settings, seed=seed, again=again).items(): trial.set_user_attr(k, v)
+    how = search.algorithm.replace(**settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', Diverged) # reported in the column `ended`
+        rec = unlearn(search.learn, search.split, how, seed=seed, quiet=True).unlearning
+    found = _score(rec.outputs[-1], search.oracles)
+    found.update(steps=rec.steps, seconds=rec.seconds, ended=rec.stages.ended.iloc[-1])
+    trial.set_user_attr('found', found)
+    study.tell(trial, found['score'] - (found['ended'] == 'diverged'))
+
+def _searched(study, repeats, search, quiet):
+    "The trials of the search and the repeats for its budget; both studies resume from their stored trials"
+    budget,ranges = search.budget,search.ranges
+    def trials_so_far(): return _search_trials(_completed(study), budget),_completed(repeats)
+    todo = range(sum(map(len, trials_so_far())), budget)
+    for n in progress(todo, 'Runs to search', quiet=quiet):
+        trials,again = trials_so_far()
+        may_step = len(trials) == min(len(_completed(study)), budget-2) < budget-2
+        beyond = _beyond_best(ranges, trials) if may_step else None
+        searches = len(trials) < budget - budget//5 or beyond is not None
+        if searches:
+            settings = beyond if trials else _settings(search.algorithm, ranges)
+            trial,settings = _next_trial(study, ranges, search.seed, trials, settings)
+        else: trial,settings = repeats.ask(),_best(trials)[len(again) % len(_best(trials))]
+        trial.set_user_attr('beyond', beyond is not None)
+        _run_trial(study if searches else repeats, trial, settings, search,
+                   _first_seed + derive_seed(search.seed, n) % 2**31, not searches)
+    return trials_so_far()
+
+# %% ../../nbs/evaluation/07_tune.ipynb #574dad43
+def _tuning_result(given, search, trials, again):
+    "The given algorithm with the best settings, and the record of the search"
+    def runs(settings): return [t for t in (*trials, *again) if t.user_attrs['settings'] == settings]
+    def mean(settings): return float(np.mean([t.user_attrs['found']['score'] for t in runs(settings)]))
+    ranges,refs = search.ranges,search.oracles
+    best = max(_best(trials), key=lambda s: np.mean([t.value for t in runs(s)]))
+    res,edges = given.replace(**best),_on_edge(best, ranges, trials)
+    searched = {k: ranges[k].over([t.user_attrs['settings'][k] for t in trials])[:2] for k in edges}
+    before = Outputs(search.learn.model, search.split)
+    retrained = [_score(o, refs[:i]+refs[i+1:])['score'] for i,o in enumerate(refs)]
+    diverged = [t.user_attrs['found']['ended'] == 'diverged' for t in runs(best)]
+    res.tuning = Tuning(
+        trials=pd.DataFrame(map(_trial_row, (*trials, *again))), score=mean(best),
+        given=mean(_settings(search.algorithm, ranges)), nothing=_score(before, refs)['score'],
+        retrained=float(np.mean(retrained)), diverged=float(np.mean(diverged)),
+        edges={k: searched[k] for k,v in edges.items() if v is not None},
+        ends={k: searched[k] for k,v in edges.items() if v is None})
+    return res
+
+# %% ../../nbs/evaluation/07_tune.ipynb #4d0b7e5a
+def _algorithm_source(algorithm):
+    "Source of the algorithm's classes; for classes from a notebook, the contents of their functions"
+    classes = [o for o in type(algorithm).__mro__ if issubclass(o, Algorithm)]
+    def functions(o): return {k: f for k,f in vars(o).items() if inspect.isfunction(f)}
+    return [(o.__qualname__, source_of(o) or describe(functions(o))) for o in classes]
+
+def _search_key(learn, split, algorithm, ranges, oracles, seed):
+    "Hash of everything that determines a search, and of its code, in twelve hexadecimal digits"
     recipe,bounds = recipe_of(learn),{k: r[:3] for k,r in ranges.items()}
-    cbs = sorted(type(cb).__name__ for cb in clone_learner(learn, split.retain_dls).cbs) # those of mixed precision among them
-    return key_of(samples=split.key, evaluated=split.eval_key, recipe=getattr(recipe, 'key', 'function'), code=recipe_code(recipe),
-                  algorithm=algorithm.key, source=_written(algorithm), bounds=bounds, oracles=oracles, seed=seed,
-                  model=weights_hash(learn.model), loss=loss_key(learn.loss_func), callbacks=cbs, rsu=rsu.__version__)[:12]
+    cbs = sorted(type(cb).__name__ for cb in clone_learner(learn, split.retain_dls).cbs) # with those of mixed precision
+    return key_of(samples=split.key, evaluated=split.eval_key, recipe=getattr(recipe, 'key', 'function'),
+                  code=recipe_code(recipe), algorithm=algorithm.key, source=_algorithm_source(algorithm),
+                  bounds=bounds, oracles=oracles, seed=seed, model=weights_hash(learn.model),
+                  loss=loss_key(learn.loss_func), callbacks=cbs, rsu=rsu.__version__)[:12]
 
 # %% ../../nbs/evaluation/07_tune.ipynb #8a7882e6
 @dataclass(repr=False)
 class Tuning:
-    "How settings were found: `tune(...).tuning`"
-    trials:pd.DataFrame # A row a run: settings, seed, again (of the last fifth?), ToW and AUC on validation, score, steps, seconds (those of what is measured once, in the run that measured it), ended
-    score:float         # Mean score of the settings taken, over their runs
-    given:float         # Score of the settings that were given
-    nothing:float       # Score of the model left as it is
+    "The record of a search: `tune(...).tuning`"
+    # A row for each run: settings, seed, again (is it a repeat?), ToW and AUC on validation samples, score, steps,
+    # seconds (a measurement that is shared by all runs counts in the run that made it), ended
+    trials:pd.DataFrame
+    score:float         # Mean score of the settings found, over their runs
+    given:float         # Score of the given settings
+    nothing:float       # Score of the trained model before unlearning
     retrained:float     # Mean score of the oracles, each compared with the others
-    diverged:float=0.   # Share of the runs of the settings taken that diverged; `trials` tells of all
-    edges:dict=field(default_factory=dict) # Settings on the edge of what was searched, beyond which the algorithm goes, and the range that was searched
-    ends:dict=field(default_factory=dict)  # Settings on an edge beyond which the algorithm does not go, likewise
+    diverged:float=0.   # Share of the runs with the settings found that diverged
+    edges:dict=field(default_factory=dict) # Settings on an edge that is not the limit, and the range that was searched
+    ends:dict=field(default_factory=dict)  # Settings at the limit, and the range that was searched
 
     def __repr__(self):
         lost = (self.trials.ended == 'diverged').sum()
-        return ''.join([f"score {self.score:.3f} after {len(self.trials)} runs (as given {self.given:.3f}, doing nothing {self.nothing:.3f}, retraining {self.retrained:.3f})",
-                        f"; {lost} of the runs diverged" if lost else '', f", and {self.diverged:.0%} of those with these settings: they are not safe" if self.diverged else '',
-                        *(f'; {k} is on the edge of [{lo:.3g}, {hi:.3g}]: more runs, or a range of your own, may find better' for k,(lo,hi) in self.edges.items()),
-                        *(f'; {k} is at the end of [{lo:.3g}, {hi:.3g}], where the algorithm goes no further' for k,(lo,hi) in self.ends.items())])
+        parts = [f"score {self.score:.3f} after {len(self.trials)} runs (as given {self.given:.3f}, "
+                 f"doing nothing {self.nothing:.3f}, retraining {self.retrained:.3f})"]
+        if lost: parts.append(f"{lost} of the runs diverged")
+        if self.diverged: parts[-1] += f", and {self.diverged:.0%} of those with these settings: they are not safe"
+        parts += [f"{k} is on the edge of [{low:.3g}, {high:.3g}]: more runs, or a range of your own, may find better"
+                  for k,(low,high) in self.edges.items()]
+        parts += [f"{k} is at the end of [{low:.3g}, {high:.3g}], which is the limit of the algorithm"
+                  for k,(low,high) in self.ends.items()]
+        return '; '.join(parts)
 
 # %% ../../nbs/evaluation/07_tune.ipynb #c6326706
 @validated
 def tune(
     learn,                # A trained learner
-    split:ForgetSplit,    # What must be forgotten: another request than the one that is reported, where figures are to be honest
-    algorithm:Algorithm,  # What is not in its `space` stays as it is
-    budget:Interval(int, 10)=40, # Runs of the algorithm in all
+    split:ForgetSplit,    # The samples to forget; use another split than the one that is reported
+    algorithm:Algorithm,  # Settings that are not in its `space` stay unchanged
+    budget:Interval(int, 10)=40, # Number of runs in all
     oracles:Interval(int, 2)=3, # Models retrained for the search
-    seed:Seed=0,          # Of the search
-    path=None,            # A folder that keeps the search and its oracles: the same call again goes on, and so does one with a larger budget
+    seed:Seed=0,          # Seed of the search
+    path=None,            # Folder for the search and its oracles; a later call resumes, also with a larger budget
     quiet:bool=False      # No progress bar
-) -> Algorithm:           # With the settings found; its `tuning` tells how
-    "Search the settings of an algorithm on validation samples, on seeds of its own"
-    if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm): raise InputError(f"algorithm={algorithm!r} is no algorithm: give an instance such as SCRUB().")
-    if not isinstance(algorithm.space, dict) or not algorithm.space: raise InputError(f"{type(algorithm).__name__} has no settings to search.")
-    if isinstance(split, ForgetSplit): split = ForgetSplit(split.dls, split.forget, test=split.valid) # whatever asks for test samples gets those of validation
-    own,given,algorithm = 'space' in vars(algorithm),algorithm,resolve_algorithm(learn, split, algorithm)
-    algorithm.space = given.space # which a copy has lost
+) -> Algorithm:           # With the settings found; its `tuning` is the record of the search
+    "Search the settings of an algorithm on validation samples and on seeds that no report uses"
+    if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm):
+        raise InputError(f"algorithm={algorithm!r} is not an algorithm: give an instance such as SCRUB().")
+    if not isinstance(algorithm.space, dict) or not algorithm.space:
+        raise InputError(f"{type(algorithm).__name__} has no settings to search.")
+    # Code that reads test samples gets the validation samples.
+    if isinstance(split, ForgetSplit): split = ForgetSplit(split.dls, split.forget, test=split.valid)
+    own,given = 'space' in vars(algorithm),algorithm
+    algorithm = resolve_algorithm(learn, split, given)
+    algorithm.space = given.space # a copy does not have it
     ranges = _ranges(algorithm, learn, split, own)
     if path:
         check_writable(path)
         Path(path).mkdir(parents=True, exist_ok=True)
-    refs = fit_oracles(learn, split, oracles, path and Path(path)/'oracles', quiet, first=_first)
+    refs = fit_oracles(learn, split, oracles, path and Path(path)/'oracles', quiet, first=_first_seed)
     refs = [Outputs(o.model, split) for o in refs]
-    key = _key(learn, split, algorithm, ranges, oracles, seed)
-    with FileLock(Path(path)/f'{key}.lock') if path else nullcontext(), measuring_once(): # one process searches; another waits and finds it done
-        runs = _searched(_study(path, key), _study(path, f'{key}-{budget}'), learn, split, algorithm, ranges, budget, refs, seed, quiet)
-    return _tuned(given, _settings(algorithm, ranges), ranges, *runs, learn, split, refs)
-
-def _searched(study, repeats, learn, split, algorithm, ranges, budget, refs, seed, quiet):
-    "The runs of the search, from where it stands, and the repeats, which are of this budget alone"
-    runs = lambda: (_searching(_known(study), budget),_known(repeats))
-    todo = range(sum(map(len, runs())), budget)
-    for n in progress(todo, 'Runs to search', quiet=quiet):
-        trials,again = runs()
-        beyond = _beyond_best(ranges, trials) if len(trials) == min(len(_known(study)), budget-2) < budget-2 else None
-        searches = len(trials) < budget - budget//5 or beyond is not None
-        if searches: trial,settings = _search(study, ranges, seed, trials, beyond if trials else _settings(algorithm, ranges))
-        else: trial,settings = repeats.ask(),_best(trials)[len(again) % len(_best(trials))]
-        trial.set_user_attr('beyond', beyond is not None)
-        _run(study if searches else repeats, trial, settings, learn, split, algorithm, refs,
-             _first + derive_seed(seed, n) % 2**31, not searches)
-    return runs()
-
-# %% ../../nbs/evaluation/07_tune.ipynb #574dad43
-def _run(study, trial, settings, learn, split, algorithm, refs, seed, again):
-    "One run and its score"
-    trial.set_user_attr('settings', settings); trial.set_user_attr('seed', seed); trial.set_user_attr('again', again)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', Diverged) # the column `ended` says it
-        new = unlearn(learn, split, algorithm.replace(**settings), seed=seed, quiet=True)
-    rec = new.unlearning
-    found = _score(rec.outputs[-1], refs)
-    found.update(steps=rec.steps, seconds=rec.seconds, ended=rec.stages.ended.iloc[-1])
-    trial.set_user_attr('found', found)
-    study.tell(trial, found['score'] - (found['ended'] == 'diverged'))
-
-def _tuned(algorithm, first, ranges, trials, again, learn, split, refs):
-    "The algorithm with the best of the settings (the others as they were given), and the record of the search"
-    def runs(settings): return [t for t in (*trials, *again) if t.user_attrs['settings'] == settings]
-    def mean(settings): return float(np.mean([t.user_attrs['found']['score'] for t in runs(settings)]))
-    best = max(_best(trials), key=lambda s: np.mean([t.value for t in runs(s)]))
-    res,edges = algorithm.replace(**best),_on_edge(best, ranges, trials)
-    wide = {k: ranges[k].over([t.user_attrs['settings'][k] for t in trials])[:2] for k in edges}
-    retrained = [_score(o, refs[:i]+refs[i+1:])['score'] for i,o in enumerate(refs)]
-    diverged = [t.user_attrs['found']['ended'] == 'diverged' for t in runs(best)]
-    res.tuning = Tuning(pd.DataFrame(map(_row, (*trials, *again))), mean(best), mean(first),
-                        _score(Outputs(learn.model, split), refs)['score'], float(np.mean(retrained)),
-                        float(np.mean(diverged)), {k: wide[k] for k,v in edges.items() if v is not None},
-                        {k: wide[k] for k,v in edges.items() if v is None})
-    return res
+    key = _search_key(learn, split, algorithm, ranges, oracles, seed)
+    search = _Search(learn, split, algorithm, refs, ranges, budget, seed)
+    # One process searches; another one waits and finds the search complete.
+    with FileLock(Path(path)/f'{key}.lock') if path else nullcontext(), measuring_once():
+        trials = _searched(_study(path, key), _study(path, f'{key}-{budget}'), search, quiet)
+    return _tuning_result(given, search, *trials)
 
 # %% ../../nbs/evaluation/07_tune.ipynb #e4cb5fc0
-def tuned_settings() -> pd.DataFrame: # A row a search: the data, the network and the epochs of its training, what was forgotten (the riskiest by `ranker`), `settings` (an algorithm), scores, the share of the runs with these settings that diverged, settings on an edge as in `Tuning`, and the command
-    "The settings that come with the package"
+def tuned_settings() -> pd.DataFrame: # A row for each search
+    """The settings that come with the package.
+    The columns are the data, the network and the epochs of its training, the forget set (the riskiest by `ranker`),
+    `settings` (an algorithm), scores, the share of the runs with these settings that diverged,
+    settings on an edge as in `Tuning`, and the command."""
     rows = json.loads((files('rsu')/'settings.json').read_text(encoding='utf-8'))
     return pd.DataFrame([{**r, 'settings': decode(r['settings'])} for r in rows])
 
 def settings_for(
     data:str,      # Name of the data set
     network:str,   # Name of the network
-    forget:str,    # What is forgotten, as the command line says it: 'random:60', 'top:60'
+    forget:str,    # The forget set as on the command line: 'random:60', 'top:60'
     algorithm:str  # Name of the algorithm, in lower case
-):                 # An algorithm, or None where no search was made
-    "The tuned settings of an algorithm; they may have been searched for more or fewer samples"
-    found = _search_for(data, network, forget, algorithm)
+):                 # An algorithm, or None if there was no search
+    "The tuned settings of an algorithm; their search may have forgotten more or fewer samples"
+    found = find_search(data, network, forget, algorithm)
     return None if found is None else found.settings
 
-def _search_for(data, network, forget, algorithm):
-    "The search of tuned settings on these data and network and for this kind of forget set: a row of `tuned_settings`, or None"
+# %% ../../nbs/evaluation/07_tune.ipynb #0e6c94bd
+def find_search(data, network, forget, algorithm):
+    "The row of `tuned_settings` for these data, this network and this kind of forget set, or None"
     df = tuned_settings()
-    found = df[(df.data == data) & (df.network == network) & (df.forget.str.split(':').str[0] == forget.split(':')[0]) & (df.settings.map(lambda o: o.name) == algorithm)]
+    kind = df.forget.str.split(':').str[0]
+    found = df[(df.data == data) & (df.network == network) & (kind == forget.split(':')[0])
+               & (df.settings.map(lambda o: o.name) == algorithm)]
     return found.iloc[0] if len(found) else None
