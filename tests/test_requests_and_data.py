@@ -339,7 +339,7 @@ def test_data_without_one_class_per_sample_are_refused(dls, words):
 @pytest.mark.parametrize('a, b, words', [
     (x, y+1, 'go from 1 to 3 and vocab= names 3'), (x, y*2-1, 'from -1 to 3'), (x, y.float(), 'y.long'),
     (x, torch.eye(3)[y], 'argmax'), (x, y[:, None].expand(-1, 2), 'several labels'),
-    ((x*9).byte(), y, r'uint8.*float\(\)/255'), (x[:, 0], y, 'one row a sample'),
+    ((x*9).byte(), y, r'uint8.*float\(\)/255'), (x[:, 0], y, 'one row per sample'),
     (x[:9], y, '9 inputs and 120 labels'), ([['a']], [0], 'are not numbers')])
 def test_samples_refuse_unsuitable_tensors(a, b, words):
     with pytest.raises(InputError, match=words): Samples(a, b, vocab=list('abc'))

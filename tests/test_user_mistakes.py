@@ -171,8 +171,8 @@ y = torch.arange(60) % 10
 rows = Rows(y)
 
 @pytest.mark.parametrize('data, words', [(Rows([f'class {i}' for i in y.tolist()]), 'class of each sample, a whole number'),
-                                         (Rows(nn.functional.one_hot(y).float()), 'one class a sample'),
-                                         (Rows(y.float()), 'one class a sample'), (Words(y), 'must be tensors')])
+                                         (Rows(nn.functional.one_hot(y).float()), 'one class per sample'),
+                                         (Rows(y.float()), 'one class per sample'), (Words(y), 'must be tensors')])
 def test_data_without_one_whole_label_per_sample_are_refused(data, words):
     dls = DataLoaders(TorchLoader(data, 16), TorchLoader(rows, 16))
     with pytest.raises(InputError, match=words): ForgetSplit(dls, [1, 2]).y
