@@ -166,7 +166,7 @@ class FineTune(Algorithm):
 @patch
 def limits(self:Algorithm,
     learn, # The learner that will be copied and changed
-    split  # The request
+    split  # The `ForgetSplit`: samples to forget and to retain
 ) -> dict: # `Interval`s by setting
     "Bounds of settings that depend on the data, on the network or on other settings"
     return {}
@@ -174,7 +174,7 @@ def limits(self:Algorithm,
 @patch
 def resolve(self:Algorithm,
     learn,  # The learner that will be copied and changed
-    split   # The request
+    split   # The `ForgetSplit`: samples to forget and to retain
 ):          # An algorithm
     "The algorithm as it will be run on this learner; raises `InputError` if it cannot be run"
     name = type(self).__name__
@@ -228,7 +228,7 @@ def schedule(self:Algorithm,
 
 @patch
 def budget(self:Algorithm,
-    split # The request
+    split # The `ForgetSplit`: samples to forget and to retain
 ) -> list: # A number for each epoch
     "The gradient steps of each epoch when the algorithm forgets all samples at once"
     if self.n_epoch is None:
@@ -288,7 +288,7 @@ def with_budget(self:Algorithm,
 
 @patch
 def stages(self:Algorithm,
-    split:ForgetSplit # The request
+    split:ForgetSplit # Samples to forget and to retain
 ) -> list:            # `Stage`s, in the order in which they are run
     "The stages of the run: a single one, which forgets all samples"
     return [Stage('all', split.forget, split.retain, self, self.budget(split))]
@@ -296,7 +296,7 @@ def stages(self:Algorithm,
 @patch
 def replan(self:Algorithm,
     todo:list, # The remaining `Stage`s
-    split,     # The request
+    split,     # The `ForgetSplit`
     learn      # The learner after the stages so far
 ) -> list:     # `Stage`s
     "The remaining stages, planned again if they depend on the results of the stages so far"
@@ -305,7 +305,7 @@ def replan(self:Algorithm,
 @patch
 def regrouped(self:Algorithm,
     todo:list,   # `Stage`s
-    split,       # The request
+    split,       # The `ForgetSplit`
     forgets:list # Indices of the samples that each stage forgets
 ) -> list:       # `Stage`s
     "These stages with other samples to forget; a single stage always forgets all samples"
@@ -526,7 +526,7 @@ def _begin(self:Algorithm, learn, split, stage, seed, until=None):
 @patch
 def forget(self:Algorithm,
     learn,       # The learner whose weights are changed
-    split,       # The request: the samples to forget in all stages, and the loaders
+    split,       # The `ForgetSplit`: the samples to forget in all stages, and the loaders
     stage,       # The `Stage` to run
     seed,        # Random state: order of the batches, random labels and all other random numbers
     cbs=None,    # Further fastai callbacks for the fit

@@ -52,10 +52,11 @@ def _count_unmetered(cbs, seconds):
 _of_recipe = Recipe.constraints()
 
 class Retrain(Algorithm):
-    "Train a new model on the retained samples by the learner's recipe; settings given here replace those of the recipe"
+    """Train a new model on the retained samples by the learner's recipe.
+    Settings given here replace those of the recipe."""
     needs = (Need.RETAIN,Need.RECIPE)
     space,trains_anew = {},True
-    reads = 'R, as often as the recipe says'
+    reads = 'R, for the epochs of the recipe'
     _: KW_ONLY
     n_epoch:_of_recipe['n_epoch']|None=None # Epochs; for this and the following settings the default is the recipe's
     lr:_of_recipe['lr']|None=None # Learning rate
@@ -201,7 +202,7 @@ class SISA(Algorithm):
     Bourtoule et al., IEEE S&P 2021."""
     paper,needs = 'Bourtoule et al., IEEE S&P 2021',(Need.OWN_TRAINING,)
     space,trains_anew = {},True
-    reads = 'what is left of the shards hit, from the slice hit on'
+    reads = 'the rest of the affected shards, from the affected slice on'
     shards:PositiveInt=5 # Networks; each is trained on a part of the samples
     slices:PositiveInt=5 # Parts of a shard; each has a checkpoint
     vote:Options('label','mean')='label' # The class with most votes, or with the largest mean softmax
