@@ -107,7 +107,7 @@ class EUk(CFk):
     arXiv 2201.06640; the learning rate follows one cosine instead of the warm restarts of the paper."""
     needs,lower = (Need.RETAIN,Need.RECIPE), _late
     trains_anew = True
-    reads = 'R, as often as the recipe says'
+    reads = 'R, for the epochs of the recipe'
     space = dict(lr=(1e-3, 3e-1), k=(1, 3))
     clip:PositiveFloat=10. # Largest norm of the gradient
     _: KW_ONLY
