@@ -19,28 +19,28 @@ from rsu.core.indexing import without_augmentation, labels_of, indices
 from rsu.core.outputs import evaluating
 
 # %% ../../nbs/core/07_per_sample.ipynb #3efa0223
-def _takes_reduction(loss):
+def _default_reduction(loss):
     "The default of a function's argument `reduction`; None where it has no such argument"
-    try: found = inspect.signature(loss).parameters.get('reduction')
+    try: parameter = inspect.signature(loss).parameters.get('reduction')
     except (TypeError, ValueError): return None
-    return None if found is None else found.default
+    return None if parameter is None else parameter.default
 
 def _with_reduction(loss, reduction):
     "`loss` with another reduction; None where it cannot be set"
-    now = getattr(loss, 'reduction', None) or _takes_reduction(loss)
-    if now is None: return None
-    if now == reduction: return loss
+    current = getattr(loss, 'reduction', None) or _default_reduction(loss)
+    if current is None: return None
+    if current == reduction: return loss
     if not hasattr(loss, 'reduction'): return partial(loss, reduction=reduction)
     res = copy.deepcopy(loss)
     res.reduction = reduction
     return res
 
 def _one_at_a_time(loss, logits, y):
-    "The losses (n,) of a function that has no `reduction`"
-    one = lambda o, t: loss(o[None], t[None])
-    if len(y) == 1: return one(logits[0], y[0]).reshape(1)
-    try: return vmap(one)(logits, y)
-    except Exception: return torch.stack([one(o, t) for o,t in zip(logits, y)])
+    "The losses (n,) of a function without `reduction`"
+    def of_sample(o, label): return loss(o[None], label[None])
+    if len(y) == 1: return of_sample(logits[0], y[0]).reshape(1)
+    try: return vmap(of_sample)(logits, y)
+    except Exception: return torch.stack([of_sample(o, label) for o,label in zip(logits, y)])
 
 # %% ../../nbs/core/07_per_sample.ipynb #14cbe66e
 def unreduced(
@@ -66,7 +66,7 @@ def sample_losses(
 def refuse_batch_loss(
     loss,        # A loss function
     c:int,       # Classes
-    device='cpu' # Where its batches are
+    device='cpu' # Device of its batches
 ):
     "`InputError` where the loss of a batch is neither the mean nor the sum of its samples' losses"
     if _with_reduction(loss, 'none') is not None: return
@@ -74,16 +74,16 @@ def refuse_batch_loss(
     logits = torch.randn(c, c, generator=torch.Generator().manual_seed(0)).to(device)
     whole,each = loss(logits, y), _one_at_a_time(loss, logits, y)
     if any(torch.allclose(whole, o, rtol=1e-3) for o in (each.mean(), each.sum())): return
-    raise InputError("The loss function gives a batch another loss than the mean of its samples' losses, "
-                  "as class weights do, so a single sample has no loss of its own: "
-                  "give a loss function with an argument or attribute `reduction`, "
-                  "such as nn.CrossEntropyLoss(weight).")
+    raise InputError("The loss of a batch differs from the mean of its samples' losses, "
+                     "as with class weights, so a single sample has no loss of its own: "
+                     "give a loss function with an argument or attribute `reduction`, "
+                     "such as nn.CrossEntropyLoss(weight).")
 
 # %% ../../nbs/core/07_per_sample.ipynb #2a6c75ae
 def averaged(
     loss # A loss function
 ):       # A loss function
-    "`loss` with its mean over the batch in the place of a sum; itself where it averages, or has no `reduction`"
+    "`loss` with the mean over the batch instead of the sum; unchanged where it is a mean or has no `reduction`"
     res = _with_reduction(loss, 'mean')
     return loss if res is None else res
 
@@ -93,7 +93,7 @@ def weighted_mean(
     y       # Labels, (n,)
 ):          # A scalar
     """The mean over samples of their losses, class weights included.
-    A loss function without `reduction` averages by itself."""
+    A loss function without `reduction` is called directly."""
     return loss(logits, y) if _with_reduction(loss, 'none') is None else sample_losses(loss, logits, y).mean()
 
 def class_weights(
@@ -106,8 +106,8 @@ def class_weights(
 def divisor(
     loss, # A loss function that averages
     y     # Labels, (n,)
-):        # The number of samples where it has no class weights
-    "What the mean over samples with these labels divides by"
+):        # The sum of the class weights; the number of samples where there are none
+    "The divisor of the mean over samples with these labels"
     weights = class_weights(loss)
     if weights is None: return len(y)
     zeros = torch.zeros(len(y), len(weights), device=y.device)
@@ -116,61 +116,63 @@ def divisor(
 # %% ../../nbs/core/07_per_sample.ipynb #7afbadf9
 @contextmanager
 def with_gradients():
-    "Gradients are recorded inside the block, also where the caller has switched them off"
+    "Record gradients inside the block, also if the caller has switched them off"
     with torch.inference_mode(False), torch.enable_grad(): yield
 
 # %% ../../nbs/core/07_per_sample.ipynb #edc8e309
-def _of_each(model, value, params, xb, y, by_inputs=False):
-    "Gradients of `value` for each sample of a batch: by name for parameters, or a tuple for inputs"
-    def one(params, xb, y): return value(functional_call(model, params, tuple(x[None] for x in xb)), y[None])
-    still = {k: p.detach() for k,p in params.items()}
-    try: return vmap(grad(one, int(by_inputs)), (None,0,0))(still, xb, y)
-    except Exception: rows = [_of_one(model, value, params, tuple(x[i:i+1] for x in xb), y[i:i+1], by_inputs)
-                              for i in range(len(y))]
-    if by_inputs: return tuple(torch.cat(o) for o in zip(*rows))
-    return {k: torch.stack([row[k] for row in rows]) for k in params}
-
 @torch.enable_grad()
-def _of_one(model, value, params, xb, y, by_inputs=False):
-    "The same for a batch of one sample, by a backward pass"
+def _batch_gradient(model, value, params, xb, y, by_inputs=False):
+    "The gradient of `value` for a batch, by a backward pass: by name for parameters, or a tuple for inputs"
     params = {k: p.detach().requires_grad_(not by_inputs) for k,p in params.items()}
     if by_inputs: xb = tuple(x.detach().requires_grad_() for x in xb)
     res = value(functional_call(model, params, xb), y)
     grads = torch.autograd.grad(res, [*(xb if by_inputs else params.values())], materialize_grads=True)
     return grads if by_inputs else dict(zip(params, grads))
 
+def _sample_gradients(model, value, params, xb, y, by_inputs=False):
+    "The same for each sample of a batch, in the first dimension"
+    def of_sample(params, xb, y): return value(functional_call(model, params, tuple(x[None] for x in xb)), y[None])
+    detached = {k: p.detach() for k,p in params.items()}
+    try: return vmap(grad(of_sample, int(by_inputs)), (None,0,0))(detached, xb, y)
+    except Exception:
+        rows = [_batch_gradient(model, value, params, tuple(x[i:i+1] for x in xb), y[i:i+1], by_inputs)
+                for i in range(len(y))]
+    if by_inputs: return tuple(torch.cat(o) for o in zip(*rows))
+    return {k: torch.stack([row[k] for row in rows]) for k in params}
+
 # %% ../../nbs/core/07_per_sample.ipynb #b9e12c9e
 def sample_grads(
     model,      # A network, in evaluation mode
-    value,      # What is differentiated: (logits (1, C), label (1,)) -> a number; `unreduced(loss)`, say
+    value,      # The function to differentiate: (logits (1, C), label (1,)) -> number, such as `unreduced(loss)`
     xb,         # Inputs of a batch: a tuple of tensors (n, ...)
     y,          # Its labels, (n,)
-    room=None,  # Bytes that the gradients may take at a time; by default what a cache holds: 32 MiB, on a GPU 64 MiB
-    params=None # Parameters by name; those that learn where not given
+    room=None,  # Bytes of gradients at a time; by default those that fit into a cache: 32 MiB, on a GPU 64 MiB
+    params=None # Parameters by name; the trainable ones where not given
 ):              # Pairs: a slice of the batch, and the gradients in it by name, (k, *shape of the parameter)
-    "The gradient of each sample by the parameters, in chunks that fill `room` or hold one sample"
-    ps = {k: p for k,p in model.named_parameters() if p.requires_grad} if params is None else params
-    scalar = lambda logits, y: value(logits, y).sum() # `unreduced` gives a vector of one
-    k = (room or 2**(26 if y.is_cuda else 25)) // sum(p.nbytes for p in ps.values())
-    for s in (slice(i, min(i+max(1, k), len(y))) for i in range(0, len(y), max(1, k))):
-        at = tuple(x[s] for x in xb)
-        if k > 1: yield s,_of_each(model, scalar, ps, at, y[s])
-        else: # for one, vmap is a detour
-            yield s,{name: g[None] for name,g in _of_one(model, scalar, ps, at, y[s]).items()}
+    "The gradient of each sample by the parameters, in chunks of at most `room` bytes or one sample"
+    params = {k: p for k,p in model.named_parameters() if p.requires_grad} if params is None else params
+    def scalar(logits, y): return value(logits, y).sum() # `unreduced` gives a vector of one
+    k = (room or 2**(26 if y.is_cuda else 25)) // sum(p.nbytes for p in params.values())
+    for i in range(0, len(y), max(1, k)):
+        s = slice(i, min(i+max(1, k), len(y)))
+        chunk = tuple(x[s] for x in xb)
+        if k > 1: yield s,_sample_gradients(model, scalar, params, chunk, y[s])
+        else: # for one sample, a backward pass is faster than vmap
+            yield s,{name: g[None] for name,g in _batch_gradient(model, scalar, params, chunk, y[s]).items()}
 
 def input_grads(
     model, # A network, in evaluation mode
-    value, # What is differentiated, as in `sample_grads`
+    value, # The function to differentiate, as in `sample_grads`
     xb,    # Inputs of a batch: a tuple of floating-point tensors (n, ...)
     y      # Its labels, (n,)
-):         # A tensor for each input, of its shape
+):         # For each input a tensor of its shape
     "The gradient of each sample by its inputs"
-    return _of_each(model, lambda logits, y: value(logits, y).sum(), dict(model.named_parameters()), tuple(xb), y,
-                    by_inputs=True)
+    def scalar(logits, y): return value(logits, y).sum()
+    return _sample_gradients(model, scalar, dict(model.named_parameters()), tuple(xb), y, by_inputs=True)
 
 # %% ../../nbs/core/07_per_sample.ipynb #49dbdbbe
 def _in_graph(o):
-    "Tensors within an attribute that belong to a graph"
+    "Tensors within an attribute that belong to a computation graph"
     if isinstance(o, torch.Tensor): yield from [] if o.is_leaf else [o]
     elif isinstance(o, dict): yield from (t for v in o.values() for t in _in_graph(v))
     elif isinstance(o, (list,tuple)): yield from (t for v in o for t in _in_graph(v))
@@ -178,64 +180,67 @@ def _in_graph(o):
 # %% ../../nbs/core/07_per_sample.ipynb #c4edba1a
 def copied(
     model # A network
-):        # A network of its own
-    "A deep copy; tensors of the last pass that the network keeps are copied without their graph"
-    kept = [t for m in model.modules() for k,v in vars(m).items() if k[0] != '_' for t in _in_graph(v)]
-    return copy.deepcopy(model, {id(t): t.detach().clone() for t in kept})
+):        # A copy
+    "A deep copy; tensors of the last pass are copied without their graph"
+    in_graph = [t for m in model.modules() for k,v in vars(m).items() if k[0] != '_' for t in _in_graph(v)]
+    return copy.deepcopy(model, {id(t): t.detach().clone() for t in in_graph})
 
 # %% ../../nbs/core/07_per_sample.ipynb #8ce82df9
 def two_inputs(model, dls):
-    "The inputs of two training samples, where the model is"
+    "The inputs of two training samples, on the device of the model"
     b = next(iter(without_augmentation(dls.train, indices(dls.train)[:2])))
     return tuple(o.as_subclass(torch.Tensor) for o in to_device(tuple(b[:-1]), next(model.parameters()).device))
 
-_wrap = "wrap the model so that it gives the logits alone"
-
 @torch.no_grad()
-def _outputs(model, xb):
-    "What a copy of the model gives in evaluation and in training mode, by the name of the mode"
+def _outputs_by_mode(model, xb):
+    "The outputs of a copy of the model in evaluation and in training mode, by the name of the mode"
     probe = copied(model)
     with no_random(): return {mode: probe.train(mode == 'training')(*xb) for mode in ('evaluation','training')}
+
+_wrap = "wrap the model so that it gives the logits alone"
+
+def _check_shapes(outputs):
+    "The number of logits; `InputError` where the outputs by mode are not logits (N, C)"
+    for mode,out in outputs.items():
+        if not torch.is_tensor(out):
+            raise InputError(f"In {mode} mode the model gives a {type(out).__name__} and not a tensor of logits "
+                             f"(N, C): {_wrap}, in both modes.")
+    shape,trained = tuple(outputs['evaluation'].shape), tuple(outputs['training'].shape)
+    if shape[1:] in ((),(1,)):
+        raise InputError("The model gives one number for a sample, as for a binary target: "
+                         "give it two logits, one for each class, and cross-entropy.")
+    if len(shape) != 2:
+        raise InputError(f"The model gives {shape[1:]} numbers for a sample: "
+                         "rsu works with classifiers with one logit for each class (N, C).")
+    if trained != shape:
+        raise InputError(f"The model gives {trained[1:]} numbers for a sample in training mode "
+                         f"and {shape[1:]} in evaluation mode: {_wrap}, in both modes.")
+    return shape[1]
 
 # %% ../../nbs/core/07_per_sample.ipynb #c3a88e0f
 def check_outputs(
     model, # A network
     dls    # `DataLoaders`
-) -> int:  # How many logits it gives
-    """`InputError` where the model does not give one logit for each class, in evaluation and in training mode.
+) -> int:  # The number of logits
+    """`InputError` unless the model returns one logit for each class, in evaluation and in training mode.
     The classes are those of training, validation and test labels."""
     if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in [*model.parameters(), *model.buffers()]):
         raise InputError("A lazy layer of the model has no weights yet: "
-                      "pass a batch through the model first, or train it.")
-    shapes = {}
-    for mode,out in _outputs(model, two_inputs(model, dls)).items():
-        if not torch.is_tensor(out):
-            raise InputError(f"In {mode} mode the model gives a {type(out).__name__} and not a tensor of logits (N, C): "
-                          f"{_wrap}, in both modes.")
-        shapes[mode] = tuple(out.shape)
-    shape = shapes['evaluation']
-    if shape[1:] in ((),(1,)):
-        raise InputError("The model gives one number for a sample, as for a binary target: "
-                      "give it two logits, one for each class, and cross-entropy.")
-    if len(shape) != 2:
-        raise InputError(f"The model gives {shape[1:]} numbers for a sample: "
-                      "rsu works with classifiers with one logit for each class (N, C).")
-    if shapes['training'] != shape:
-        raise InputError(f"The model gives {shapes['training'][1:]} numbers for a sample in training mode "
-                      f"and {shape[1:]} in evaluation mode: {_wrap}, in both modes.")
+                         "pass a batch through the model first, or train it.")
+    n = _check_shapes(_outputs_by_mode(model, two_inputs(model, dls)))
     for part,y in labels_of(dls).items():
-        if len(y) and (y.min() < 0 or y.max() >= shape[1]):
-            raise InputError(f"The {part} labels go from {y.min()} to {y.max()} and the model has {shape[1]} logits: "
-                          "number the classes from 0, and give each a logit.")
-    return shape[1]
+        if len(y) and (y.min() < 0 or y.max() >= n):
+            raise InputError(f"The {part} labels go from {y.min()} to {y.max()} and the model has {n} logits: "
+                             "number the classes from 0, and give each a logit.")
+    return n
 
 # %% ../../nbs/core/07_per_sample.ipynb #c2b80124
 @torch.no_grad()
 def called(
     model, # A network
     xb     # Inputs of a batch: a tuple of tensors (n, ...)
-) -> list: # Modules; those that the pass does not call come first
-    "The modules of a network in the order in which a pass in evaluation mode calls them last"
+) -> list: # Modules; those that are not called come first
+    "The modules of a network in the order of their last calls in a pass in evaluation mode"
     order = [*model.modules()]
     hooks = [m.register_forward_pre_hook(lambda m, _: order.append(m)) for m in model.modules()]
     try:
