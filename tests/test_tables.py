@@ -63,9 +63,9 @@ def test_an_interval_without_errors_of_samples_is_nan():
 
 def test_two_seeds_give_a_warning(made):
     runs = made[0][(made[0].group == 'all') & (made[0].seed < 2)]
-    with pytest.warns(FewSeeds, match='Two seeds stand behind descending; shuffled; one-shot: .*three or more'):
+    with pytest.warns(FewSeeds, match='There are only two seeds of descending; shuffled; one-shot: .*three or more'):
         summarise(runs, 'order')
-    with pytest.warns(FewSeeds, match='Two seeds'): differences(runs, 'one-shot', 'tow', by='order')
+    with pytest.warns(FewSeeds, match='only two seeds'): differences(runs, 'one-shot', 'tow', by='order')
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         summarise(runs[runs.order == 'retrain'], 'order') # oracles are not counted as seeds

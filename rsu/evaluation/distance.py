@@ -112,7 +112,7 @@ def forgetting_quality(
     epsilon = torch.tensor([_epsilon(a, b, eps, flipped) for a,b in pairs])
     if (dropped := epsilon.isneginf()).any():
         first = dropped.nonzero()[0].item()
-        raise InputError(f"No threshold says anything of sample {first} ({dropped.sum()} in all), "
+        raise InputError(f"No attack is left for sample {first} ({dropped.sum()} in all), "
                          "where models are too few or too alike: leave such samples out.")
     return Forgetting(_points(epsilon, fewer).mean().item(), epsilon)
 
@@ -134,7 +134,8 @@ def forgetting_floor(
     "The score of perfect unlearning: both populations are drawn from one normal distribution for each sample"
     rng,scale = np.random.default_rng(seed), np.asarray(scale, dtype=float).ravel()
     if not (len(scale) and (scale > 0).all()):
-        raise InputError("A spread must be above 0: leave out samples on which all retrained models say the same.")
+        raise InputError("A spread must be above 0: "
+                         "leave out samples whose statistic is equal in all retrained models.")
     scale = rng.choice(scale, n)
     return forgetting_quality(*(rng.normal(size=(m, n))*scale for m in (m_unlearned, m_oracle)), delta)
 
@@ -190,7 +191,8 @@ def margin_z(
 ) -> MarginZ:                # The standard deviation is pooled over samples, with K-1 degrees of freedom each
     "Difference of one model's margins from those of models that never saw the samples, in standard deviations"
     phi,refs = _checked_populations(torch.as_tensor(phi)[None], phi_oracles)
-    if (K := len(refs)) < 2: raise InputError("One oracle shows no deviation: give margins (K, n) of two or more.")
+    if (K := len(refs)) < 2:
+        raise InputError("One oracle has no standard deviation: give margins (K, n) of two or more.")
     mean,var = (torch.cat(o) for o in zip(*((o.mean(1), o.var(1)) for o, in _by_sample(refs))))
     z = (phi[0].detach().cpu().double()-mean) / (var.mean()*(1+1/K)).sqrt().clamp_min(1e-6)
     return MarginZ(z.mean().item(), z.std(correction=0).item(), z)
@@ -256,7 +258,7 @@ def layer_distance(
     us,rs = _layer_parameters(model_u), _layer_parameters(model_r)
     if _layer_shapes(us) != _layer_shapes(rs):
         raise InputError("The two networks have different layers: "
-                         "give an unlearned and a retrained one of one architecture.")
+                         "give an unlearned and a retrained one of the same architecture.")
     distance = pd.Series({k: _norm_of_all(a-b for a,b in zip(us[k], rs[k])) for k in us}).rename_axis('layer')
     norms = pd.Series({k: _norm_of_all(v) for k,v in rs.items()})
     return pd.DataFrame(dict(distance=distance, relative=distance/norms))

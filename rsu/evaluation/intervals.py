@@ -44,7 +44,7 @@ def _warn_of_two_seeds(names):
     "Warn about methods with two runs, except retraining, whose number of oracles is another question"
     names = [k if isinstance(k, str) else ', '.join(map(str, k)) for k in names
              if k != 'retrain' and 'retrain' not in k]
-    if names: warnings.warn(f"Two seeds stand behind {'; '.join(names)}: "
+    if names: warnings.warn(f"There are only two seeds of {'; '.join(names)}: "
                             "an interval over two seeds is narrow or wide by chance, "
                             "so take three or more.", FewSeeds, stacklevel=3)
 
@@ -52,7 +52,7 @@ def _warn_of_two_seeds(names):
 def _as_runs(runs):
     "Runs as they were before `to_csv`; names in the index become columns"
     if not isinstance(runs, pd.DataFrame):
-        raise InputError(f"A {type(runs).__name__} is no frame of runs: give what evaluate_runs returned.")
+        raise InputError(f"A {type(runs).__name__} is not a frame of runs: give the frame that evaluate_runs returned.")
     if any(k is not None for k in runs.index.names): runs = runs.reset_index()
     runs = runs[[c for c in runs if not re.fullmatch(r'Unnamed: \d+', str(c))]] # the index that to_csv wrote
     words = [c for c in runs if c != 'draws' and (is_object_dtype(runs[c]) or is_string_dtype(runs[c]))]
@@ -170,7 +170,7 @@ def _test_draws(a, b, measure):
     "Test over the same bootstrap draws of the same samples; None if there are none, or if the difference is constant"
     rows = pd.concat([a, b])
     if 'draws' in rows and rows.draws.map(type).eq(str).any():
-        raise InputError("The column draws was read from text, which does not hold the draws: "
+        raise InputError("The column draws was read from text and does not contain the draws: "
                          "store runs as Parquet, or drop that column.")
     if not {'draws','split'} <= {*rows} or rows.draws.isna().any() or rows.split.nunique() > 1: return None
     if not all(measure in o for o in rows.draws): return None

@@ -117,7 +117,7 @@ _NO_LABELS = ("This bank has no labels: pass y= to from_arrays, or use the bank 
 _MISSING = dict(
     members="This bank has no memberships: fit it again.",
     phi=f"{_NO_LABELS}.",
-    correct=f"{_NO_LABELS}; a bank that was made of margins does not know which answers were right.",
+    correct=f"{_NO_LABELS}; a bank that was made from margins does not store which predictions are correct.",
     phi_valid="This bank has no margins on validation samples: make it with logits_valid= and y_valid=.",
     logits="This bank stores margins and no logits: fit it with logits=True.")
 
@@ -429,7 +429,9 @@ def _check_mergeable(banks):
             raise InputError("These banks have different labels: only banks of one training set can be merged.")
     notes = [_read_note(o.path) for o in banks if o.path]
     for o in banks:
-        if o.path: check_same(o.path, 'bank', _read_note(o.path), notes[0], 'only banks of one making can be merged')
+        if o.path:
+            check_same(o.path, 'bank', _read_note(o.path), notes[0],
+                       'only banks with the same data and recipe can be merged')
     return notes
 
 # %% ../../nbs/ranking/01_bank.ipynb #8ec684cb

@@ -289,8 +289,8 @@ def _score_each(learn, idx, bs, score):
 class GradNorm(Ranker):
     "The norm of the loss gradient with respect to all parameters, for each sample, on the trained model"
     needs,trainings = _MODEL_ALONE,'0'
-    cost = 'one backward pass a sample'
-    source = 'GraNd of Paul et al. 2021, at the end'
+    cost = 'one backward pass per sample'
+    source = 'GraNd of Paul et al. 2021, on the trained model'
     def score(self, learn, idx):
         budget = 2**28 # bytes of gradients at a time
         bs = min(512, max(1, budget // sum(4*p.numel() for p in learn.model.parameters())))
@@ -303,8 +303,8 @@ class GradNorm(Ranker):
 class Curvature(Ranker):
     "How much the input gradient of the loss changes over a small step along its sign, on the trained model"
     needs,trainings = _MODEL_ALONE,'0'
-    cost = 'two backward passes a sample'
-    source = 'Garg et al. 2024; here at the end, there a mean over epochs'
+    cost = 'two backward passes per sample'
+    source = 'Garg et al. 2024; on the trained model, not averaged over epochs'
     @validated
     def __init__(self,
         h:PositiveFloat=0.01 # Length of the step, in units of the input
@@ -366,7 +366,7 @@ class _RecordRanker(Ranker):
 # %% ../../nbs/ranking/02_rankers.ipynb #c23511ce
 class LearningSpeed(_RecordRanker):
     "One minus the mean over epochs of the true class's probability, or of correct predictions"
-    source = 'C-proxy of Jiang et al. 2021, turned round'
+    source = 'C-proxy of Jiang et al. 2021, with the sign reversed'
     @validated
     def __init__(self,
         record:Record,                                      # Record of the learner's training
@@ -506,7 +506,7 @@ class LiRA(_BankRanker):
 # %% ../../nbs/ranking/02_rankers.ipynb #783cd130
 class PrivacyRisk(_BankRanker):
     "The separation of a sample's margins under in and out models; it does not depend on the learner's weights"
-    source = 'd of signal detection, on the worlds of Carlini et al. 2022'
+    source = 'd of signal detection; in and out models of Carlini et al. 2022'
     def score(self, learn, idx):
         bank,cols = self._columns(learn, idx, self.bank.variance == 'global')
         return privacy_risk(bank.phi, bank.members, self.bank.variance)[cols].numpy()
