@@ -27,9 +27,13 @@ def test_the_controls_are_told_by_the_same_samples(whole):
     apart = differences(pd.read_parquet(whole.out/'runs.parquet'), 'unlearned', 'distance')
     assert set(apart.over[apart.model != 'retrain']) <= {'samples', ''} and (apart.over == 'samples').any() # '' where a control came to the same model
     page = re.sub('<[^>]+>', '', (whole.out/'report.html').read_text(encoding='utf-8'))
-    told = dict(re.findall(r'(one shot with as many steps|groups in an order of chance|groups in the opposite order)[^(]*\(tug of war [\d.]+ against [\d.]+, [+-][\d.]+, (95% interval [+-][\d.]+ to [+-][\d.]+, p |and nothing says how sure)', page))
+    controls = 'all groups in one stage|same groups in a random order|same groups in the opposite order'
+    number = r'[+-][\d.]+'
+    intervals = dict(re.findall(rf'({controls})[^(]*\(tug of war [\d.]+ against [\d.]+, {number}, '
+                                rf'(95% interval {number} to {number}, p |no interval)', page))
     known = apart.set_index('model').over
-    assert len(told) == 3 and told['one shot with as many steps'].startswith('95%' if known['one-shot'] else 'and nothing')
+    assert len(intervals) == 3
+    assert intervals['all groups in one stage'].startswith('95%' if known['one-shot'] else 'no interval')
 
 def test_says_nothing_on_stderr_where_all_is_well(whole):
     assert whole.done.stderr == ''
