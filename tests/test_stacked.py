@@ -45,13 +45,14 @@ def distance(a, b):
     return max(((p-q).abs().max()/q.abs().max()).item() for p, q in zip(states(a), states(b)) if p.is_floating_point())
 
 def test_only_one_block_with_one_thread_runs():
+    free = []
+    def try_to_acquire(): free.append(turn.acquire(blocking=False))
     for device in ('cpu', 'cuda'):
-        free = []
         with one_thread(device):
-            other = threading.Thread(target=lambda: free.append(turn.acquire(blocking=False)))
+            other = threading.Thread(target=try_to_acquire)
             other.start()
             other.join()
-        assert free == [False]
+    assert free == [False, False]
 
 class Clipped(FineTune):
     "Fine-tuning with clipped gradients"
@@ -173,12 +174,13 @@ def test_runs_are_single_after_a_wrong_captured_step(learn, split, monkeypatch):
     with one_thread('cpu'): single = [learn.unlearn(*o[:2], seed=o.seed, quiet=True) for o in jobs]
     monkeypatch.setattr(many, 'stacks_runs', lambda learn: True)
     monkeypatch.setattr(many, '_places', 2)
-    for capture, exact in [(CapturedStep.capture, False), (partial(wrong_at, 1), True)]:
-        monkeypatch.setattr(CapturedStep, 'capture', lambda step: capture(step))
+    for capture, exact in [(CapturedStep.capture, False), (lambda step: wrong_at(1, step), True)]:
+        monkeypatch.setattr(CapturedStep, 'capture', capture)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             runs = dict(unlearn_many(learn, jobs, quiet=True))
-        assert [str(o.message).partition(', by')[0] for o in caught] == ['A captured step differs from a plain one']*exact
+        messages = [str(o.message).partition(', by')[0] for o in caught]
+        assert messages == ['A captured step differs from a plain one']*exact
         assert [same(runs[i].model, o.model) for i, o in enumerate(single)] == [exact]*2
         assert all(distance(runs[i].model, o.model) < 1e-3 for i, o in enumerate(single))
 
@@ -192,8 +194,9 @@ def test_the_check_leaves_weights_and_optimisers_as_they_were(learn):
     dict(trainer(halves, [0, 1]))
     stack = trainer.stack
     key, step = next(iter(stack.captured.items()))
-    def tensors(): return [t.clone() for t in (*stack.params, *(b for o in stack.roots for b in o.buffers()),
-                                               *(t for o in stack.opts for s in o.opt.state.values() for t in s.values()))]
+    def tensors():
+        moments = [t for o in stack.opts for state in o.opt.state.values() for t in state.values()]
+        return [t.clone() for o in stack.roots for t in (*o.parameters(), *o.buffers())] + [t.clone() for t in moments]
     before = tensors()
     again = captured(stack, step.inputs, .01)
     assert again.error < 1e-2 and all(map(torch.equal, before, tensors()))
