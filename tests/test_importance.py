@@ -1,4 +1,4 @@
-"Closed-form algorithms in the cases that their page leaves out: cached measurements, batch sizes, frozen weights, losses, refusals."
+"Closed-form algorithms: cached measurements, batch sizes, frozen weights, loss functions, refusals."
 import copy, warnings
 
 import numpy as np, pandas as pd, pytest, torch, torch.nn.functional as F
@@ -35,7 +35,8 @@ def some(learn): return ForgetSplit(learn.dls, 'random:30', seed=0)
 @pytest.fixture(scope='module')
 def ranking(learn, some): return Random().rank(learn, some)
 
-def same(a, b): return all(torch.equal(p, q) for p, q in zip(a.model.state_dict().values(), b.model.state_dict().values()))
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.model.state_dict().values(), b.model.state_dict().values()))
 
 def changed(learn, model=None, loss=None):
     "A copy of the learner with another model or loss function"
@@ -60,7 +61,7 @@ def test_measuring_once_gives_the_same_weights(learn, ranking, how, groups):
     outside = run()
     with measuring_once(): assert same(run(), outside) and same(run(), outside)
 
-def test_what_affects_a_measurement_is_measured_anew(learn, some):
+def test_a_changed_input_needs_a_new_measurement(learn, some):
     Counted.count = 0
     other_request = ForgetSplit(learn.dls, 'class:3')
     frozen = changed(learn)
@@ -95,9 +96,10 @@ def test_order_of_samples_changes_only_rounding(learn, some):
 
 def not_vectorised(logits, y): return F.cross_entropy(logits, y) * (2. if logits.max().item() > 0 else 1.)
 
+losses = [LabelSmoothingCrossEntropyFlat(), CrossEntropyLossFlat(weight=torch.linspace(.5, 2, 10)), not_vectorised]
+
 @each_algorithm
-@pytest.mark.parametrize('loss', [LabelSmoothingCrossEntropyFlat(), CrossEntropyLossFlat(weight=torch.linspace(.5, 2, 10)),
-                                  not_vectorised], ids=['smoothed', 'weighted', 'not_vectorised'])
+@pytest.mark.parametrize('loss', losses, ids=['smoothed', 'weighted', 'not_vectorised'])
 def test_frozen_weights_and_buffers_do_not_change(learn, how, loss):
     "With one forgotten sample, and with any loss function."
     if isinstance(getattr(loss, 'func', None), nn.Module) and getattr(loss.func, 'weight', None) is not None:
