@@ -77,6 +77,20 @@ def test_frozen_weights_do_not_change_when_gradients_were_accumulated_at_the_end
     learn.unlearn(risk, SeqUnlearn(hows, 2), cbs=[GradientAccumulation(24), watch], quiet=True)
     assert len(watch.changed) and not any(watch.changed)
 
+class StateAtStart(Callback):
+    "How many parameters the optimiser has a state for at the start of each fit."
+    order = _Carry.order+1
+    def __init__(self): self.sizes = []
+    def before_fit(self): self.sizes.append(len(self.learn.opt.opt.state))
+
+@pytest.mark.parametrize('optimiser', ['fresh', 'kept'])
+def test_the_state_of_the_optimiser_is_passed_on_only_when_it_is_kept(optimiser, learn, risk):
+    record = StateAtStart()
+    how = SeqUnlearn(NegGradPlus(n_epoch=1, bs=64, lr=1e-3), optimiser=optimiser)
+    learn.unlearn(risk, how, cbs=record, quiet=True)
+    n = sum(p.requires_grad for p in learn.model.parameters())
+    assert record.sizes == ([0, n, n] if optimiser == 'kept' else [0, 0, 0])
+
 # --- resumed runs
 
 reranked = SeqUnlearn(NegGradPlus(n_epoch=2, lr=.003, bs=64), order='interleaved', pending='retain',

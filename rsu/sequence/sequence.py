@@ -192,7 +192,7 @@ def _per_group(value, names, kind):
     return dict(zip(names, value))
 
 # %% ../../nbs/sequence/00_sequence.ipynb #8de2b923
-_accuracy_target = Share | Options('valid')
+_stage_target = Share | Options('valid')
 
 def _trains_on_retained_only(how):
     """Does this algorithm train on retained samples only?
@@ -239,7 +239,7 @@ class SeqUnlearn(Value):
     optimiser:Options('fresh','kept')='fresh' # State of the optimiser at the start of a stage: zero, or kept
     # A stage ends when the accuracy on its samples falls to this value, or to that on validation samples;
     # or a tuple of one for each group, most exposed first
-    until:_accuracy_target|TupleOf(_accuracy_target|None)|None=None
+    until:_stage_target|TupleOf(_stage_target|None)|None=None
     # A ranker class: after each stage it ranks the remaining samples, which form new groups of the same sizes
     rerank:type|None=None
 
