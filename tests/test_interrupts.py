@@ -17,7 +17,7 @@ def stop_when(seen, command, signum, cwd, **env):
     run.send_signal(signum)
     return run.communicate(timeout=60)[1].strip(), run.returncode
 
-said = 'rsu: stopped; the same command continues from what is there.'
+said = 'rsu: stopped; repeat the command to resume.'
 codes = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 @pytest.mark.parametrize('signum, code', codes)

@@ -170,7 +170,7 @@ def _top(forget):
         raise InputError(f"'{forget}' is not understood: give the number of riskiest samples, top:60.")
     return int(forget[4:])
 
-def _check_settings(s):
+def _check_run_settings(s):
     "`InputError` for settings that no data can satisfy"
     _ranker_class(s.ranker)
     _sequence(s)
@@ -181,7 +181,7 @@ def _check_settings(s):
         raise InputError(f"oracles={s.oracles} is too few to compare them with each other: give 2 or more.")
 
 # %% ../../nbs/app/01_pipeline.ipynb #b1e00005
-def _split_of(s, dls, idx=None):
+def _split_of_run(s, dls, idx=None):
     "The split of a run; for top:k any k samples stand in until the ranking is known, then `idx`"
     k = _top(s.forget)
     if k is None: return ForgetSplit(dls, s.forget, seed=s.seed)
@@ -283,7 +283,7 @@ def _with_riskiest(s, dls, split, learn, ranker):
     "The split; for top:k the split of the k riskiest samples"
     if not _top(s.forget): return split
     risk = ranker().score(learn, np.arange(split.N))
-    return _split_of(s, dls, np.argsort(-risk, kind='stable')[:len(split)])
+    return _split_of_run(s, dls, np.argsort(-risk, kind='stable')[:len(split)])
 
 # %% ../../nbs/app/01_pipeline.ipynb #a1e00007
 def versions() -> dict:
@@ -300,9 +300,9 @@ def run(
 ) -> Path:         # The report
     "The main job: train, rank, forget in sequence, evaluate, report; resumes a run that was killed"
     out = Path(out)
-    _check_settings(s)
+    _check_run_settings(s)
     dls = _data_to_evaluate(s)
-    split = _split_of(s, dls)
+    split = _split_of_run(s, dls)
     how,notes = _sequence_and_notes(s, dls, split)
     how = how.resolve(recipe_for(s, dls).learner(dls), split)
     _check_stages(s, how, split)
@@ -394,9 +394,9 @@ def search(
     out,classes = Path(out),_classes_to_search(s.algorithm)
     _stored_searches(out) # `InputError` where the file is damaged
     s = s.replace(algorithm='scrub') # all algorithms share the folder
-    _check_settings(s)
+    _check_run_settings(s)
     dls = _data_to_evaluate(s)
-    split = _split_of(s, dls)
+    split = _split_of_run(s, dls)
     recipe_for(s, dls) # `InputError` where the network does not fit
     _claim(out, s.replace(algorithm='all'), _request(s, split))
     for o in (out, out/'bank', out/'oracles'): check_writable(o)
@@ -554,7 +554,7 @@ def forget(
 ) -> list:         # Of `Path`: the pages of the requests that answer this one
     "Answer an erasure request: unlearned weights, an entry in the ledger, and a page"
     _check_forgets_all(s)
-    _check_settings(s.replace(oracles=max(2, s.oracles)))
+    _check_run_settings(s.replace(oracles=max(2, s.oracles)))
     if s.oracles == 1: raise InputError("oracles=1 cannot be compared with another: give 2 or more, or none.")
     dls,ledger = load_data(s),Ledger(out, by, key)
     answered,n_before = _answered_requests(s, dls, by, ledger),len(ledger)

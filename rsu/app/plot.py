@@ -292,7 +292,7 @@ def plot_cost(
 
 def _draw_cost(ax, x, part, span):
     "The rankers of one cost, from position `x`"
-    xs,ys = x+np.linspace(0, .32, len(part)),_spread(part.quality.to_numpy(), span*.075)
+    xs,ys = x+np.linspace(0, .32, len(part)),_spread_labels(part.quality.to_numpy(), span*.075)
     ax.errorbar(xs, part.quality, yerr=[part.quality-part.low, part.high-part.quality], fmt='o', ms=4, lw=1,
                 capsize=2, color=sns.color_palette('colorblind')[0])
     for name,px,py,ty in zip(part.index, xs, part.quality, ys):
@@ -300,7 +300,7 @@ def _draw_cost(ax, x, part, span):
         ax.text(x+.39, ty, name, size=7, va='center')
 
 # %% ../../nbs/app/02_plot.ipynb #4beb1059
-def _spread(y, gap, low=None, high=None):
+def _spread_labels(y, gap, low=None, high=None):
     """Heights for labels of the descending heights `y`: at least `gap` apart, between `low` and `high`, and as near to
     them as this allows (least squares)."""
     steps = gap*np.arange(len(y))
@@ -477,7 +477,7 @@ def _draw_tradeoff(ax, runs, name, low, high):
     df = df.assign(clear=_clearly_nearer(runs)).drop(index=['do nothing','retrain'])
     df = df.sort_values('distance', ascending=False)
     ax.plot([], [], 'o', ms=4, label='clearly nearer', **_marker(True))
-    heights = _spread(df.distance.to_numpy(), min(.05, 1/len(df))*(high-low), low, high)
+    heights = _spread_labels(df.distance.to_numpy(), min(.05, 1/len(df))*(high-low), low, high)
     for o,h in zip(df.itertuples(), heights):
         ax.errorbar(o.ratio, o.distance, yerr=o.half, fmt='o', ms=4, lw=1, capsize=2, **_marker(o.clear))
         ax.annotate(o.Index, (o.ratio, o.distance), (1.03, h), textcoords=ax.get_yaxis_transform(), size=7,

@@ -62,7 +62,7 @@ class Ledger:
     "A folder that records what was forgotten, when, by which algorithm and with what evidence; samples have salted ids"
     def __init__(self,
         path,     # The folder; created with the first entry or note
-        by=None,  # Column of the training set's frame, or array (N,), that names each sample's person; positions if None
+        by=None,  # Column of the training set's frame, or array (N,), with the person of each sample; default: positions
         key=None  # File of the key; default: '<folder>.key', beside the folder
     ):
         self.path,self.by = Path(path),by

@@ -354,7 +354,7 @@ def unlearn_stream(
     ranker=None,              # Ranks the samples of each request, for sequences whose groups need it
     bank=None,                # A `ReferenceBank` by which the drift is measured; its folder is noted
     oracles:NonNegativeInt=0, # Models retrained after each request to compare with; also added to answered requests
-    made=(),                  # Copies to note for `Ledger.purge`: pairs of a path and its kind
+    made=(),                  # Copies to note: pairs of a path and 'weights', 'bank', 'oracles' or 'cache'
     n_epoch:Epochs|None=None, # Epochs; default: those of `how`
     lr:NonNegativeFloat|None=None, # Learning rate; default: that of `how`
     seed:Seed=0,              # Seed of all random choices
@@ -362,8 +362,7 @@ def unlearn_stream(
     quiet:bool=False          # Neither progress bar nor validation after each epoch
 ) -> Learner:                 # The learner after the last request, with its `ledger`
     """Answer requests one after another: each is forgotten, recorded in the ledger, and never trained on again.
-    The same call resumes. With a ledger by a column, a request is a list of its values.
-    Kinds in `made` are 'weights', 'bank', 'oracles' and 'cache'."""
+    The same call resumes. With a ledger by a column, a request is a list of its values."""
     _check_arguments(learn, bank, oracles, made)
     if not isinstance(ledger, Ledger): ledger = Ledger(ledger or Path(learn.path)/'ledger')
     dls = with_held_out(learn.dls, None, seed)
