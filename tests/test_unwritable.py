@@ -28,7 +28,7 @@ def test_an_unwritable_folder_is_refused_before_the_work(name, folder, learn, ri
     (tmp_path/'device').symlink_to('/proc/self') # a folder in which not even root can make a file
     learn.done = learn.unlearn(risk, how, quiet=True)
     def start(*args, **kwargs): raise AssertionError('the work started')
-    for k in ('rsu.core.recipe.Recipe.fit', 'rsu.algorithms.base.Algorithm.forget', 'rsu.ranking.bank._fill',
+    for k in ('rsu.core.recipe.Recipe.fit', 'rsu.algorithms.base.Algorithm.forget', 'rsu.ranking.bank._train_missing',
               'rsu.core.template._executed'):
         monkeypatch.setattr(k, start)
     with pytest.raises(InputError, match=f"The folder '.*{folder}.*' cannot be written .*name another"):

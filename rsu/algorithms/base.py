@@ -82,7 +82,7 @@ class Algorithm(Value, Callback):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        _check_settings(cls)
+        _check_setting_names(cls)
         _check_needs(cls)
         _check_events(cls)
 
@@ -97,7 +97,7 @@ _used_by_fit = {
     *'dls dl model opt_func loss_func cbs x y xb yb pred loss loss_grad epoch iter n_iter train_iter pct_train'.split(),
     'training'}
 
-def _check_settings(cls):
+def _check_setting_names(cls):
     "Raise `InputError` for a setting with a name that the fit or the base class uses"
     own = Algorithm._names()
     for k in cls._names():
@@ -556,7 +556,7 @@ class Diverged(UserWarning):
     "The accuracy on retained samples was lost"
 
 # %% ../../nbs/algorithms/01_base.ipynb #5d03e2e5
-def _spread(indices):
+def _evenly_spaced(indices):
     "256 to 511 of these indices at equal distances; all if there are fewer"
     return indices[::max(1, len(indices)//256)]
 
@@ -565,7 +565,7 @@ def _retain_accuracy(self:Algorithm, model):
     """Accuracy on some of the retained samples.
     It is 0 if all are wrongly predicted as one class, and -1 if a weight or a logit is not finite."""
     if not all(torch.isfinite(p).all() for p in model.parameters()): return -1.
-    idx = _spread(self.split.retain)
+    idx = _evenly_spaced(self.split.retain)
     if not len(idx): return 1.
     logits,y = predict_train(model, self.split.dls, idx)
     if not torch.isfinite(logits).all(): return -1.

@@ -196,7 +196,7 @@ def _check_replaced(learn, cbs, split, how):
                              "but the algorithm uses two roles side by side: do this in the loaders.")
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #b1b0000f
-def _accuracy_target(until, split, before):
+def _target_function(until, split, before):
     "`until` as a function from indices of samples to the target accuracy on them"
     if until is None: return lambda idx: None
     if until == 'valid': return lambda idx: before['valid'].accuracy
@@ -308,15 +308,15 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     first = Outputs(new.model, split).compact()
     outputs = [first]
     done,rows = [],[]
-    target = _accuracy_target(until, split, first)
+    target = _target_function(until, split, first)
     progress = _Progress(path, learn, split, how, seed, target(split.forget), todo) if path else None
     if progress and progress.file.exists(): todo,done,rows,outputs = progress.load(todo, new)
     if progress and todo: check_writable(path)
     while todo:
         stage,*todo = todo
-        stage_target = target if stage.until is None else _accuracy_target(stage.until, split, first)
+        stage_target = target if stage.until is None else _target_function(stage.until, split, first)
         accuracy = stage_target(stage.forget) if len(stage.forget) else None
-        rows.append(_run_stage(stage, len(done), new, split, seed, cbs, quiet, accuracy))
+        rows.append(_forget_stage(stage, len(done), new, split, seed, cbs, quiet, accuracy))
         done.append(stage)
         outputs.append(Outputs(new.model, split).compact())
         if todo: todo = how.replan(todo, split, new)
@@ -345,7 +345,7 @@ def import_optimisers():
     Otherwise the first run of a process would seem several times as expensive as the second."""
     torch.optim.SGD([torch.zeros(1)])
 
-def _run_stage(stage, number, new, split, seed, cbs, quiet, target):
+def _forget_stage(stage, number, new, split, seed, cbs, quiet, target):
     "Run one stage on `new`; return a row of its costs"
     meter,algorithm = Meter(),stage.algorithm.replace()
     with PeakMemory(next(new.model.parameters()).device) as peak:
