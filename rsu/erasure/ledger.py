@@ -189,7 +189,9 @@ def timestamp():
 
 # %% ../../nbs/erasure/00_ledger.ipynb #a1f40980
 @patch
-def ids_of(self:Ledger, dls):
+def ids_of(self:Ledger,
+    dls # `DataLoaders`
+) -> np.ndarray: # (N,)
     "The id of each training sample, (N,); `InputError` where the ledger's positions belong to other data"
     N = len(dls.train_ds)
     if self.by is not None: return ids_by_sample(dls, self.by)
