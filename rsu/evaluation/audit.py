@@ -36,13 +36,13 @@ def lr_mia(
     splits = StratifiedShuffleSplit(10, test_size=.1, random_state=seed)
     return float(cross_val_score(LogisticRegression(), x, np.repeat([1,0], n), cv=splits).mean())
 
-def _checked_losses(o):
+def _checked_losses(losses):
     "Losses (n,) as a finite NumPy array; infinite losses become the largest finite one"
-    o = bound_margins(torch.as_tensor(o).double()).cpu().numpy()
-    if len(o) < 10 or np.isnan(o).any():
-        raise InputError(f"There are {len(o)} losses, {np.isnan(o).sum()} of them NaN: "
+    losses = bound_margins(torch.as_tensor(losses).double()).cpu().numpy()
+    if len(losses) < 10 or np.isnan(losses).any():
+        raise InputError(f"There are {len(losses)} losses, {np.isnan(losses).sum()} of them NaN: "
                          "the attack holds out a tenth, so give 10 or more losses of each kind, without NaN.")
-    return o
+    return losses
 
 # %% ../../nbs/evaluation/02_audit.ipynb #65dfbef5
 def indiscernibility(

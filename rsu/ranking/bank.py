@@ -72,13 +72,13 @@ class ReferenceBank:
             if name not in shard: raise InputError(_MISSING[name])
             yield shard
 
-    def _bool(self, name): return torch.stack([_unpack_bits(o[name], _n_samples(o)) for o in self._read(name)])
+    def _bool(self, name): return torch.stack([_unpack_bits(o[name], _n_columns(o)) for o in self._read(name)])
     def _float(self, name): return torch.stack([o[name] for o in self._read(name)]).float()
 
     def __len__(self): return len(self.shards)
     def __repr__(self):
-        n = 'unlabelled' if self.y is None else len(self.y)
-        return f"ReferenceBank: {len(self)} references x {n} samples" + (f" in {self.path}" if self.path else "")
+        size = 'unlabelled' if self.y is None else len(self.y)
+        return f"ReferenceBank: {len(self)} references x {size} samples" + (f" in {self.path}" if self.path else "")
 
 # %% ../../nbs/ranking/01_bank.ipynb #149c96e6
 @patch(as_prop=True)
@@ -121,7 +121,7 @@ _MISSING = dict(
     phi_valid="This bank has no margins on validation samples: make it with logits_valid= and y_valid=.",
     logits="This bank stores margins and no logits: fit it with logits=True.")
 
-def _n_samples(tensors): return len(tensors['phi' if 'phi' in tensors else 'logits'])
+def _n_columns(tensors): return len(tensors['phi' if 'phi' in tensors else 'logits'])
 
 # %% ../../nbs/ranking/01_bank.ipynb #fb7d7d58
 @patch(cls_method=True)
@@ -155,7 +155,7 @@ def labelled(self:ReferenceBank,
 ):    # A `ReferenceBank`
     "This bank with the labels `y`; a bank that has labels is returned unchanged and must have the same ones"
     y = torch.as_tensor(np.asarray(y)).long()
-    n = _n_samples(next(self._read('members')))
+    n = _n_columns(next(self._read('members')))
     if len(y) != n:
         raise InputError(f"The bank was fitted to {n} training samples and the learner has {len(y)}: "
                          f"if rows were deleted or added, {_FIT_ANOTHER}.")
@@ -187,7 +187,7 @@ def at(self:ReferenceBank,
     "The bank's columns for some samples, read one shard at a time"
     idx = np.ascontiguousarray(idx)
     def select(o):
-        bits = {k: _pack_bits(_unpack_bits(o[k], _n_samples(o))[idx]) for k in ('members','correct') if k in o}
+        bits = {k: _pack_bits(_unpack_bits(o[k], _n_columns(o))[idx]) for k in ('members','correct') if k in o}
         return {**o, **bits, **{k: o[k][idx] for k in ('phi','logits') if k in o}}
     return ReferenceBank([select(o) for o in self._read('phi')], None if self.y is None else self.y[idx])
 
@@ -270,12 +270,12 @@ class _FileLocks:
 
     def __enter__(self): return self
     def __exit__(self, *args):
-        for f in [*self.locks]: self.leave(f)
+        for file in [*self.locks]: self.leave(file)
 
 def _remove_parts(file):
     "Remove the partial files that a killed process left"
-    for o in file.parent.glob(f'{file.name}.*'):
-        if is_part_of(o, file.name): o.unlink(missing_ok=True)
+    for part in file.parent.glob(f'{file.name}.*'):
+        if is_part_of(part, file.name): part.unlink(missing_ok=True)
 
 # %% ../../nbs/ranking/01_bank.ipynb #50799b52
 class _ReferenceJob:
@@ -295,14 +295,14 @@ class _ReferenceJob:
 
     def seconds(self, ks):
         "Estimated time to train the first of these references, from four of its steps; None if unknown"
-        r = self.recipe
-        if why_not_stacked(r, self.dls) or device_of(self.dls).type != 'cpu': return None
+        recipe = self.recipe
+        if why_not_stacked(recipe, self.dls) or device_of(self.dls).type != 'cpu': return None
         idx = np.flatnonzero(self.member(ks[0]))
-        some,trainer = idx[:4*r.bs], Trainer(r.replace(n_epoch=1), self.dls)
+        some,trainer = idx[:4*recipe.bs], Trainer(recipe.replace(n_epoch=1), self.dls)
         for _ in range(2): # the first run includes one-off costs, the second is timed
             start = time.perf_counter()
             next(trainer([some], [0]))
-        return (time.perf_counter()-start)*r.n_epoch*len(idx)/max(1, len(some))
+        return (time.perf_counter()-start)*recipe.n_epoch*len(idx)/max(1, len(some))
 
     def __call__(self, ks):
         "Pairs of a number and the tensors that are stored of that reference"
@@ -361,8 +361,8 @@ def _missing_of(files, logits):
     "The files to be trained; those that are damaged are reported"
     problems = {f: _problem_of(f, logits) for f in files}
     missing = [f for f in files if problems[f]]
-    for f in missing:
-        if problems[f] != 'is missing': print(f"'{f}' {problems[f]}: it is trained again.")
+    for file in missing:
+        if problems[file] != 'is missing': print(f"'{file}' {problems[file]}: it is trained again.")
     return missing
 
 def _store_labels(path, made, y, dls):
@@ -385,8 +385,8 @@ def _train_missing(job, made, files, missing, executor, bar):
                 locks.leave(name[k])
                 next(bar, None)
         train(missing)
-        for f in missing:
-            if _problem_of(f, job.logits): train([f], wait=True)
+        for file in missing:
+            if _problem_of(file, job.logits): train([file], wait=True)
     next(bar, None)
 
 # %% ../../nbs/ranking/01_bank.ipynb #65060c69
@@ -399,8 +399,8 @@ def open(cls:ReferenceBank,
     _read_note(path)
     files = sorted(path.glob('reference-*.safetensors'))
     problems = {f: _problem_of(f) for f in files}
-    for f,problem in problems.items():
-        if problem: print(f"'{f}' {problem} and is left out: fit the bank again to repair it.")
+    for file,problem in problems.items():
+        if problem: print(f"'{file}' {problem} and is left out: fit the bank again to repair it.")
     files = [f for f in files if problems[f] is None]
     if not files: raise InputError(f"There is no reference in '{path}': fit the bank first.")
     y = _read_stored_labels(path)[0]['y'].long()
@@ -424,13 +424,13 @@ def _copy(file, to):
 def _check_mergeable(banks):
     "What banks of one training set are made from, a list of notes; `InputError` for other banks"
     first = banks[0]
-    for o in banks[1:]:
-        if (first.y is None) != (o.y is None) or first.y is not None and not torch.equal(first.y, o.y):
+    for bank in banks[1:]:
+        if (first.y is None) != (bank.y is None) or first.y is not None and not torch.equal(first.y, bank.y):
             raise InputError("These banks have different labels: only banks of one training set can be merged.")
     notes = [_read_note(o.path) for o in banks if o.path]
-    for o in banks:
-        if o.path:
-            check_same(o.path, 'bank', _read_note(o.path), notes[0],
+    for bank in banks:
+        if bank.path:
+            check_same(bank.path, 'bank', _read_note(bank.path), notes[0],
                        'only banks with the same data and recipe can be merged')
     return notes
 
@@ -450,7 +450,7 @@ def merge(self:ReferenceBank,
     if path is None: return ReferenceBank(shards, self.y, seed=self.seed)
     if len(names) < len(shards): raise InputError("A bank in memory has no files to copy: merge it without path=.")
     claim(Path(path)/'bank.json', 'bank', notes[0], 'give another path, or delete it')
-    for o in [*shards, self.path/'labels.safetensors']: _copy(o, Path(path)/o.name)
+    for file in [*shards, self.path/'labels.safetensors']: _copy(file, Path(path)/file.name)
     return ReferenceBank([Path(path)/o.name for o in shards], self.y, Path(path), self.seed)
 
 # %% ../../nbs/ranking/01_bank.ipynb #b4474b1f
@@ -471,7 +471,7 @@ def move_bank(
     path,to = Path(path),Path(to)
     to.mkdir(exist_ok=True)
     own = [o for o in path.iterdir() if _bank_file.fullmatch(o.name)]
-    for o in sorted(own, key=lambda o: o.name == 'bank.json'): os.replace(o, to/o.name)
+    for file in sorted(own, key=lambda o: o.name == 'bank.json'): os.replace(file, to/file.name)
     if not any(path.iterdir()): path.rmdir()
 
 # %% ../../nbs/ranking/01_bank.ipynb #84ec89a1

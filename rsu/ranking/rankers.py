@@ -138,7 +138,7 @@ def combine(cls:Ranking,
 ) -> Ranking:     # Its scores are minus the mean rank; ties share their mean rank
     "Combine several rankings into one by their mean rank"
     if not rankings: raise InputError("There is no ranking to combine: give a list of one or more.")
-    for o in rankings[1:]: _check_same_samples(rankings[0], o)
+    for other in rankings[1:]: _check_same_samples(rankings[0], other)
     mean = np.mean([rankdata(-o.scores) for o in rankings], axis=0)
     return cls.from_scores(rankings[0], -mean, f"mean rank of {', '.join(o.name for o in rankings)}")
 
@@ -280,8 +280,8 @@ def _score_each(learn, idx, bs, score):
     refuse_batch_loss(learn.loss_func, n_classes(learn.dls), device)
     loss,res = unreduced(learn.loss_func),[]
     with evaluating(model):
-        for b in without_augmentation(learn.dls.train, idx, bs):
-            *xs,y = (o.as_subclass(torch.Tensor) for o in to_device(tuple(b), device))
+        for batch in without_augmentation(learn.dls.train, idx, bs):
+            *xs,y = (o.as_subclass(torch.Tensor) for o in to_device(tuple(batch), device))
             res.append(score(model, loss, tuple(xs), y).float().cpu())
     return torch.cat(res).numpy()
 
