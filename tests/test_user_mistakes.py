@@ -110,6 +110,8 @@ def test_unsuitable_models_are_refused(learn, split):
     five_logits = twin(learn, nn.Sequential(nn.Flatten(), nn.Linear(64, 5)))
     with pytest.raises(InputError, match='0 to 9 and the model has 5 logits'):
         five_logits.unlearn(split, SCRUB(n_epoch=1), quiet=True)
+    with pytest.raises(InputError, match='0 to 9 and the model has 5 logits'):
+        compare_orders(five_logits, Ranking.from_scores(split, np.arange(12.)), quiet=True)
     with pytest.raises(InputError, match='not a ForgetSplit'): learn.unlearn([1, 2], SCRUB(n_epoch=1), quiet=True)
 
 def test_bad_settings_are_refused(learn, split):
