@@ -179,7 +179,7 @@ def halved(path): path.write_bytes(path.read_bytes()[:99])
     (['--bank', 'nowhere'], 'nowhere'), (['--lr', '0'], '--lr 0.0 must be a number'),
     (['--algorithm', 'none'], "'none' forgets nothing"), (['--algorithm', 'scrub,none', '--groups', '2'], "'none' forgets nothing"),
     (['--removed', 'clinic.safetensors'], 'which contains: nothing'), (['--until', '2'], '--until 2.0 must be a number in [0, 1]'),
-    (['--groups', 'at:1,2'], 'The thresholds 1.0, 2.0 do not fall'), (['--oracles', '2'], 'give it an attribute recipe')])
+    (['--groups', 'at:1,2'], 'The thresholds 1.0, 2.0 do not fall'), (['--oracles', '2'], 'set its attribute recipe to a Recipe')])
 def test_refused_in_one_sentence(change, says, here, call, capsys):
     assert call(*request('patient-5'), '--out', 'out', *change) == 2
     err = capsys.readouterr().err
