@@ -1,4 +1,4 @@
-"Ledgers that must not be opened, positions that are not those of its data, and copies that changed after they were noted."
+"Ledgers that must not be opened, positions that are not in the data, and copies that changed after they were noted."
 import pytest
 from common import people
 from rsu.core.config import InputError

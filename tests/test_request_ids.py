@@ -57,7 +57,8 @@ def test_a_position_or_a_name_in_place_of_a_list_is_refused(tmp_path):
 
 @pytest.mark.parametrize('idx, words', [
     (['patient-3'], "'patient-3', which is not a position: give whole numbers from 0 to 29"),
-    ([1, 30], '30, which is not a position'), ([-1], '-1, which is not a position'), ([.5], '0.5, which is not a position'),
+    ([1, 30], '30, which is not a position'), ([-1], '-1, which is not a position'),
+    ([.5], '0.5, which is not a position'),
     (3, r'idx=3 is .* list: give \[3\]')])
 def test_a_ledger_refuses_values_that_are_not_positions(idx, words, tmp_path):
     ledger = Ledger(tmp_path/'out', by='who')

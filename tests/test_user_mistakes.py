@@ -104,7 +104,8 @@ def twin(learn, model):
 def test_unsuitable_models_are_refused(learn, split):
     frozen = twin(learn, copy.deepcopy(learn.model).requires_grad_(False))
     for how in (SCRUB(n_epoch=1), FineTune(n_epoch=1), SSD()):
-        with pytest.raises(InputError, match='All parameters of the model are frozen'): frozen.unlearn(split, how, quiet=True)
+        with pytest.raises(InputError, match='All parameters of the model are frozen'):
+            frozen.unlearn(split, how, quiet=True)
     with pytest.raises(InputError, match='gives a tuple'):
         twin(learn, Pair(learn.model)).unlearn(split, SCRUB(n_epoch=1), quiet=True)
     five_logits = twin(learn, nn.Sequential(nn.Flatten(), nn.Linear(64, 5)))
@@ -172,7 +173,8 @@ class Words(Rows):
 y = torch.arange(60) % 10
 rows = Rows(y)
 
-@pytest.mark.parametrize('data, words', [(Rows([f'class {i}' for i in y.tolist()]), 'class of each sample, a whole number'),
+named = [f'class {i}' for i in y.tolist()]
+@pytest.mark.parametrize('data, words', [(Rows(named), 'class of each sample, a whole number'),
                                          (Rows(nn.functional.one_hot(y).float()), 'one class per sample'),
                                          (Rows(y.float()), 'one class per sample'), (Words(y), 'must be tensors')])
 def test_data_without_one_whole_label_per_sample_are_refused(data, words):
