@@ -2,11 +2,16 @@
 import hashlib, multiprocessing, os, shutil, signal, subprocess, sys, time, warnings
 from pathlib import Path
 
-import pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
+from PIL import Image
 from rsu.__main__ import main as entry_point
 from rsu.app.cli import main
 from rsu.core.data import Samples, loaders
+from rsu.core.recipe import Recipe, mlp
 from rsu.core.store import read_shard
+from rsu.ranking.bank import ReferenceBank
+from safetensors.torch import save_file
+import rsu.all, rsu.app.pipeline # noqa: F401 (before any fork, so that no child imports them)
 
 # The settings of most runs in the tests: seconds of training, and yet every part of the job is carried out.
 small = '--data digits --n 300 --forget random:12 --groups 2 --references 4 --oracles 2 --train-epochs 2'.split()
@@ -83,11 +88,60 @@ def request(*names, file='erase.csv'):
     pd.DataFrame({'id': names}).to_csv(file, index=False)
     return ['--forget', file]
 
+def half_bright_picture(label, rng):
+    "A noisy picture, brighter in its left or right half: two classes that a network learns in a few steps"
+    x = rng.integers(0, 120, (16, 16))
+    x[:, slice(0, 8) if label == 'left' else slice(8, 16)] += 120
+    return x.astype(np.uint8)
+
+def save_half_bright_pictures(folder, n, rng):
+    "n pictures of each class, in folders named by the class"
+    for label in ('left', 'right'):
+        (folder/label).mkdir(parents=True)
+        for i in range(n): Image.fromarray(half_bright_picture(label, rng)).save(folder/label/f'{i:02}.png')
+
 def people(ids):
     "Loaders whose training set has the columns `who` and `person`, which repeat the given ids"
     def part(n): return torch.randn(n, 4), torch.arange(n) % 2
     frame = pd.DataFrame({'who': (ids*30)[:30]}).assign(person=lambda o: o.who)
     return loaders(Samples(*part(30), frame=frame), Samples(*part(10)), Samples(*part(10)))
+
+clinic_module = '''
+import pandas as pd, torch
+from rsu.core.data import Samples, loaders as make
+from rsu.core.recipe import Recipe, mlp
+
+def loaders():
+    g = torch.Generator().manual_seed(0)
+    def part(n): return torch.randn(n, 4, generator=g), torch.arange(n) % 2
+    persons = pd.DataFrame({'person': [f'patient-{i//2}' for i in range(N_TRAIN)]})
+    return make(Samples(*part(N_TRAIN), frame=persons), Samples(*part(N_VALID)), Samples(*part(N_VALID)), bs=BATCH)
+
+def network(): return mlp(4, 2)
+
+def learner(): return Recipe(mlp, n_epoch=EPOCHS, lr=.01, bs=BATCH).learner(loaders())
+
+def table(): return pd.DataFrame()
+'''
+
+# A request for persons of the clinic, but for `--forget`
+clinic_request = ('forget --data clinic_data:loaders --model clinic_data:network --weights clinic.safetensors '
+                  '--by person --algorithm neggradplus --n-epoch 4 --lr .01').split()
+
+def make_clinic(folder, n_train=1200, n_valid=80, bs=64, n_epoch=5, n_references=4, recipe_epochs=5):
+    "A folder with a user's module, the weights of a trained model and a bank; two rows belong to each person"
+    values = dict(N_TRAIN=n_train, N_VALID=n_valid, BATCH=bs, EPOCHS=recipe_epochs)
+    text = clinic_module
+    for k, v in values.items(): text = text.replace(k, str(v))
+    (folder/'clinic_data.py').write_text(text, encoding='utf-8')
+    sys.path.insert(0, str(folder))
+    from clinic_data import learner, loaders
+    sys.path.remove(str(folder))
+    del sys.modules['clinic_data']
+    learn = Recipe(mlp, n_epoch=n_epoch, lr=.01, bs=bs).fit(loaders(), quiet=True)
+    save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, folder/'clinic.safetensors')
+    ReferenceBank.fit(learner(), n=n_references, path=folder/'bank', quiet=True)
+    return folder
 
 chromium = os.environ.get('CHROMIUM') or shutil.which('chromium')
 in_browser = pytest.mark.skipif(not chromium, reason='no Chromium here: install it, or name it in CHROMIUM')

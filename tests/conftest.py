@@ -1,10 +1,11 @@
 "Fixtures that several test files use."
-import sys
+import shutil, sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from common import call, shell, small
+from common import call, make_clinic, shell, small
 from hypothesis import HealthCheck, settings
 from rsu.core.datasets import digits
 from rsu.core.recipe import Recipe, small_cnn
@@ -50,3 +51,26 @@ def no_report(monkeypatch):
         return out/'report.html'
     monkeypatch.setattr('rsu.app.pipeline.write_report', write_report)
     return partial(call, 'run')
+
+@pytest.fixture
+def no_page(monkeypatch):
+    "`rsu forget` in this process. The page of a request says only how many were written before, for speed."
+    written = []
+    def write_page(out, request):
+        page = Path(out)/f'report-{request:04}.html'
+        written.append(page.write_text(f'page {len(written)}', encoding='utf-8'))
+        return page
+    monkeypatch.setattr('rsu.app.pipeline.write_page', write_page)
+    return call
+
+@pytest.fixture(scope='session')
+def clinic(tmp_path_factory):
+    "A folder with a user's module, weights and bank. No test may write into it."
+    return make_clinic(tmp_path_factory.mktemp('clinic'))
+
+@pytest.fixture
+def in_clinic(clinic, here):
+    "A copy of the clinic as the current folder; its module can be imported."
+    shutil.copytree(clinic, here, dirs_exist_ok=True)
+    sys.path.insert(0, str(here)) # which `here` undoes
+    return here

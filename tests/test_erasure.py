@@ -1,82 +1,43 @@
-"An erasure that withstands crashes, meddling and curious people: only its own files are removed, and no one is named."
+"Erasure requests remove only their own files, survive crashes and changed files, and do not reveal who was erased."
 import hashlib, json, os, random, secrets, shutil, sys
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
-from common import request
+from common import call as exit_code, make_clinic, request
 from filelock import FileLock
 from rsu.algorithms.ascent import NegGradPlus
 from rsu.core.outputs import margin
-from rsu.app.cli import main
+
 from rsu.core.store import read_shard
 from rsu.core.indexing import fingerprint
 from rsu.core.outputs import predict_train
 from rsu.core.split import ForgetSplit
 from rsu.algorithms.exact import Retrain
 from rsu.erasure.ledger import Ledger
-from rsu.core.recipe import Recipe, derive_seed, mlp
-from rsu.ranking.bank import ReferenceBank
+from rsu.core.recipe import derive_seed
 from rsu.algorithms.unlearn import _Progress
-from safetensors.torch import load_file, save_file
-
-module = '''
-import pandas as pd, torch
-from rsu.core.data import Samples, loaders as make
-from rsu.core.recipe import Recipe, derive_seed, mlp
-
-def loaders():
-    g = torch.Generator().manual_seed(0)
-    part = lambda n: (torch.randn(n, 4, generator=g), torch.arange(n) % 2)
-    persons = pd.DataFrame({'person': [f'patient-{i//2}' for i in range(120)]})
-    return make(Samples(*part(120), frame=persons), Samples(*part(40)), Samples(*part(40)), bs=32)
-
-def learner(): return Recipe(mlp, n_epoch=1, lr=.01, bs=32).learner(loaders())
-'''
+from safetensors.torch import load_file
 
 @pytest.fixture(scope='session')
-def ward(tmp_path_factory):
-    "A folder with a user's module, weights and bank. Nobody writes into it."
-    home = tmp_path_factory.mktemp('ward')
-    (home/'ward_data.py').write_text(module, encoding='utf-8')
-    sys.path.insert(0, str(home))
-    from ward_data import learner, loaders
-    sys.path.remove(str(home))
-    learn = Recipe(mlp, n_epoch=4, lr=.01, bs=32).fit(loaders(), quiet=True)
-    save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, home/'ward.safetensors')
-    ReferenceBank.fit(learner(), n=2, path=home/'bank', quiet=True)
-    return home
+def clinic(tmp_path_factory):
+    return make_clinic(tmp_path_factory.mktemp('clinic'), n_train=120, n_valid=40, bs=32, n_epoch=4, n_references=2,
+                       recipe_epochs=1)
 
 @pytest.fixture
-def here(ward, here):
-    shutil.copytree(ward, here, dirs_exist_ok=True)
-    sys.modules.pop('ward_data', None)
-    sys.path.insert(0, str(here)) # which `here` takes off again
-    return here
+def here(in_clinic): return in_clinic
 
-base = 'forget --data ward_data:loaders --model ward_data:learner --by person'.split()
-ask = [*base, *'--weights ward.safetensors --algorithm retrain'.split()] # which closes a request, whatever its samples
-descent = [*base, *'--weights ward.safetensors --algorithm neggradplus --n-epoch 2 --lr .02'.split()]
+base = 'forget --data clinic_data:loaders --model clinic_data:learner --by person'.split()
+ask = [*base, *'--weights clinic.safetensors --algorithm retrain'.split()] # which closes a request for any samples
+descent = [*base, *'--weights clinic.safetensors --algorithm neggradplus --n-epoch 2 --lr .02'.split()]
 
 @pytest.fixture
-def call(monkeypatch):
-    "`rsu` in this process, with pages that hold nothing but a count; its exit code."
-    written = []
-    def write_page(out, request):
-        page = Path(out)/f'report-{request:04}.html'
-        written.append(page.write_text(f'page {len(written)}', encoding='utf-8'))
-        return page
-    monkeypatch.setattr('rsu.app.pipeline.write_page', write_page)
-    def run(*args):
-        try: main([*map(str, args)])
-        except SystemExit as e: return e.code
-        return 0
-    return run
+def call(no_page): return no_page
 
 def ledger_of(out): return json.loads((Path(out)/'ledger.json').read_text(encoding='utf-8'))
 
 def names(folder): return sorted(o.name for o in Path(folder).iterdir() if o.suffix != '.lock')
 
-# Only its own files
+# Only files of the ledger are removed
 
 mine = {'model-card.md': 'card', 'model-zoo/net.safetensors': 'net',
         'work-notes/today.txt': 'notes', 'work-0123456789ab/x': 'x',
@@ -86,7 +47,7 @@ mine = {'model-card.md': 'card', 'model-zoo/net.safetensors': 'net',
         'reference-1.txt': 'mine', 'ledger.12.part2': 'mine',
         'report.html': 'mine', 'report-0004.html': 'mine', 'report-0001.htm': 'mine'}
 
-def test_files_of_similar_names_are_left_alone(here, call):
+def test_files_with_similar_names_are_not_removed(here, call):
     for name, text in mine.items():
         (here/name).parent.mkdir(exist_ok=True)
         (here/name).write_text(text, encoding='utf-8')
@@ -96,18 +57,18 @@ def test_files_of_similar_names_are_left_alone(here, call):
     assert {k: (here/k).read_text(encoding='utf-8') for k in mine} == mine
     assert {'ledger.json', 'model-0003.safetensors'} <= {*names(here)}
     assert not {'model-0001.safetensors', 'model-0002.safetensors'} & {*names(here)}
-    assert not (here/'ward.safetensors').exists() and not (here/'bank').exists() # what was noted is purged
+    assert not (here/'clinic.safetensors').exists() and not (here/'bank').exists() # the noted copies are purged
 
-def test_weights_in_the_ledgers_folder_stay_unless_purged(here, call):
+def test_weights_in_the_ledgers_folder_are_removed_only_by_purge(here, call):
     (here/'own').mkdir()
-    (here/'ward.safetensors').rename(here/'own'/'model-final.safetensors')
+    (here/'clinic.safetensors').rename(here/'own'/'model-final.safetensors')
     weights, pages = ['--weights', 'own/model-final.safetensors'], ['report-0001.html', 'report-0002.html']
     for who in ('patient-3', 'patient-4'): assert call(*ask, *weights, *request(who), '--out', 'own') == 0
     assert names('own') == ['ledger.json', 'model-0002.safetensors', 'model-final.safetensors', *pages]
     assert call(*ask, *weights, *request('patient-4'), '--purge', '--out', 'own') == 0
     assert names('own') == ['ledger.json', 'model-0002.safetensors', *pages]
 
-def test_a_file_in_the_place_of_weights_to_come_is_not_overwritten(here, call, capsys):
+def test_a_users_file_is_not_overwritten_by_new_weights(here, call, capsys):
     (here/'out').mkdir()
     (here/'out'/'model-0001.safetensors').write_text('mine', encoding='utf-8')
     assert call(*ask, *request('patient-3'), '--out', 'out') == 2
@@ -117,27 +78,27 @@ def test_a_file_in_the_place_of_weights_to_come_is_not_overwritten(here, call, c
 
 def page(k, out='out'): return (Path(out)/f'report-{k:04}.html').read_text(encoding='utf-8')
 
-def test_each_request_has_a_page_that_stays(here, call, capsys):
+def test_each_request_has_its_own_page(here, call, capsys):
     for who in ('patient-3', 'patient-4'): assert call(*ask, *request(who), '--out', 'out') == 0
     assert (page(1), page(2)) == ('page 0', 'page 1')
     assert call(*ask, *request('patient-3'), '--out', 'out') == 0
-    assert capsys.readouterr().out.endswith('Report: out/report-0001.html\n') and (page(1), page(2)) == ('page 2', 'page 1')
+    assert capsys.readouterr().out.endswith('Report: out/report-0001.html\n')
+    assert (page(1), page(2)) == ('page 2', 'page 1')
     assert call(*ask, *request('patient-4'), '--oracles', '2', '--out', 'out') == 0
     assert (page(1), page(2)) == ('page 2', 'page 3') and 'evidence' in ledger_of('out')['entries'][1]
-    assert call(*ask, *request('patient-3', 'patient-5'), '--out', 'out') == 0 # the first page says nothing new
+    assert call(*ask, *request('patient-3', 'patient-5'), '--out', 'out') == 0 # the first page stays as it is
     assert [page(k) for k in (1, 2, 3)] == ['page 2', 'page 3', 'page 4']
-    assert call(*ask, *request('patient-4', 'patient-5'), '--out', 'out') == 0 # both answer it
-    said = capsys.readouterr().out
-    assert 'Requests 2, 3 were answered before: nothing was changed.' in said
+    assert call(*ask, *request('patient-4', 'patient-5'), '--out', 'out') == 0 # two earlier requests answer it
+    assert 'Requests 2, 3 were answered before: nothing was changed.' in capsys.readouterr().out
     assert [page(k) for k in (1, 2, 3)] == ['page 2', 'page 5', 'page 6']
 
-def test_the_page_of_a_request_that_a_later_one_closes_is_written_anew(here, call):
+def test_the_page_of_a_request_is_updated_when_a_later_one_closes_it(here, call):
     twenty = [f'patient-{i}' for i in range(20)]
     assert call(*descent, '--lr', '1e-6', *request(*twenty), '--out', 'out') == 3
     assert call(*ask, *request(*twenty), '--out', 'out') == 0
     assert (page(1), page(2)) == ('page 1', 'page 2')
 
-def test_a_file_in_the_place_of_a_page_is_refused_before_any_work(here, call, capsys, monkeypatch):
+def test_a_users_file_in_place_of_a_page_is_refused_before_any_work(here, call, capsys, monkeypatch):
     assert call(*ask, *request('patient-3'), '--out', 'out') == 0
     with monkeypatch.context() as m:
         m.setattr('rsu.app.pipeline.unlearn_stream', None) # which would fail if it were called
@@ -152,55 +113,56 @@ def test_a_file_in_the_place_of_a_page_is_refused_before_any_work(here, call, ca
         assert call(*ask, *request('patient-4'), '--out', 'new') == 2 and names('new') == ['report-0001.html']
     assert call(*ask, *request('patient-4'), '--out', 'out') == 0 and page(2) == 'page 1'
 
-def test_a_page_of_the_users_for_a_request_that_was_answered_from_python(here, call, capsys):
-    from ward_data import learner
+def test_a_users_page_is_not_overwritten_for_a_request_from_python(here, call, capsys):
+    from clinic_data import learner
     learn = learner()
-    learn.model.load_state_dict(load_file('ward.safetensors'))
+    learn.model.load_state_dict(load_file('clinic.safetensors'))
     learn.unlearn_stream([['patient-3']], Retrain(), Ledger('out', by='person'), quiet=True)
     (here/'out'/'report-0001.html').write_text('mine', encoding='utf-8')
     assert call(*ask, *request('patient-3'), '--out', 'out') == 2
     assert "does not belong to this ledger" in capsys.readouterr().err and page(1) == 'mine'
 
-def test_what_was_moved_is_not_reported_as_removed(here, call, capsys):
+def test_a_moved_copy_is_not_reported_as_removed(here, call, capsys):
     assert call(*ask, *request('patient-3'), '--bank', 'bank', '--out', 'out') == 0
-    (here/'ward.safetensors').rename(here/'renamed.safetensors')
+    (here/'clinic.safetensors').rename(here/'renamed.safetensors')
     (here/'bank').rename(here/'moved')
     capsys.readouterr()
     assert call(*ask, *request('patient-3'), '--purge', '--out', 'out') == 3
-    said = capsys.readouterr().out
-    assert said.count('NOT PURGED, not found there') == 2 and 'Purged:' not in said
+    printed = capsys.readouterr().out
+    assert printed.count('NOT PURGED, not found there') == 2 and 'Purged:' not in printed
     assert [o['purged'] for o in ledger_of('out')['made']] == [None, None]
-    (here/'renamed.safetensors').rename(here/'ward.safetensors')
+    (here/'renamed.safetensors').rename(here/'clinic.safetensors')
     assert call(*ask, *request('patient-3'), '--purge', '--out', 'out') == 3 # the bank is still missing
-    said = capsys.readouterr().out
-    assert 'Purged: ward.safetensors' in said and not (here/'ward.safetensors').exists()
-    assert 'confirm that by the same command with --removed bank.' in said
-    assert call(*ask, *request('patient-3'), '--purge', '--removed', 'moved', '--out', 'out') == 2 # which is not on the list
+    printed = capsys.readouterr().out
+    assert 'Purged: clinic.safetensors' in printed and not (here/'clinic.safetensors').exists()
+    assert 'confirm that by the same command with --removed bank.' in printed
+    # 'moved' is not on the list of copies
+    assert call(*ask, *request('patient-3'), '--purge', '--removed', 'moved', '--out', 'out') == 2
     assert f"which contains: {here/'bank'}" in capsys.readouterr().err
     assert call(*ask, *request('patient-3'), '--purge', '--removed', 'bank', '--out', 'out') == 0
     assert ledger_of('out')['made'][1]['purged'].endswith('by hand')
 
-def test_further_copies_of_the_weights(here, call, capsys):
-    shutil.copy(here/'ward.safetensors', here/'model.pt')
-    shutil.copy(here/'ward.safetensors', here/'later.pt')
+def test_further_copies_named_by_also_are_purged(here, call, capsys):
+    shutil.copy(here/'clinic.safetensors', here/'model.pt')
+    shutil.copy(here/'clinic.safetensors', here/'later.pt')
     assert call(*ask, *request('patient-3'), '--also', 'nowhere.pt', '--out', 'out') == 2
     assert "There is no file 'nowhere.pt': --also names further copies" in capsys.readouterr().err
     for _ in range(2): # the second time they are gone
         assert call(*ask, *request('patient-3'), '--also', 'model.pt', '--purge', '--out', 'out') == 0
-        assert not (here/'model.pt').exists() and not (here/'ward.safetensors').exists()
+        assert not (here/'model.pt').exists() and not (here/'clinic.safetensors').exists()
     assert (here/'later.pt').exists()
     assert call(*ask, *request('patient-3'), '--also', 'later.pt', '--purge', '--out', 'out') == 0 # answered before
     assert not (here/'later.pt').exists()
 
-# Nothing is believed
+# Changed files are rejected
 
-def test_the_weights_of_before_are_not_taken_for_the_unlearned_ones(here, call, capsys):
+def test_old_weights_in_place_of_the_unlearned_ones_are_refused(here, call, capsys):
     assert call(*ask, *request('patient-3'), '--out', 'out') == 0
-    shutil.copy(here/'ward.safetensors', here/'out'/'model-0001.safetensors')
+    shutil.copy(here/'clinic.safetensors', here/'out'/'model-0001.safetensors')
     assert call(*ask, *request('patient-4'), '--out', 'out') == 2
     assert 'model-0001.safetensors' in capsys.readouterr().err and len(ledger_of('out')['entries']) == 1
 
-def test_a_meddled_ledger_is_rejected(here, call, capsys):
+def test_a_changed_ledger_is_rejected(here, call, capsys):
     assert call(*ask, *request('patient-3'), '--out', 'out') == 0
     note = here/'out'/'ledger.json'
     good = note.read_bytes()
@@ -215,11 +177,11 @@ def test_a_meddled_ledger_is_rejected(here, call, capsys):
     tampered(entries=[{**one, 'digest': '0'*64}])
     tampered(made=[*facts['made'], dict(kind='cache', path=str(here/'erase.csv'), files={}, requests=0, noted='',
                                         purging='now', purged=None)])
-    tampered(trash={'../ward.safetensors': None})
+    tampered(trash={'../clinic.safetensors': None})
     note.unlink()
     assert call(*ask, *request('patient-4'), '--out', 'out') == 2
     assert 'restore its ledger.json from a copy' in capsys.readouterr().err
-    assert (here/'ward.safetensors').exists() and (here/'erase.csv').exists()
+    assert (here/'clinic.safetensors').exists() and (here/'erase.csv').exists()
 
 def test_a_rejected_concurrent_request_changes_nothing(here, call, capsys):
     (here/'out').mkdir()
@@ -235,12 +197,12 @@ def test_a_rejected_concurrent_request_changes_nothing(here, call, capsys):
 
 # What the model knows afterwards
 
-def test_samples_that_are_as_well_known_as_before(here, call, capsys):
-    twenty = [f'patient-{i}' for i in range(20)] # known better than test samples, on average
+def test_a_request_stays_open_while_the_model_still_knows_its_samples(here, call, capsys):
+    twenty = [f'patient-{i}' for i in range(20)] # on average the model knows them better than test samples
     assert call(*descent, '--lr', '1e-6', *request(*twenty), '--out', 'out') == 3
-    said, one = capsys.readouterr().out, ledger_of('out')['entries'][0]
-    assert f"forgotten {one['before']['forget']:.3f} -> {one['after']['forget']:.3f}" in said
-    assert 'Request 1 stays open' in said
+    printed, one = capsys.readouterr().out, ledger_of('out')['entries'][0]
+    assert f"forgotten {one['before']['forget']:.3f} -> {one['after']['forget']:.3f}" in printed
+    assert 'Request 1 stays open' in printed
     assert call(*ask, *request(*twenty), '--out', 'out') == 0 # retrained: the open request is worked on, and closed
     first, second = ledger_of('out')['entries']
     assert first['open'] and not second['open'] and first['ids'] == second['ids']
@@ -254,8 +216,8 @@ def test_samples_that_are_as_well_known_as_before(here, call, capsys):
 # Who was erased?
 
 def found(here, dls, margins=None):
-    """Persons that an attacker finds in the files.
-    He looks for names, positions, samples, the hash of any of these, and given numbers of each person."""
+    """Persons that an attacker finds in the files, who searches for names, positions and samples, their hashes,
+    and given bytes for each person."""
     person, x = dls.train_ds.frame.person, dls.train_ds.tensors[0]
     files = [o for o in here.rglob('*') if o.is_file() and o.suffix not in ('.py', '.csv')
              and '.key' not in o.name and '__pycache__' not in o.parts]
@@ -273,22 +235,22 @@ def found(here, dls, margins=None):
         return [o for o in (*(k[:8].encode() for k in known if k != whole), *raw) if o in text]
     return [who for who in person.unique() if traces(who)]
 
-def test_nobody_without_the_key_learns_who_was_erased(here, call):
+def test_files_do_not_reveal_who_was_erased(here, call):
     assert call(*ask, *request('patient-3'), '--bank', 'bank', '--oracles', '2', '--purge', '--out', 'out') == 0
-    from ward_data import loaders
+    from clinic_data import loaders
     dls = loaders()
     assert found(here, dls) == []
     at = np.flatnonzero(dls.train_ds.frame.person == 'patient-3')
     (here/'out'/f'oracle-{ForgetSplit(dls, at).key}.txt').write_text('named as it was before', encoding='utf-8')
-    assert found(here, dls) == ['patient-3'] # the search finds what is there
+    assert found(here, dls) == ['patient-3'] # the search finds what a file contains
 
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
-def test_nor_from_an_interrupted_request(here, monkeypatch):
-    """The unfinished work holds the margins of the samples, which fit one person only: they are encrypted.
-    What names it is an HMAC."""
-    from ward_data import learner
+def test_files_of_an_interrupted_request_do_not_reveal_who_is_erased(here, monkeypatch):
+    """The stored stages contain the margins of the forget set, which would identify a person: they are encrypted.
+    The folder of the stages is named by an HMAC."""
+    from clinic_data import learner
     learn = learner()
-    learn.model.load_state_dict(load_file('ward.safetensors'))
+    learn.model.load_state_dict(load_file('clinic.safetensors'))
     names = {}
     for who, at in pd.Series(range(120)).groupby(learn.dls.train_ds.frame.person):
         split = ForgetSplit(learn.dls, at)
@@ -314,7 +276,7 @@ def test_nor_from_an_interrupted_request(here, monkeypatch):
 # A crash at each operation on a file
 
 def state(here):
-    "What a request leaves, but for the clock."
+    "The results of a request without times: ledger, weights, names of files"
     clock = {'time', 'seconds', 'noted', 'purging', 'purged', 'hmac', 'amended'}
     def timeless(o):
         if isinstance(o, dict):
@@ -353,8 +315,7 @@ def in_child(args, log, die_at=None):
             rsu.app.pipeline.write_page = write_page
             secrets.token_bytes = lambda n: b'k'*n # the same ids in every run
             sys.stdout = sys.stderr = open(log, 'a', encoding='utf-8', buffering=1)
-            try: main(args); code = 0
-            except SystemExit as e: code = e.code or 0
+            code = exit_code(*args)
             os.write(write, str(count[0]).encode())
             os._exit(code)
         except BaseException:
@@ -363,16 +324,16 @@ def in_child(args, log, die_at=None):
             os._exit(77)
     os.close(write)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    told = os.read(read, 99)
+    n_operations = os.read(read, 99)
     os.close(read)
-    return code, int(told or -1)
+    return code, int(n_operations or -1)
 
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
-def test_a_crash_at_each_operation_on_a_file(ward, tmp_path, monkeypatch):
+def test_a_request_can_be_repeated_after_a_crash_at_any_file_operation(clinic, tmp_path, monkeypatch):
     torch.set_num_threads(1)
-    monkeypatch.setattr(sys, 'path', [str(ward), *sys.path])
+    monkeypatch.setattr(sys, 'path', [str(clinic), *sys.path])
     def fresh(name):
-        shutil.copytree(ward, tmp_path/name)
+        shutil.copytree(clinic, tmp_path/name)
         monkeypatch.chdir(tmp_path/name)
         return tmp_path/name
     more = ['--bank', 'bank', '--oracles', '2', '--purge', '--out', 'out']
@@ -384,16 +345,16 @@ def test_a_crash_at_each_operation_on_a_file(ward, tmp_path, monkeypatch):
     request('patient-4')
     assert in_child(command, log)[0] == 0
     both = state(here)
-    every = os.environ.get('RSU_NIGHTLY') # all of them take minutes
+    every = os.environ.get('RSU_NIGHTLY') # all operations take minutes
     for k in range(n) if every else sorted(random.Random(0).sample(range(n), n//6)):
         here = fresh(f'crash-{k}')
         request('patient-3')
         assert in_child(command, log, die_at=k)[0] == 9, k
-        if k % 2: # the same request again
+        if k % 2: # repeat the request
             code = in_child(command, log)[0]
             assert code == 0, f'the request could not be repeated after a crash before operation {k} of {n}'
             assert state(here) == whole, f'crash before operation {k} of {n}'
-        else: # the same, and another one after it
+        else: # repeat the request, then make another one
             assert in_child(command, log)[0] == 0, k
             request('patient-4')
             assert in_child(command, log)[0] == 0, k

@@ -11,7 +11,7 @@ from fastai.metrics import accuracy
 from fastai.torch_core import no_random
 from fastai.tabular.all import Categorify, Normalize, TabularDataLoaders, tabular_learner
 from fastai.vision.all import ImageDataLoaders, PILImageBW
-from PIL import Image
+from common import save_half_bright_pictures
 from torch import nn
 from rsu.core.data import Samples, loaders
 from rsu.core.indexing import indices
@@ -26,20 +26,14 @@ from rsu.algorithms.base import FineTune
 from rsu.algorithms.unlearn import unlearn
 from rsu.core.config import InputError
 
-# fastai makes tensors of pandas 3's arrays, which nobody may write to; it writes to none of them.
+# fastai makes tensors of pandas 3's read-only arrays, and does not write to them.
 pytestmark = pytest.mark.filterwarnings(
     'ignore:The given NumPy array is not writable', 'ignore:load_learner` uses Python',
     'ignore:__array__ implementation')
 
 def pictures(path, n=20):
     "A folder of n pictures for each of two classes, bright at the left or at the right; its files."
-    rng = np.random.default_rng(0)
-    for label in ('left', 'right'):
-        (path/label).mkdir(parents=True)
-        for i in range(n):
-            x = rng.integers(0, 120, (16, 16))
-            x[:, slice(0, 8) if label == 'left' else slice(8, 16)] += 120
-            Image.fromarray(x.astype(np.uint8)).save(path/label/f'{i:02}.png')
+    save_half_bright_pictures(path, n, np.random.default_rng(0))
     return sorted(path.rglob('*.png'))
 
 def images(path):
