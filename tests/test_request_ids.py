@@ -34,7 +34,8 @@ def test_an_id_unlike_any_other_is_refused():
         ForgetSplit(people(names), ['xyz'], by='who')
 
 @pytest.mark.parametrize('requests, words', [
-    (['patient-17'], "'patient-17', which is not a request.*values of who or the path of a CSV file, as .*'patient-17'"),
+    (['patient-17'], "'patient-17', which is not a request.*values of who or the path of a CSV file, "
+                     "as .*'patient-17'"),
     ([7], '7, which is not a request: give a list of requests, each a list of values of who'),
     (iter(['patient-17']), "'patient-17', which is not a request"),
     ('patient-17', 'requests= is one request: give a list of them')])

@@ -2,13 +2,11 @@
 import errno, os, shutil
 
 import numpy as np, pandas as pd, pytest, torch
-from common import call, small
+from common import small
 from rsu.all import *
 from rsu.core.config import InputError
 from rsu.core.store import (DamagedFile, WrongFile, key_of, read_json, read_shard, read_table, write_json, write_shard,
                             write_table)
-import rsu.core.store
-
 
 def swap(a, b):
     one, other = a.read_bytes(), b.read_bytes()
