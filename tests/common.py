@@ -83,6 +83,11 @@ def assert_same(a, b):
     assert weights.keys() == weights_b.keys()
     for k in weights: assert weights[k].numpy().tobytes() == weights_b[k].numpy().tobytes(), k
 
+def same_weights(a, b):
+    "Do two learners have the same weights, bit for bit?"
+    states = [o.model.state_dict().values() for o in (a, b)]
+    return all(torch.equal(p, q) for p, q in zip(*states))
+
 def request(*names, file='erase.csv'):
     "The options of a request for these ids, which are written to a file"
     pd.DataFrame({'id': names}).to_csv(file, index=False)

@@ -202,8 +202,8 @@ def test_a_bank_is_refused_for_data_with_deleted_rows(tmp_path):
     for learn in (fewer, shifted): learn.model.load_state_dict(new.model.state_dict())
     for learn, words in [(fewer, 'was fitted to 60 training samples and the learner has 58'),
                         (shifted, 'the same labels and other samples, so its columns are not those of this one')]:
-        for kept in (bank, ReferenceBank.open(tmp_path/'bank')):
-            with pytest.raises(InputError, match=f'{words}.*remove this bank .*and fit another'): rank(learn, kept)
+        for stored in (bank, ReferenceBank.open(tmp_path/'bank')):
+            with pytest.raises(InputError, match=f'{words}.*remove this bank .*and fit another'): rank(learn, stored)
         more = dict(ledger=Ledger(tmp_path/'out', by='person'), quiet=True)
         with pytest.raises(InputError, match=words):
             learn.unlearn_stream([['patient-5']], Retrain(), bank=bank, **more)

@@ -9,6 +9,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from scipy import stats
+from common import same_weights
 from rsu.ranking.membership import lira
 from rsu.core.data import Order, Samples, loaders, leaves_singleton, shuffled
 from rsu.core.indexing import indices, subset
@@ -135,10 +136,6 @@ class Trip(Callback):
     def after_batch(self):
         self.n_steps -= 1
         if self.n_steps < 0: raise KeyboardInterrupt
-
-def same_weights(a, b):
-    states = [o.model.state_dict().values() for o in (a, b)]
-    return all(torch.equal(p, q) for p, q in zip(*states))
 
 def linear_learner(N):
     torch.manual_seed(0)

@@ -221,20 +221,20 @@ class Unreadable(Plain):
     def __getitem__(self, i): return None if i == 3 else super().__getitem__(i)
 class Marked(Plain):
     def __getitem__(self, i): return super().__getitem__(i) if i != 3 else (self.x[i], -1)
-def kept(b): return default_collate([o for o in b if o is not None and o[1] >= 0])
+def drop_unusable(b): return default_collate([o for o in b if o is not None and o[1] >= 0])
 
 @pytest.mark.parametrize('make', [Unreadable, Marked])
 @pytest.mark.parametrize('part', range(3))
 @pytest.mark.parametrize('workers', [0, 2])
 def test_a_sample_that_collate_fn_drops_is_refused(make, part, workers):
     dls = DataLoaders(*(DataLoader((make if i == part else Plain)(x[a:b], y[a:b]), 16,
-                                   collate_fn=kept, num_workers=workers) for i, (a, b) in enumerate(parts)))
+                                   collate_fn=drop_unusable, num_workers=workers) for i, (a, b) in enumerate(parts)))
     with pytest.raises(InputError, match='^The sample at position 3 is not in its batch'): ForgetSplit(dls, 'class:1')
 
 def test_a_sample_that_collate_fn_drops_in_training_is_refused():
     from rsu.core.indexing import batches
     with pytest.raises(InputError, match='position 3'):
-        list(batches(DataLoader(Unreadable(x, y), 16, collate_fn=kept), [np.array([1, 3]), np.array([2])]))
+        list(batches(DataLoader(Unreadable(x, y), 16, collate_fn=drop_unusable), [np.array([1, 3]), np.array([2])]))
 
 def test_validation_and_test_sets_are_read_completely_and_in_order():
     recipe, plain = Recipe(mlp, n_epoch=1), three(Plain)

@@ -37,17 +37,17 @@ def pages(docs):
         tab.on('requestfailed', lambda r: complaints.append(f'{r.url} {r.failure}'))
         tab.on('console', lambda m: complaints.append(m.text) if m.type in ('error', 'warning') else None)
         tab.on('pageerror', lambda e: complaints.append(str(e)))
-        seen = {}
+        facts = {}
         for f in sorted(docs.rglob('*.html')):
             requests.clear()
             complaints.clear()
             tab.goto(home + f.relative_to(docs).as_posix(), wait_until='networkidle')
-            seen[tab.url] = dict(
+            facts[tab.url] = dict(
                 links=tab.eval_on_selector_all('a[href]', 'els => els.map(e => e.href)'),
                 ids=tab.eval_on_selector_all('[id]', 'els => els.map(e => e.id)'),
                 formulas=tab.locator('.katex').count(), bad_formulas=tab.locator('.katex-error').count(),
                 raw=tab.locator('span.math').count(), requests=list(requests), complaints=list(complaints))
-        yield home, seen, tab
+        yield home, facts, tab
         browser.close()
     server.shutdown()
     server.server_close()
@@ -66,25 +66,25 @@ def test_the_browser_reports_no_errors(pages):
 
 @in_browser
 def test_pages_load_nothing_from_elsewhere(pages):
-    home, seen, _ = pages
-    assert {a for p in seen.values() for a in p['requests'] if not a.startswith((home, 'data:'))} == set()
+    home, facts, _ = pages
+    assert {a for p in facts.values() for a in p['requests'] if not a.startswith((home, 'data:'))} == set()
 
 @in_browser
 def test_formulas_are_rendered(pages):
-    seen = pages[1]
-    assert sum(p['formulas'] for p in seen.values()) > 0
-    assert {url for url, p in seen.items() if p['bad_formulas'] or p['formulas'] < p['raw']} == set()
+    facts = pages[1]
+    assert sum(p['formulas'] for p in facts.values()) > 0
+    assert {url for url, p in facts.items() if p['bad_formulas'] or p['formulas'] < p['raw']} == set()
 
 @in_browser
 def test_links_lead_to_existing_pages_and_sections(pages, docs):
-    home, seen, _ = pages
+    home, facts, _ = pages
     lost = set()
-    for url, p in seen.items():
+    for url, p in facts.items():
         for link in p['links']:
             if not link.startswith(home): continue
             to, _, part = link.partition('#')
             if to.endswith('/'): to += 'index.html'
-            if to in seen: ok = not part or unquote(part) in seen[to]['ids']
+            if to in facts: ok = not part or unquote(part) in facts[to]['ids']
             else: ok = (docs/urlsplit(to).path.lstrip('/')).is_file()
             if not ok: lost.add(f'{url} -> {link}')
     assert lost == set()
