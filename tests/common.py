@@ -48,17 +48,17 @@ def start(*args, **kwargs):
 
 def ended(process):
     "The exit code of a forked process, once it has ended"
-    process.join(120)
+    process.join(300)
     assert process.exitcode is not None, 'the process did not end'
     return process.exitcode
 
 def wait_until(condition, process):
     "Wait until a condition holds while a process, forked or of `subprocess`, is running"
     is_running = process.is_alive if hasattr(process, 'is_alive') else lambda: process.poll() is None
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 300
     while not condition():
         assert is_running(), 'the process ended before the condition held'
-        assert time.monotonic() < limit, 'the condition did not hold within two minutes'
+        assert time.monotonic() < limit, 'the condition did not hold within five minutes'
         time.sleep(.002)
 
 def state(folder):
