@@ -10,12 +10,11 @@
 #   make export       notebooks -> rsu/, README.md
 #   make clean        strips the notebooks of what makes diffs long: run numbers, metadata
 #   make check        the step check alone: is rsu/ what the notebooks export, are they clean?
-#   make lint         ruff on tests/ and .ci/; counts what is left to mend in them and in rsu/
 #   make readme       README.md alone, from nbs/index.ipynb
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test test-gpu gpu coverage test-wheel site export clean check lint readme
+.PHONY: demo test test-gpu gpu coverage test-wheel site export clean check readme
 # The steps of `make test` print one after the other, and its last line is pytest's verdict.
 .NOTPARALLEL:
 
@@ -81,13 +80,7 @@ clean: $(ENV)
 
 check: $(ENV)
 	python .ci/step.py
-
-# Long lines, and all of rsu/, are counted and do not fail yet: they are mended step by step.
-RUFF := uv tool run -q ruff check -q
-lint: $(ENV)
-	$(RUFF) --ignore E501 tests .ci
-	@echo 'Left to mend:'
-	@$(RUFF) --exit-zero --statistics tests .ci rsu
+	ruff check -q
 
 readme: $(ENV)
 	python .ci/readme.py

@@ -1,4 +1,4 @@
-"What the package is: read from settings.ini, so that nothing is said twice."
+"The package's metadata, read from settings.ini."
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import find_packages, setup
@@ -7,7 +7,8 @@ root = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(root/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
-status = dict(enumerate('Planning,Pre-Alpha,Alpha,Beta,Production/Stable,Mature,Inactive'.split(','), 1))[int(cfg['status'])]
+stages = 'Planning', 'Pre-Alpha', 'Alpha', 'Beta', 'Production/Stable', 'Mature', 'Inactive'
+status = stages[int(cfg['status']) - 1]
 readme = root/'README.md'
 
 setup(

@@ -78,6 +78,11 @@ def has_output(source):
     shows_value = last and not isinstance(last, (ast.Call, ast.Constant)) and not source.rstrip().endswith(';')
     return bool(shows_value) or any(map(prints, statements(body)))
 
+def source_problems(source):
+    "What is wrong with the form of a code cell; ruff checks the rest"
+    length = len(source.splitlines())
+    if source.startswith('#| export') and length > 40: yield f'exports {length} lines: split it into cells of at most 40'
+
 def output_problems(cell):
     "What is wrong with the stored outputs of a code cell"
     if not cell['outputs'] and has_output(''.join(cell['source'])): yield 'has lost its output: run the notebook again'
@@ -105,7 +110,8 @@ def notebooks(fresh):
             yield f'{nb}{f", cell {bad[0]}" if bad else ""} is not clean: run make clean'
         for i, c in enumerate(cells):
             if c['cell_type'] != 'code': continue
-            for problem in output_problems(c): yield f'{nb}, cell {i} {problem}'
+            problems = *source_problems(''.join(c['source'])), *output_problems(c)
+            for problem in problems: yield f'{nb}, cell {i} {problem}'
         if (i := lost_by_title(cells)) is not None:
             yield f'{nb}, cell {i} holds more than the title and a quoted line, which the site loses: move it down'
 
