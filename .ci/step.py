@@ -81,7 +81,8 @@ def has_output(source):
 def source_problems(source):
     "What is wrong with the form of a code cell; ruff checks the rest"
     length = len(source.splitlines())
-    if source.startswith('#| export') and length > 40: yield f'exports {length} lines: split it into cells of at most 40'
+    if source.startswith('#| export') and length > 40:
+        yield f'exports {length} lines: split it into cells of at most 40'
 
 def output_problems(cell):
     "What is wrong with the stored outputs of a code cell"

@@ -395,9 +395,10 @@ def plot_margins(
     models:dict,       # Learners by name
     split:ForgetSplit, # Their forget set
     oracle,            # A retrained learner, or several, whose margins are pooled
-    groups:dict={}     # Positions of each group by name, as in `new.unlearning.groups`: a row for each group
+    groups:dict=None   # Positions of each group by name, as in `new.unlearning.groups`: a row for each group
 ):                     # Figure
     "Margins of every model (a column) on the forget set, on retain and test (a row), the oracles' as a line"
+    groups = groups or {}
     if len(groups) > 8:
         raise InputError(f"{len(groups)} groups are more rows than can be read: give up to 8 of them.")
     margins = {k: _margins_by_part(o.model, split, groups) for k,o in models.items()}

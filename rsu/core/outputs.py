@@ -163,11 +163,11 @@ class Outputs:
 # %% ../../nbs/core/05_outputs.ipynb #acad0004
 @patch
 def accuracies(self:Outputs,
-    groups={} # Positions of groups within the forget set, by name
-) -> dict:    # In [0, 1], by name; NaN for sets without samples
+    groups=None # Positions of groups within the forget set, by name
+) -> dict:      # In [0, 1], by name; NaN for sets without samples
     "Accuracy on forget, on every group, on retain, valid and test"
     forget = self['forget']
-    idx = {k: np.searchsorted(self.split.forget, positions) for k,positions in groups.items()}
+    idx = {k: np.searchsorted(self.split.forget, positions) for k,positions in (groups or {}).items()}
     return {'forget': forget.accuracy, **{f'group {k}': forget.part(i).accuracy for k,i in idx.items()},
             **{k: self[k].accuracy for k in self.sets[1:]}}
 

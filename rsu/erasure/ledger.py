@@ -59,7 +59,7 @@ def _write_key(file, key, answered):
 
 # %% ../../nbs/erasure/00_ledger.ipynb #59e84f97
 class Ledger:
-    "A folder that records what was forgotten, when, by which algorithm and with what evidence; samples have salted ids"
+    "A folder that records what was forgotten, when, by which algorithm, with what evidence; ids are salted"
     def __init__(self,
         path,     # The folder; created with the first entry or note
         by=None,  # Column of the training set's frame, or array (N,), with the person of each sample; default: positions

@@ -72,7 +72,7 @@ def _step_outward(r, value, side):
 def _further(r, value, tried):
     "The next value beyond the edge; None if `value` is at the limit, and () if it is not on an edge of what was tried"
     for side,end in ((-1,r.low),(1,r.high)):
-        def outward(v): return side*(r.to(v)-r.to(value))
+        def outward(v, side=side): return side*(r.to(v)-r.to(value))
         if outward(end) >= r.span/20: continue
         v = _step_outward(r, value, side)
         if outward(v) < max(r.span/100, r.scale == 'whole'): return None
