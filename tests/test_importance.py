@@ -8,7 +8,7 @@ from fastai.torch_core import no_random
 from torch import nn
 from torch.nn.utils import prune
 from rsu.algorithms.importance import LFSSD, SSD, Fisher, Influence, importance, measuring_once
-from rsu.algorithms.unlearn import unlearn
+import rsu.algorithms.unlearn # noqa: F401, gives every Learner the method `unlearn`
 from rsu.core.config import InputError
 from rsu.core.datasets import digits
 from rsu.core.recipe import Recipe

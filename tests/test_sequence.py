@@ -14,7 +14,7 @@ from rsu.algorithms.descent import MSG, CFk
 from rsu.algorithms.exact import Retrain
 from rsu.algorithms.teacher import DELETE, SCRUB, BadTeacher
 from rsu.algorithms.base import Algorithm, FineTune
-from rsu.algorithms.unlearn import unlearn # gives every Learner the method `unlearn`
+import rsu.algorithms.unlearn # noqa: F401, gives every Learner the method `unlearn`
 from rsu.ranking.rankers import Confidence, LiRA, Ranking
 from rsu.sequence.sequence import (RUM, ByChance, ByClass, Labelled, NaturalBreaks, SeqUnlearn, Thresholds, _Carry)
 

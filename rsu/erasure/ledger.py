@@ -62,7 +62,7 @@ class Ledger:
     "A folder that records what was forgotten, when, by which algorithm, with what evidence; ids are salted"
     def __init__(self,
         path,     # The folder; created with the first entry or note
-        by=None,  # Column of the training set's frame, or array (N,), with the person of each sample; default: positions
+        by=None,  # Column of the training set's frame or array (N,) with the person of each sample; default: positions
         key=None  # File of the key; default: '<folder>.key', beside the folder
     ):
         self.path,self.by = Path(path),by
