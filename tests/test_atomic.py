@@ -21,7 +21,7 @@ def key(file, n): os.replace(ledger._write_key(file, b'k'*32, n), file)
 def journal(file, n):
     "First a file whose last line a killed process left unfinished, then its repair"
     if n == 1: file.write_text('{"a": 1}\n{"a"', encoding='utf-8')
-    else: tune._mend(file.parent)
+    else: tune._repair_journal(file.parent)
 
 @pytest.mark.parametrize('write', [shard, note, table, copy, key, journal], ids=lambda o: o.__name__)
 def test_a_second_write_replaces_the_whole_file(write, tmp_path, capsys):
