@@ -56,7 +56,7 @@ def continuous(
     inputs = [i for i,x in enumerate(xb) if x.is_floating_point() and x.numel()]
     if len(inputs) != 1:
         raise InputError(f"An adversary moves one continuous input, and these data have {len(inputs)}: "
-                         "use an algorithm that moves none, RandomLabel() for example.")
+                         "use an algorithm that changes no inputs, for example RandomLabel().")
     zero = xb[inputs[0]][:1]*0
     one = zero+1
     if zero.dim() < 4: return Pixels(inputs[0], torch.zeros(()), torch.ones(()), False)
@@ -84,7 +84,7 @@ def slope(
     y,         # True labels, (n,)
     p          # Pixels at which the gradient is computed, (n, ...)
 ) -> tuple:    # Gradients (n, ...), and the predicted class of each sample (n,)
-    r"The gradient of $-\log p_y$ of each sample by its pixels, and the prediction"
+    r"The gradient of $-\log p_y$ of each sample with respect to its pixels, and the prediction"
     p = p.detach().clone().requires_grad_()
     logits = model(*px.write(xb, p)).float()
     loss = F.cross_entropy(logits, y.flatten().long(), reduction='sum')
@@ -254,7 +254,7 @@ class UNSIR(Algorithm):
     per_class:PositiveInt=1000 # Largest number of retained samples of each class
     _: KW_ONLY
     n_epoch:Interval(int, 2, Epochs.high)=2 # The first impairs, all others repair
-    lr:float=0.02          # Of the first epoch; half of it afterwards
+    lr:float=0.02          # Learning rate of the first epoch; half of it afterwards
     opt:str='adam'
     wd:float=0.
 

@@ -21,7 +21,7 @@ class GradAscent(Algorithm):
     """Ascent on forget alone (Golatkar et al., CVPR 2020; Thudi et al., EuroS&P 2022).
     The settings are RUM's."""
     paper,needs = 'Golatkar et al., CVPR 2020; settings: RUM', ()
-    lower = 'lower lr, clip the gradients (cbs=GradientClip()), or stop in time (until=)'
+    lower = 'lower lr, clip the gradients (cbs=GradientClip()), or stop earlier (until=)'
     space = dict(lr=(1e-6, 1e-3), n_epoch=(1, 10))
     _: KW_ONLY
     n_epoch:int=5

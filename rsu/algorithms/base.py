@@ -59,12 +59,12 @@ class Need(Enum):
 # %% ../../nbs/algorithms/01_base.ipynb #327844d9
 class Algorithm(Value, Callback):
     "Base of the unlearning algorithms: a fastai callback that declares the samples of each pass and the loss"
-    run_valid,order = False,MixedPrecision.order+1 # by then, gradients are no longer scaled
+    run_valid,order = False,MixedPrecision.order+1 # after mixed precision has unscaled the gradients
     paper = ''             # where it was published
     needs = (Need.RETAIN,) # what it requires
-    lower = 'lower lr'     # the remedy in the warning when it diverges
+    lower = 'lower lr'     # the advice in the warning about divergence
     space = dict(lr=(1e-4,1e-1), n_epoch=(1,15)) # settings that `tune` searches, with their bounds
-    reads,mixes = '','R∪S' # for the table: data that it reads outside its passes; samples of a mixed pass
+    reads,mixes = '','R∪S' # for `algorithm_table`: data that it reads outside its passes; samples of a mixed pass
     reads_forget = False   # does it read samples to forget outside its passes?
     trains_anew = False    # does it train new weights, independent of the weights before unlearning?
     fixed_teacher = False  # does the class's own `teach` depend on the batch alone? Not inherited
@@ -113,7 +113,7 @@ def _check_needs(cls):
                              f"choose from {', '.join(map(str, Need))}.")
 
 def _check_events(cls):
-    "Raise `InputError` for an unknown event, and for one that replaces the base class's without calling it"
+    "Raise `InputError` for an unknown event, and for an event that does not call the base class's method"
     for name,f in vars(cls).items():
         if not name.startswith(('before_','after_')): continue
         choose('event', name, [e for e in dir(event) if e[0] != '_'])
@@ -147,7 +147,7 @@ def rate(self:Algorithm,
 
 @patch
 def roles(self:Algorithm,
-    split,  # Gives the labels
+    split,  # The `ForgetSplit`; it has the labels
     forget, # Indices of the samples to forget in this stage, (n,)
     retain, # Indices of the samples to retain in this stage, (n,)
     seed    # Random state
@@ -201,13 +201,13 @@ def _check_parameters(model):
 # %% ../../nbs/algorithms/01_base.ipynb #a00e011b
 class Stage(NamedTuple):
     "One fit of a run: the samples to forget and to retain, the algorithm and the number of steps"
-    name:str             # Of the group of samples
+    name:str             # Name of the group of samples
     forget:np.ndarray    # Indices of the samples that are forgotten in this stage
     retain:np.ndarray    # Indices of the samples that are retained in this stage
-    algorithm:'Algorithm' # Forgets them
+    algorithm:'Algorithm' # The algorithm of this stage
     steps:list           # Gradient steps in each epoch
-    part:tuple=(0.,1.)   # Start and end of the stage in the schedule of the learning rate
-    until:object=None    # Accuracy on its samples at which it stops, or 'valid'; default: that of the run
+    part:tuple=(0.,1.)   # Start and end of the stage in the learning-rate schedule, as fractions
+    until:object=None    # Accuracy on the samples to forget at which to stop, or 'valid'; default: that of the run
     carry:object=None    # A callback that passes the optimiser's state from stage to stage
 
 # %% ../../nbs/algorithms/01_base.ipynb #226c1a95
@@ -392,7 +392,7 @@ def teach(self:Algorithm,
 @patch
 def measure(self:Algorithm,
     t:Term,              # The term
-    logits:torch.Tensor, # Of the batch, (n, C)
+    logits:torch.Tensor, # Logits of the batch, (n, C)
     xb,                  # Inputs, a tuple
     y:torch.Tensor,      # True labels, (n,)
     idx                  # Indices, (n,)
@@ -440,7 +440,7 @@ def objective(self:Algorithm,
     "The loss function of the fit: the terms of all roles of the step, summed; in validation the learner's own loss"
     if not self.training: return self.own_loss(pred, *yb)
     loss,device = 0.,pred.device
-    set_training(self.eval_norms, True) # their batch has passed
+    set_training(self.eval_norms, True) # the forward pass of their batch is over
     for i,(role,(idx,b)) in enumerate(self.learn.dls.train.now.items()):
         *xb,y = (*self.xb, *yb) if i == 0 else _plain_batch(b, device)
         if i > 0:

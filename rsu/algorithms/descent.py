@@ -103,7 +103,7 @@ def _reinitialise(layer):
 
 # %% ../../nbs/algorithms/03_descent.ipynb #4f870d01
 class EUk(CFk):
-    """The last k layers reinitialised and trained on retain as long as the original (Goel et al., EU-k).
+    """Reinitialise the last k layers and train them on retain as long as the original (Goel et al., EU-k).
     arXiv 2201.06640; the learning rate follows one cosine instead of the warm restarts of the paper."""
     needs,lower = (Need.RETAIN,Need.RECIPE), _late
     trains_anew = True
@@ -200,7 +200,7 @@ class MSG(FineTune):
 
 # %% ../../nbs/algorithms/03_descent.ipynb #6dfd2554
 class ConvTranspose(FineTune):
-    "The spatial dimensions of every kernel swapped, then descent on retain (Cadet et al., arXiv 2410.01276)"
+    "Swap the spatial dimensions of every kernel, then descend on retain (Cadet et al., arXiv 2410.01276)"
     paper,needs = 'Cadet et al., arXiv 2410.01276', (Need.RETAIN,Need.CONVOLUTIONS)
     lower = _late
     space = dict(lr=(1e-4, 1e-1), n_epoch=(1, 15))

@@ -91,7 +91,7 @@ class Shards(nn.Module):
     "The networks of SISA, which vote, with the samples of each slice and the checkpoints"
     def __init__(self,
         how,     # The `SISA` that trains them
-        recipe,  # The `Recipe` of each
+        recipe,  # The `Recipe` of each network
         members, # For each shard and each of its slices, the indices of the samples, sorted
         dls,     # `DataLoaders`
         seed     # Random state of the training of all slices
@@ -160,8 +160,8 @@ def leave_out(self:Shards,
 
 @patch
 def for_export(self:Shards):
-    """The networks alone, which vote: what `learn.export` writes.
-    The samples of each shard, the seed and the checkpoints are removed, because they reveal who is missing."""
+    """Only the networks and their vote, as `learn.export` writes them.
+    The samples of each shard, the seed and the checkpoints are removed, as they reveal which samples are missing."""
     res = copy.copy(self)
     res.recipe = res.seed = None
     res.members,res.assigned = [],[]
@@ -261,7 +261,7 @@ def _resolve_sisa(how, learn, split):
 class Sharded(Value):
     "The training by SISA as a recipe: a function from loaders to a trained `Learner`"
     how:SISA      # Shards, slices and vote
-    recipe:Recipe # Of each network
+    recipe:Recipe # The recipe of each network
     def __call__(self, dls):
         seed = int(torch.randint(2**31, (1,))) # `make` has seeded the generator
         return self.how.fit(dls, self.recipe, seed=seed)

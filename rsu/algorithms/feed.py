@@ -38,7 +38,7 @@ class _Stream:
 # %% ../../nbs/algorithms/00_feed.ipynb #a7c40004
 class _Mixed(_Stream):
     """Batches of required samples and of others. Every epoch uses each required sample.
-    The others are the `retained` samples and repeated required ones; they take turns in an epoch that is too short."""
+    The others are the `retained` samples and repeated required ones; a short epoch uses only some of them."""
     def __init__(self, positions, retained, bs, seed, weights=None):
         super().__init__(positions, bs, seed, weights)
         required = np.sort(positions[~np.isin(positions, retained)])
@@ -57,11 +57,11 @@ class _Mixed(_Stream):
 
 # %% ../../nbs/algorithms/00_feed.ipynb #5d49b475
 def _retain_weights(dl, retain, roles):
-    """The weight of each index: the loader's for retained samples, NaN (exactly once per pass) for all others.
+    """The weight of each index: the loader's for retained samples; NaN for the others, drawn once per pass.
     None for a loader without weights."""
     weights = weights_of(dl)
     if weights is None: return
-    # the indices of made samples follow those of the data set
+    # samples that an algorithm makes have indices after those of the data set
     n = max(len(weights), *(1+np.max(idx, initial=0) for idx in roles.values()))
     res = np.full(n, np.nan)
     res[retain] = weights[retain]
@@ -69,7 +69,7 @@ def _retain_weights(dl, retain, roles):
 
 # %% ../../nbs/algorithms/00_feed.ipynb #feb0cc3c
 class Feed(GetAttr):
-    "A training loader for one stage: batches by role, in the passes of a plan"
+    "A training loader for one fit: it draws batches of each role, in the passes of a plan"
     _default = 'dl'
     def __init__(self,
         dl,     # The learner's training loader
@@ -77,7 +77,7 @@ class Feed(GetAttr):
         bs,     # Batch size of each role: dict
         plan,   # For each epoch, a list of pairs: roles that are fed side by side, number of steps
         retain, # Indices of the retained samples; every epoch uses all other samples of the mixed role
-        seed    # Determines the order of each role in each pass
+        seed    # Determines the order of the samples of each role in each pass
     ):
         self.dl,self.roles = dl,roles
         self.plan,self.epoch = plan,0

@@ -181,7 +181,7 @@ def _variance(F, alpha, last):
 
 # %% ../../nbs/algorithms/06_importance.ipynb #8e12c717
 class Fisher(_ClosedForm):
-    "Noise, the stronger the less a weight matters for retain (Golatkar et al., CVPR 2020; variance as in their code)"
+    "Stronger noise on weights that matter less for retain (Golatkar et al., CVPR 2020; variance as in their code)"
     paper,lower = 'Golatkar et al., CVPR 2020', 'lower alpha'
     reads = '1 x R, backward for every class'
     space,strength = dict(alpha=(1e-9, 1e-4)),('alpha',)
@@ -243,7 +243,7 @@ def along(
 
 # %% ../../nbs/algorithms/06_importance.ipynb #50f3e600
 class Influence(_ClosedForm):
-    """Newton's step from all of the data to the retained (Izzo et al., AISTATS 2021; Jia et al., NeurIPS 2023).
+    """Newton's step from the fit on D to that on R (Izzo et al., AISTATS 2021; Jia et al., NeurIPS 2023).
     The curvature is inverted by conjugate gradients."""
     paper,lower = 'Izzo et al., AISTATS 2021; Jia et al., NeurIPS 2023', 'lower alpha, or raise damping'
     reads,reads_forget = '1 x D; 1,000 of R twice in each step of conjugate gradients', True
@@ -269,7 +269,7 @@ class Influence(_ClosedForm):
 @patch
 @torch.enable_grad()
 def _pull(self:Influence, idx, u):
-    "The sum of the gradients of the samples `idx`, each multiplied by its `u` (n,): by name"
+    "The sum of the gradients of the samples `idx`, each multiplied by its element of `u` (n,); by parameter name"
     ps,rest = self.learning(),torch.as_tensor(u)
     res = {k: torch.zeros_like(p, requires_grad=False) for k,p in ps.items()}
     for xb,y in self.stream(idx):

@@ -32,7 +32,7 @@ class Job(NamedTuple):
     "One unlearning run of a learner"
     split:ForgetSplit # The forget set
     how:object        # An `Algorithm`, or a `SeqUnlearn` around one
-    seed:int=0        # Of the order of the batches, of random labels and of everything else that is random
+    seed:int=0        # Random state: order of the batches, random labels and all other random numbers
 
 # %% ../../nbs/algorithms/09_many.ipynb #39e4e95d
 class _SingleRuns:
@@ -66,7 +66,7 @@ def _run_singly(learn, jobs, idx, executor):
 _declared = ('passes','terms','rate','roles','resolve','schedule','budget','labels','teach','with_budget','stages')
 
 def _is_declared(name, cls):
-    "Is this method of the class the same in every epoch, and not random? For `teach` the class must declare it"
+    "Is this method of the class the same in every epoch, and not random? `teach` counts if `fixed_teacher` is set"
     return name in _declared and (name != 'teach' or vars(cls).get('fixed_teacher', False))
 
 def _own_actions(how):
@@ -89,7 +89,7 @@ def alone(
     if split.dls.train_ds is not learn.dls.train_ds: return 'the split has samples of its own'
     if any(isinstance(cb, MixedPrecision) for cb in learn.cbs): return 'the learner is in mixed precision'
     if why := _why_not_together(learn): return why
-    if getattr(how, 'rerank', None): return 'what is left is ranked again after each stage'
+    if getattr(how, 'rerank', None): return 'the remaining samples are ranked again after each stage'
     for s in how.stages(split):
         if s.until is not None: return 'a stage ends where a target is reached'
         if s.carry: return 'what the optimiser remembers is handed on'
@@ -106,7 +106,7 @@ def _why_not_together(learn):
     if lacks_running_statistics(net):
         return "its batch normalisation keeps no statistics, so a teacher's logits depend on the batch"
     if learn.dls.train_ds.tensors[0].dim() not in (2,4) or widened(copied(net), 2) is None:
-        return 'its layers cannot be laid side by side'
+        return 'its layers cannot be computed side by side'
     return ''
 
 # %% ../../nbs/algorithms/09_many.ipynb #d844308a
@@ -219,7 +219,7 @@ def _take_steps(ones, plans, stack):
 
 def _run_stage(learn, nets, splits, stages, seeds):
     """Carry out one stage of every run.
-    The networks; the numbers of steps and, of each run, of samples; seconds; and the runs that diverged."""
+    Return the networks, a dict of steps and seconds, the number of samples of each run, and the runs that diverged."""
     start,diverged = perf_counter(),set()
     ones = [s.algorithm.replace() for s in stages]
     feeds = [one._begin(learn, *o) for one,*o in zip(ones, splits, stages, seeds)]
@@ -295,11 +295,11 @@ def unlearn_many(
     executor=None,     # Any executor of `concurrent.futures`, or an object with its `submit`.
                        # By default a GPU carries out several runs together, and a CPU uses all cores
     quiet:bool=False   # No progress bar
-):                     # Pairs of a job's index and its new `Learner`, when they are done: a generator
+):                     # A generator of pairs: a job's index and its new `Learner`, as soon as it is done
     "Carry out many unlearning runs, each as `unlearn` does, with the record `unlearning`"
     jobs = list(jobs)
     if odd := [o for o in jobs if not isinstance(o, (tuple, list)) or len(o) not in (2,3)]:
-        raise InputError(f"A job is a split, an algorithm and a seed, and {odd[0]!r} is none: "
+        raise InputError(f"A job is a split, an algorithm and a seed, and {odd[0]!r} is not: "
                          "give Job(split, how, seed) or such a tuple.")
     jobs = [Job(*o) for o in jobs]
     hows = [resolve_algorithm(learn, o.split, o.how, seed=o.seed) for o in jobs]

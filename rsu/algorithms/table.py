@@ -23,7 +23,7 @@ def algorithms() -> dict: # Classes by name in lower case
 # %% ../../nbs/algorithms/08_table.ipynb #51625520
 def _reads(how):
     "The passes over the data: S is the forget set, R the retain set; `+` joins sets of one step, `,` separates passes"
-    if how.schedule.__func__ is not Algorithm.schedule: return how.reads # the order of its passes is its own
+    if how.schedule.__func__ is not Algorithm.schedule: return how.reads # it defines its own order of passes
     short = dict(forget='S', retain='R', mixed=how.mixes)
     def passes(epoch): return ', '.join('+'.join(short.get(r, r) for r in roles) for roles in how.passes(epoch))
     epochs = [f'{len(list(group))} x ({k})' for k,group in groupby(range(how.n_epoch or 0), passes)]

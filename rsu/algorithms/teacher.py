@@ -24,7 +24,7 @@ def _error_like(logits, y, like):
     return sum((like == c).mean() * wrong[classes == c].mean() for c in np.unique(like))
 
 def nearest_epoch(errors, target):
-    "Index of the element of `errors` (E,) that is nearest to `target`; the first of several"
+    "Index of the element of `errors` (E,) that is nearest to `target`; the first one if several are equally near"
     distance = np.abs(np.asarray(errors) - target)
     return int(np.flatnonzero(distance <= distance.min() + 1e-12)[0]) # ties up to rounding
 

@@ -299,7 +299,7 @@ Learner.unlearn = unlearn
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #b1b00013
 def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
-    "`unlearn` with its own random generators: the construction of a loader draws random numbers, too"
+    "The work of `unlearn`, in a fixed random state: even the construction of a loader draws random numbers"
     how,cbs = resolve_algorithm(learn, split, how, n_epoch, lr, seed),L(cbs)
     check_retained(learn, split)
     import_optimisers()

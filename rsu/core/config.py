@@ -43,7 +43,7 @@ def choose(
     name:str, # The requested name
     options   # The available names, or a dict of them
 ):            # The name, or its value in the dict
-    "The option called `name`; `InputError` where there is none"
+    "The option called `name`; `InputError` if there is none"
     if name in options: return options[name] if isinstance(options, dict) else name
     near = difflib.get_close_matches(str(name).lower(), list(options), n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(sorted(options))}."
@@ -51,7 +51,7 @@ def choose(
 
 # %% ../../nbs/core/00_config.ipynb #c0a50002
 class Misfit(Exception):
-    "A value that a constraint does not allow; its text is the end of the message, '.' where it is empty"
+    "A value that a constraint does not allow; its text is the end of the message, '.' if it is empty"
     def __bool__(self): return bool(str(self))
 
 def _short(value, most=80):
@@ -62,11 +62,11 @@ def _short(value, most=80):
 # %% ../../nbs/core/00_config.ipynb #3704dd9b
 class Constraint:
     "Base class of the constraints; `|` joins them with others, with types and with None"
-    kind,is_declared = None,True # type of the allowed values; False where the annotation is only a type
+    kind,is_declared = None,True # type of the allowed values; False if the annotation is only a type
     def take(self,
         value # What was given
     ):        # The value to store: NumPy's numbers become Python's
-        "`value`; `Misfit` where it is not allowed"
+        "`value`; `Misfit` if it is not allowed"
         raise NotImplementedError
     @property
     def phrases(self) -> list:
@@ -83,13 +83,13 @@ class Constraint:
         return (self,)
     @property
     def interval(self):
-        "The `Interval` of allowed numbers; None where no number is allowed"
+        "The `Interval` of allowed numbers; None if no number is allowed"
         return next((o for o in self.alternatives if isinstance(o, Interval)), None)
     def check(self,
         name:str, # Name of the setting or the argument
         value     # What was given for it
     ):            # The value to store
-        "`value`; `InputError` where it is not allowed"
+        "`value`; `InputError` if it is not allowed"
         try: return self.take(value)
         except Misfit as e: raise InputError(f"{name}={_short(value)} must be {self.words}{e or '.'}") from None
     def inherit(self,
@@ -138,7 +138,7 @@ class Interval(Constraint):
         if isinstance(value, Real) and not isinstance(value, Integral) and not isfinite(value): raise Misfit()
         if value not in self: raise Misfit()
         if abs(value) > _largest[self.kind]: raise Misfit(f', no larger than {_largest[self.kind]:g}.')
-        return int(value) if self.kind is int else float(value) + 0. # + 0. makes 0. of -0.
+        return int(value) if self.kind is int else float(value) + 0. # + 0. turns -0. into 0.
     @property
     def bounds(self) -> str:
         "The interval in mathematical notation"
@@ -260,7 +260,7 @@ Share,PositiveShare = Interval(float, 0, 1), Interval(float, 0, 1, 'right')
 Momentum = Interval(float, 0, 1, 'left')
 Seed = Interval(int, 0, 2**32-1)    # the seeds that NumPy, PyTorch and scikit-learn all accept
 Epochs = Interval(int, 0, 100_000)  # a larger number is a mistake: the training would never end
-Steps = Interval(int, 1, 1_000_000) # likewise
+Steps = Interval(int, 1, 1_000_000) # a larger number is a mistake, too
 
 # %% ../../nbs/core/00_config.ipynb #c0a5000f
 def validated(
@@ -321,7 +321,7 @@ def decode(v):
     return _value_class(v['kind'], settings)(**settings) if 'kind' in v else settings
 
 def _value_class(name, settings):
-    "The class of values called `name`; `InputError` where it does not have these settings"
+    "The class of values called `name`; `InputError` if it does not have these settings"
     if name not in value_classes: import_definition(name)
     public = {k: o for k,o in value_classes.items() if k[0] != '_'}
     res = choose('kind of value', name, {**dict.fromkeys(values), **public})

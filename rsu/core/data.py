@@ -15,7 +15,7 @@ from rsu.core.config import InputError, PositiveInt, validated
 
 # %% ../../nbs/core/02_data.ipynb #6954253f
 def class_labels(y):
-    "Labels (N,) with one class per sample; `InputError` where they are something else"
+    "Labels (N,) with one class per sample; `InputError` if they are something else"
     y = y.as_subclass(torch.Tensor)
     if y.dim() == 2 and y.shape[1] == 1: y = y[:,0]
     supported = "one class per sample is supported, as whole numbers from 0, (N,) int64"
@@ -23,7 +23,7 @@ def class_labels(y):
         raise InputError(f"The labels have the shape {tuple(y.shape)}: {supported}. "
                          "Give y.argmax(1) of one-hot labels; several labels per sample are not supported.")
     if y.is_floating_point() or y.is_complex():
-        raise InputError(f"The labels are {y.dtype}: {supported}. Give y.long() where they are classes; "
+        raise InputError(f"The labels are {y.dtype}: {supported}. Give y.long() if they are classes; "
                          "regression is not supported.")
     if len(y) and y.min() < 0:
         raise InputError(f"The labels go from {y.min()} to {y.max()}: number the classes from 0.")
@@ -49,7 +49,7 @@ class Samples(TensorDataset):
     def __init__(self,
         x,          # Inputs, (N, ...), floats (stored as float32) or whole numbers; images as (N, C, H, W) in [0, 1]
         y,          # Labels, (N,): whole numbers from 0 to the number of classes - 1
-        vocab=None, # Name of each class; numbers where not given
+        vocab=None, # Name of each class; numbers if not given
         frame:pd.DataFrame=None # Columns about the samples, such as a person's id, with one row per sample
     ):
         x,y = _as_inputs(x), class_labels(_as_tensor(y, 'labels')).long()
@@ -123,7 +123,7 @@ def shuffled(
 
 def weighted_permutation(
     positions,   # Positions, (n,)
-    weights,     # Weights from 0 on, by position in the data set; NaN for exactly one draw; None for one draw of each
+    weights,     # Weights (0 or more) by position in the data set; NaN: drawn exactly once; None: each drawn once
     *seed:int    # One or several non-negative numbers
 ) -> np.ndarray: # (n,)
     "One pass over the positions: drawn with replacement by their weights, in a random order that depends on `seed`"
@@ -137,7 +137,7 @@ def weighted_permutation(
 
 def leaves_singleton(
     n:int,      # Number of samples
-    bs:int|None # Batch size; None where there are no batches
+    bs:int|None # Batch size; None if there are no batches
 ) -> bool:
     "Is the last batch of `n` samples a single sample? One sample has no batch statistics"
     return bs is not None and n > bs and n % bs == 1
@@ -153,7 +153,7 @@ class IndexLoader(TfmdDL):
         **kwargs       # Further arguments of fastai's `TfmdDL`
     ):
         if not is_plain_tensors(dataset):
-            raise InputError(f"An IndexLoader reads .tensors, and {type(dataset).__name__} is no TensorDataset "
+            raise InputError(f"An IndexLoader reads .tensors, and {type(dataset).__name__} is not a TensorDataset "
                              "or redefines __getitem__: use fastai's or PyTorch's DataLoader.")
         super().__init__(dataset, bs=bs, shuffle=shuffle, num_workers=0, **kwargs)
 
@@ -169,7 +169,7 @@ class IndexLoader(TfmdDL):
     def n_inp(self): return len(self.dataset.tensors)-1
 
     def show_batch(self,
-        b=None,   # A batch, inputs (n, ...) and labels (n,); the next one where not given
+        b=None,   # A batch, inputs (n, ...) and labels (n,); the next one if not given
         max_n=9,  # Highest number of samples to show
         **kwargs  # Arguments of fastai's `subplots`, for pictures
     ):            # None for pictures; a table with one row per sample for other inputs

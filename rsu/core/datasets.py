@@ -30,7 +30,7 @@ def _stratified(y, n, seed):
     return tuple(np.sort(o) for o in train_test_split(np.arange(len(y)), train_size=n, stratify=y, random_state=seed))
 
 def _stratified_subsets(y, valid_y, c, n, seed):
-    "Positions of `n` training samples and of the same proportion of the validation samples; all where `n` is None"
+    "Positions of `n` training samples and of the same proportion of the validation samples; all if `n` is None"
     if n is None: return np.arange(len(y)), np.arange(len(valid_y))
     if not c <= n <= len(y):
         raise InputError(f"n={n} training samples are not possible: "
@@ -49,7 +49,7 @@ def _make_loaders(x, y, test_x, test_y, vocab, n, seed, bs, device):
 @register
 @validated
 def digits(
-    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 1,295 where not given
+    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 1,295 if not given
     seed:Seed=0,             # Seed of the choice of validation samples and of the subset
     bs:PositiveInt=64,       # Batch size
     device=None              # Device of the batches
@@ -91,9 +91,9 @@ _train,_test = dict(train=True),dict(train=False)
 @register
 @validated
 def fashion_mnist(
-    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 54,000 where not given
+    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 54,000 if not given
     seed:Seed=0,             # Seed of the choice of validation samples and of the subset
-    root=None,               # Folder of the data; `RSU_DATA`, or else 'data', where not given
+    root=None,               # Folder of the data; if not given, `RSU_DATA`, or else 'data'
     bs:PositiveInt=64,       # Batch size
     device=None              # Device of the batches; the accelerator if there is one
 ) -> DataLoaders:
@@ -103,9 +103,9 @@ def fashion_mnist(
 @register
 @validated
 def cifar10(
-    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 45,000 where not given
+    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 45,000 if not given
     seed:Seed=0,             # Seed of the choice of validation samples and of the subset
-    root=None,               # Folder of the data; `RSU_DATA`, or else 'data', where not given
+    root=None,               # Folder of the data; if not given, `RSU_DATA`, or else 'data'
     bs:PositiveInt=64,       # Batch size
     device=None              # Device of the batches; the accelerator if there is one
 ) -> DataLoaders:
@@ -116,9 +116,9 @@ def cifar10(
 @register
 @validated
 def cifar100(
-    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 45,000 where not given
+    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 45,000 if not given
     seed:Seed=0,             # Seed of the choice of validation samples and of the subset
-    root=None,               # Folder of the data; `RSU_DATA`, or else 'data', where not given
+    root=None,               # Folder of the data; if not given, `RSU_DATA`, or else 'data'
     bs:PositiveInt=64,       # Batch size
     device=None              # Device of the batches; the accelerator if there is one
 ) -> DataLoaders:
@@ -128,9 +128,9 @@ def cifar100(
 @register
 @validated
 def svhn(
-    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 65,932 where not given
+    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 65,932 if not given
     seed:Seed=0,             # Seed of the choice of validation samples and of the subset
-    root=None,               # Folder of the data; `RSU_DATA`, or else 'data', where not given
+    root=None,               # Folder of the data; if not given, `RSU_DATA`, or else 'data'
     bs:PositiveInt=64,       # Batch size
     device=None              # Device of the batches; the accelerator if there is one
 ) -> DataLoaders:
@@ -142,7 +142,7 @@ def svhn(
 @register
 @validated
 def breast_cancer(
-    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 411 where not given
+    n:PositiveInt|None=None, # Size of a stratified subset of the training set; all 411 if not given
     seed:Seed=0,             # Seed of the choice of validation samples and of the subset
     bs:PositiveInt=64,       # Batch size
     device=None              # Device of the batches; the accelerator if there is one
@@ -159,7 +159,7 @@ def breast_cancer(
 _split_names = dict(train='train', val='validation', dev='validation', test='test')
 
 def _split_of(name):
-    "The split of a file or data set called `name`; None where it belongs to none"
+    "The split of a file or data set called `name`; None if it belongs to none"
     return next((split for prefix,split in _split_names.items() if name.lower().startswith(prefix)), None)
 
 def _parquet_tables(folder):
@@ -191,7 +191,7 @@ def _image_tables(data):
 
 # %% ../../nbs/core/03_datasets.ipynb #e30a0007
 def _column_labels(table, column, name, names):
-    "Labels (N,) of an Arrow table; `InputError` where one is missing, not a whole number from 0 or beyond `names`"
+    "Labels (N,) of an Arrow table; `InputError` if one is missing, not a whole number from 0 or beyond `names`"
     import pyarrow as pa
     values = table[column]
     if not pa.types.is_integer(values.type):
@@ -207,7 +207,7 @@ def _column_labels(table, column, name, names):
     return y
 
 def _stored_class_names(tables, column):
-    "The names of the classes in the schemas' metadata, None where there are none"
+    "The names of the classes in the schemas' metadata, None if there are none"
     found = {}
     for name,table in tables:
         info = json.loads((table.schema.metadata or {}).get(b'huggingface', b'{}'))
@@ -264,7 +264,7 @@ def _decoded(name, row, content):
 def _format_size(shape): return f"{shape[1]} x {shape[0]} in {'colour' if len(shape) == 3 else 'grey'}"
 
 def _decode_all(rows, first=None):
-    "All pictures of `rows`, (N, C, H, W) in [0, 1], and their shape; it must be `first` where given"
+    "All pictures of `rows`, (N, C, H, W) in [0, 1], and their shape; it must be `first` if given"
     found = list(rows.encoded())
     def decode_some(i): return [_decoded(*o) for o in found[i:i+64]] # one task per picture would take twice as long
     with ThreadPoolExecutor() as pool: pictures = list(chain(*pool.map(decode_some, range(0, len(found), 64))))
@@ -281,15 +281,15 @@ def _decode_all(rows, first=None):
 @register
 def parquet_images(
     data,          # A folder of Parquet files, a `datasets.Dataset` (for training) or a dictionary of those by split
-    n:int=None,    # Size of a stratified subset of the training set; all where not given
-    seed:int=0,    # Seed of the choice of validation samples, where there are none, and of the subset
+    n:int=None,    # Size of a stratified subset of the training set; all if not given
+    seed:int=0,    # Seed of the choice of validation samples, if there are none, and of the subset
     image='image', # Column of the pictures: structs of `bytes` and `path`, or bytes
     label='label', # Column of the labels: whole numbers from 0
     bs:int=64,     # Batch size
     device=None    # Device of the batches; the accelerator if there is one
 ) -> DataLoaders:  # Pictures (C, H, W) in [0, 1]
     """Pictures in the layout of the Hugging Face hub: all of one size, all grey or all in colour, decoded once.
-    `InputError` where a picture is damaged, differs in size or colour, or has no label."""
+    `InputError` if a picture is damaged, differs in size or colour, or has no label."""
     tables = _image_tables(data)
     for (name,table),column in product(tables, (image, label)):
         if column not in table.column_names:

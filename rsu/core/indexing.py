@@ -63,7 +63,7 @@ def as_fastai(
 # %% ../../nbs/core/04_indexing.ipynb #150fe9bc
 def weights_of(
     dl # A loader, fastai's or PyTorch's
-):     # Weights, one for each sample of its data set (N,); None where a pass draws every sample once
+):     # Weights, one for each sample of its data set (N,); None if a pass draws every sample once
     """The weights by which a loader draws.
     They are known for fastai's `WeightedDL` and for PyTorch's `WeightedRandomSampler` with replacement."""
     dl = as_fastai(dl)
@@ -72,7 +72,7 @@ def weights_of(
 
 def device_of(
     dls            # `DataLoaders`, of fastai's loaders or PyTorch's
-) -> torch.device: # The CPU where the loaders have no device
+) -> torch.device: # The CPU if the loaders have no device
     "The device of the batches"
     return torch.device(as_fastai(dls.train).device or 'cpu')
 
@@ -88,7 +88,7 @@ def indices(
 
 # %% ../../nbs/core/04_indexing.ipynb #90dc8568
 def _n_samples(b):
-    "The number of samples in a batch; None where it is unknown"
+    "The number of samples in a batch; None if it is unknown"
     return len(b[-1]) if isinstance(b, (tuple,list)) and len(b) and torch.is_tensor(b[-1]) and b[-1].dim() else None
 
 def _missing_message(positions):
@@ -112,7 +112,7 @@ class _PartLoader:
         return res
 
     def do_batch(self, b):
-        "The batch of these samples; `InputError` where their number differs"
+        "The batch of these samples; `InputError` if their number differs"
         res = super().do_batch(b)
         if _n_samples(res) in (None, len(b)): return res
         positions = [*self._drawn][-len(b):]
@@ -140,9 +140,9 @@ def _new_part_loader(cls):
 def subset(
     dl,                 # A loader, fastai's or PyTorch's
     positions,          # Positions in its data set, (n,)
-    bs:int|None=None,   # Batch size; the loader's own where not given
+    bs:int|None=None,   # Batch size; the loader's own if not given
     seed:int|None=None, # Seed of a new order at every pass; without it the order is kept
-    weights=None        # Weights by which a shuffled pass draws (N,); the loader's own where not given
+    weights=None        # Weights by which a shuffled pass draws (N,); the loader's own if not given
 ):
     "A loader like `dl` that draws only these positions; a shuffled one drops a last batch of one sample"
     dl = as_fastai(dl)
@@ -177,7 +177,7 @@ def batches(
 def without_augmentation(
     dl,              # A training loader, fastai's or PyTorch's
     idx,             # Positions in its data set, (n,)
-    bs:int|None=None # Batch size; the loader's own where not given
+    bs:int|None=None # Batch size; the loader's own if not given
 ):                   # The batches
     "The samples at these positions in their order, with fastai's transforms for validation"
     ds = dl.dataset
@@ -198,7 +198,7 @@ def with_train(
 def subset_dls(
     dls,              # `DataLoaders`
     positions,        # Positions in the training set, (n,)
-    bs:int|None=None, # Batch size; the training loader's own where not given
+    bs:int|None=None, # Batch size; the training loader's own if not given
     seed:int=0        # Seed of a new order at every pass
 ):                    # New `DataLoaders`
     "`dls` whose training loader draws only these positions, shuffled by `seed`"
@@ -223,7 +223,7 @@ def _batch_labels(b, start, part):
 
 # %% ../../nbs/core/04_indexing.ipynb #3baa6363
 def _listed_labels(ds):
-    "The labels that a torchvision data set lists; None where there is no such list"
+    "The labels that a torchvision data set lists; None if there is no such list"
     if type(ds) is Subset:
         y = _listed_labels(ds.dataset)
         return None if y is None else y[np.asarray(ds.indices, dtype=np.int64)]
@@ -252,8 +252,8 @@ def _all_labels(dl, part):
 def targets(
     dls          # `DataLoaders`
 ) -> np.ndarray: # (N,) int64
-    """The label at every position of the training set; read in one pass where the data set does not list them.
-    `InputError` where samples contain NaN or do not have one class each."""
+    """The label at every position of the training set; read in one pass if the data set does not list them.
+    `InputError` if samples contain NaN or do not have one class each."""
     ds = dls.train_ds
     if isinstance(ds, Samples) and is_plain_tensors(ds): return ds.tensors[-1].cpu().numpy().copy()
     if not hasattr(dls, '_targets'):
@@ -276,7 +276,7 @@ def _held_out_labels(dls, dl, part):
 # %% ../../nbs/core/04_indexing.ipynb #23657c89
 def labels_of(
     dls    # `DataLoaders`
-) -> dict: # By 'training', 'validation' and 'test', where there are such loaders: (n,) int64 each
+) -> dict: # By 'training', 'validation' and 'test', if there are such loaders: (n,) int64 each
     "The labels of the training set, and those that the validation and test loaders draw"
     held_out = zip(('validation','test'), map(as_fastai, dls.loaders[1:]))
     return {'training': targets(dls),
@@ -284,7 +284,7 @@ def labels_of(
 
 # %% ../../nbs/core/04_indexing.ipynb #7412a709
 def check_loaders(dls):
-    """`InputError` for validation and test data that would be an error as training data, too.
+    """`InputError` for validation and test data that would not be accepted as training data.
     Warn of data sets that change. Each data set is checked once."""
     checked,change = vars(dls).setdefault('_checked', []),[]
     labels_of(dls)

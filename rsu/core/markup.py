@@ -31,7 +31,7 @@ def code_block(
     return f'<pre><code>{_escape(text)}</code></pre>'
 
 def figure(
-    value,         # A number; NaN where it is undefined
+    value,         # A number; NaN if it is undefined
     form:str='.3f' # Format specification
 ) -> str:
     "A number as pages show it, '-' for NaN"

@@ -21,7 +21,7 @@ from rsu.core.indexing import without_augmentation, indices, sequential
 def evaluating(
     model # A network
 ):
-    "The model is in evaluation mode inside the block; afterwards every module has its former mode"
+    "The model is in evaluation mode inside the block; afterwards every module is set back to its previous mode"
     modes = {m: m.training for m in model.modules()}
     try: yield model.eval()
     finally:
@@ -45,13 +45,13 @@ def predict(
 def at_once(
     model # A network
 ) -> int:
-    "Batch size for passes without gradients; on a CPU, batches larger than its caches took half as long again"
+    "Batch size for passes without gradients; on a CPU, batches larger than its caches took 1.5 times as long"
     return 512 if next(model.parameters()).is_cuda else 128
 
 def predict_train(
     model,   # A network
     dls,     # `DataLoaders`
-    idx=None # Positions in the training set, (n,); all where not given
+    idx=None # Positions in the training set, (n,); all if not given
 ):           # Logits (n, C) float32 and labels (n,), both on the CPU
     "`predict` for the positions `idx` of the training set, in their order"
     idx = np.arange(len(dls.train_ds)) if idx is None else idx
@@ -87,7 +87,7 @@ def is_correct(
 class SetOutputs:
     "The outputs of a network on the samples of one set"
     correct:np.ndarray             # Which samples are classified correctly, (n,) bool
-    margins:torch.Tensor|None=None # (n,), in nats; as the next two, None where not stored
+    margins:torch.Tensor|None=None # (n,), in nats; None if not stored, as are the next two
     logits:torch.Tensor|None=None  # (n, C) float32
     labels:torch.Tensor|None=None  # True classes, (n,) int64
 
@@ -109,7 +109,7 @@ def _set_outputs(logits, labels):
     return SetOutputs(is_correct(logits, labels).numpy(), margin(logits, labels), logits, labels)
 
 def _compute_set(model, split, name):
-    "The outputs on the set of a split called `name`; empty ones where the split has no such samples"
+    "The outputs on the set of a split called `name`; empty ones if the split has no such samples"
     if name in ('forget','retain'): return _set_outputs(*predict_train(model, split.dls, getattr(split, name)))
     dl = split.dls.loaders[('valid','test').index(name)+1]
     if not len(indices(dl)): return SetOutputs(np.zeros(0, dtype=bool), torch.zeros(0))
@@ -144,7 +144,7 @@ class Outputs:
     def __getitem__(self,
         name:str # 'forget', 'retain', 'valid' or 'test'
     ) -> SetOutputs:
-        "The outputs on one set; empty ones where a split has no validation or test samples"
+        "The outputs on one set; empty ones if a split has no validation or test samples"
         if name in self._computed: return self._computed[name]
         res = _compute_set(self.model, self.split, choose('set', name, self.sets))
         if name == 'retain':
@@ -154,7 +154,7 @@ class Outputs:
         return res
 
     def sample(self,
-        name:str # As above
+        name:str # One of `sets`
     ) -> SetOutputs:
         "The outputs on at most 1,000 samples of a set, with logits"
         outputs = self[name]

@@ -14,7 +14,7 @@ from rsu.core.indexing import device_of
 
 # %% ../../nbs/core/09_parallel.ipynb #1997ff00
 _max_waiting = 256 # jobs submitted to an executor at a time, because its number of workers is unknown
-_min_seconds = 20  # of work for which processes are started; starting them takes some seconds
+_min_seconds = 20  # processes are started if the work takes longer than this; starting them takes seconds
 
 def _exit_with(parent):
     "End this process when its parent process has ended"

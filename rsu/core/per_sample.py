@@ -20,13 +20,13 @@ from rsu.core.outputs import evaluating
 
 # %% ../../nbs/core/07_per_sample.ipynb #3efa0223
 def _default_reduction(loss):
-    "The default of a function's argument `reduction`; None where it has no such argument"
+    "The default of a function's argument `reduction`; None if it has no such argument"
     try: parameter = inspect.signature(loss).parameters.get('reduction')
     except (TypeError, ValueError): return None
     return None if parameter is None else parameter.default
 
 def _with_reduction(loss, reduction):
-    "`loss` with another reduction; None where it cannot be set"
+    "`loss` with another reduction; None if it cannot be set"
     current = getattr(loss, 'reduction', None) or _default_reduction(loss)
     if current is None: return None
     if current == reduction: return loss
@@ -68,7 +68,7 @@ def refuse_batch_loss(
     c:int,       # Classes
     device='cpu' # Device of its batches
 ):
-    "`InputError` where the loss of a batch is neither the mean nor the sum of its samples' losses"
+    "`InputError` if the loss of a batch is neither the mean nor the sum of its samples' losses"
     if _with_reduction(loss, 'none') is not None: return
     y = torch.arange(c, device=device)
     logits = torch.randn(c, c, generator=torch.Generator().manual_seed(0)).to(device)
@@ -83,7 +83,7 @@ def refuse_batch_loss(
 def averaged(
     loss # A loss function
 ):       # A loss function
-    "`loss` with the mean over the batch instead of the sum; unchanged where it is a mean or has no `reduction`"
+    "`loss` with the mean over the batch instead of the sum; unchanged if it is a mean or has no `reduction`"
     res = _with_reduction(loss, 'mean')
     return loss if res is None else res
 
@@ -98,7 +98,7 @@ def weighted_mean(
 
 def class_weights(
     loss # A loss function
-):       # (C,); None where it has none
+):       # (C,); None if it has none
     "The class weights of a loss function of PyTorch or fastai"
     if isinstance(loss, partial): return loss.keywords.get('weight')
     return getattr(getattr(loss, 'func', loss), 'weight', None)
@@ -106,7 +106,7 @@ def class_weights(
 def divisor(
     loss, # A loss function that averages
     y     # Labels, (n,)
-):        # The sum of the class weights; the number of samples where there are none
+):        # The sum of the class weights; the number of samples if there are none
     "The divisor of the mean over samples with these labels"
     weights = class_weights(loss)
     if weights is None: return len(y)
@@ -130,7 +130,7 @@ def _batch_gradient(model, value, params, xb, y, by_inputs=False):
     return grads if by_inputs else dict(zip(params, grads))
 
 def _sample_gradients(model, value, params, xb, y, by_inputs=False):
-    "The same for each sample of a batch, in the first dimension"
+    "The gradient of each sample of a batch, stacked in the first dimension"
     def of_sample(params, xb, y): return value(functional_call(model, params, tuple(x[None] for x in xb)), y[None])
     detached = {k: p.detach() for k,p in params.items()}
     try: return vmap(grad(of_sample, int(by_inputs)), (None,0,0))(detached, xb, y)
@@ -147,9 +147,9 @@ def sample_grads(
     xb,         # Inputs of a batch: a tuple of tensors (n, ...)
     y,          # Its labels, (n,)
     room=None,  # Bytes of gradients at a time; by default those that fit into a cache: 32 MiB, on a GPU 64 MiB
-    params=None # Parameters by name; the trainable ones where not given
+    params=None # Parameters by name; the trainable ones if not given
 ):              # Pairs: a slice of the batch, and the gradients in it by name, (k, *shape of the parameter)
-    "The gradient of each sample by the parameters, in chunks of at most `room` bytes or one sample"
+    "The gradient of each sample with respect to the parameters, in chunks of at most `room` bytes or one sample"
     params = {k: p for k,p in model.named_parameters() if p.requires_grad} if params is None else params
     def scalar(logits, y): return value(logits, y).sum() # `unreduced` gives a vector of one
     k = (room or 2**(26 if y.is_cuda else 25)) // sum(p.nbytes for p in params.values())
@@ -166,7 +166,7 @@ def input_grads(
     xb,    # Inputs of a batch: a tuple of floating-point tensors (n, ...)
     y      # Its labels, (n,)
 ):         # For each input a tensor of its shape
-    "The gradient of each sample by its inputs"
+    "The gradient of each sample with respect to its inputs"
     def scalar(logits, y): return value(logits, y).sum()
     return _sample_gradients(model, scalar, dict(model.named_parameters()), tuple(xb), y, by_inputs=True)
 
@@ -200,7 +200,7 @@ def _outputs_by_mode(model, xb):
 _wrap = "wrap the model so that it gives the logits alone"
 
 def _check_shapes(outputs):
-    "The number of logits; `InputError` where the outputs by mode are not logits (N, C)"
+    "The number of logits; `InputError` if the outputs by mode are not logits (N, C)"
     for mode,out in outputs.items():
         if not torch.is_tensor(out):
             raise InputError(f"In {mode} mode the model gives a {type(out).__name__} and not a tensor of logits "

@@ -130,7 +130,7 @@ def reseed(
 
 class StepSeed(Callback):
     """Seed PyTorch's generators by `seed` and the step's number.
-    Before every training step, and before the first batch of an epoch is drawn."""
+    They are seeded before every training step, and before the first batch of an epoch is drawn."""
     order,run_valid = -50,False
     def __init__(self,
         seed:int # Non-negative
@@ -165,7 +165,7 @@ class Meter(Callback):
 # %% ../../nbs/core/08_recipe.ipynb #cb0362cd
 class PeakMemory:
     """The memory that a block of code needs at most beyond what was in use before: `mb`, in 10^6 bytes.
-    NaN where the system does not report it."""
+    NaN if the system does not report it."""
     def __init__(self,
         device # The device on which the block computes
     ): self.device,self.mb = torch.device(device),float('nan')
@@ -231,7 +231,7 @@ def on_screen() -> bool:
 def progress(
     items,               # The jobs, or their results in the order of completion
     what:str,            # What the items are, for the line in a log
-    total:int|None=None, # Number of items; `len(items)` where not given
+    total:int|None=None, # Number of items; `len(items)` if not given
     quiet:bool=False     # Show nothing
 ):                       # An iterator over `items`
     "Iterate with a progress bar in a notebook or on a terminal; otherwise print one line"
@@ -301,7 +301,7 @@ def _reads_validation(cb):
     return cb.monitor != 'train_loss' and not getattr(cb, 'every_epoch', False)
 
 def _skips_validation(dls, quiet, joining):
-    "Is a fit without validation? `InputError` where a callback needs the results of validation that cannot run"
+    "Is a fit without validation? `InputError` if a callback needs the results of validation that cannot run"
     is_empty = any(map(is_empty_loader, dls.loaders[1:2]))
     readers = [cb for cb in L(joining) if _reads_validation(cb)]
     if is_empty and readers:
@@ -316,7 +316,7 @@ def _print_nothing(*args, **kwargs): pass
 def overriding(
     learn:Learner,     # The learner to be fitted
     train=None,        # A training loader to use inside the block
-    quiet:bool=False,  # No progress bar, and validation only where a callback reads its results
+    quiet:bool=False,  # No progress bar, and validation only if a callback reads its results
     joining=None,      # fastai callbacks that will take part in the fit
     **settings         # Attributes of the learner inside the block, such as loss_func
 ):
@@ -408,7 +408,7 @@ def _two_samples(dls):
     return next(iter(without_augmentation(dls.train, indices(dls.train)[:2])))[:-1]
 
 def _check_network(net, dls, name):
-    "`InputError` where the network does not take the samples"
+    "`InputError` if the network does not take the samples"
     xb = to_device(_two_samples(dls), device_of(dls))
     try:
         with evaluating(net), torch.no_grad(), no_random(): out = net(*(o.as_subclass(torch.Tensor) for o in xb))
@@ -429,7 +429,7 @@ def _initialise_lazy_layers(net, dls):
 @validated
 def build(self:Recipe,
     dls,                # `DataLoaders`
-    seed:Seed|None=None # Seed of the initial weights; the recipe's where not given
+    seed:Seed|None=None # Seed of the initial weights; the recipe's if not given
 ) -> nn.Module:         # On the device of the loaders
     "A network for the data, with weights drawn by `seed`"
     args = dict(self.args or {})
@@ -448,7 +448,7 @@ def build(self:Recipe,
 @validated
 def learner(self:Recipe,
     dls,                # `DataLoaders`
-    seed:Seed|None=None # Seed of the initial weights; the recipe's where not given
+    seed:Seed|None=None # Seed of the initial weights; the recipe's if not given
 ) -> Learner:
     "A fastai `Learner` with this recipe as its attribute `recipe`; it is not trained yet"
     loss,net = getattr(dls.train_ds, 'loss_func', None) or CrossEntropyLossFlat(), self.build(dls, seed)
@@ -462,7 +462,7 @@ def learner(self:Recipe,
 @validated
 def fit(self:Recipe,
     dls,                 # `DataLoaders`
-    seed:Seed|None=None, # Seed of initial weights, batches and all other random numbers; the recipe's where not given
+    seed:Seed|None=None, # Seed of initial weights, batches and all other random numbers; the recipe's if not given
     quiet:bool=False,    # No progress bar and no validation after each epoch
     cbs=None,            # Further fastai callbacks for the fit
     start:dict|None=None # Initial weights (a state dict), instead of those that the seed draws
@@ -502,7 +502,7 @@ def everywhere(
 # %% ../../nbs/core/08_recipe.ipynb #78051181
 def recipe_of(
     learn:Learner, # A trained learner
-    recipe=None    # A `Recipe` or a function `train(dls) -> Learner`; where not given, the attribute of the learner
+    recipe=None    # A `Recipe` or a function `train(dls) -> Learner`; if not given, the attribute of the learner
 ):                 # The recipe
     "The recipe that is given, or else `learn.recipe`"
     recipe = recipe or learn.__dict__.get('recipe')

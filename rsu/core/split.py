@@ -36,11 +36,11 @@ def flatten_listed(o, what):
     is_column,is_mask = o.shape[1:] == (1,)*(o.ndim-1), o.dtype == bool and o.size == max(o.shape)
     if is_column or is_mask: return o.reshape(-1)
     raise InputError(f"{what} has the shape {o.shape}: give positions (n,), or a mask with True or False for each "
-                     "sample (N,). Of a one-hot mask give one column, mask[:,3] for example.")
+                     "sample (N,). For a one-hot mask, give one column, for example mask[:,3].")
 
 # %% ../../nbs/core/06_split.ipynb #d645b2e9
 def _frame(ds):
-    "The table about the samples of a data set: its `frame` or its `items`; None where neither is a table"
+    "The table about the samples of a data set: its `frame` or its `items`; None if neither is a table"
     if type(ds) is Subset:
         frame = _frame(ds.dataset)
         return None if frame is None else frame.iloc[ds.indices]
@@ -53,7 +53,7 @@ def _as_id(o):
     return o.item() if isinstance(o, (np.generic,torch.Tensor)) else o
 
 def _as_ids(values):
-    "Ids of any kind as (n,) objects, None where one is missing (None, NaN, NaT, pd.NA)"
+    "Ids of any kind as (n,) objects, None if one is missing (None, NaN, NaT, pd.NA)"
     values = pd.Series(values.cpu().numpy() if torch.is_tensor(values) else values)
     res = np.empty(len(values), dtype=object)
     res[:] = [None if missing else _as_id(o) for o,missing in zip(values.astype(object), values.isna())]
@@ -75,7 +75,7 @@ def _frame_column(ds, name):
     return res
 
 def ids_by_sample(dls, by):
-    """The id of each training sample, (N,) objects, None where it has none.
+    """The id of each training sample, (N,) objects, None if it has none.
     `by` is an array with one id per sample, or the name of a column of the training set's table."""
     N = len(dls.train_ds)
     by = _frame_column(dls.train_ds, by) if isinstance(by, str) else flatten_listed(by, 'by=')
@@ -112,7 +112,7 @@ def _parse_date(text): return pd.Timestamp(text) if text[:4].isdecimal() else te
 
 # %% ../../nbs/core/06_split.ipynb #d2170dec
 def requested_ids(dls, request, by):
-    "The ids that a request lists, (n,) objects of the column's type; `InputError` where one is missing"
+    "The ids that a request lists, (n,) objects of the column's type; `InputError` if one is missing"
     if isinstance(request, (str,Path)):
         if not Path(request).exists():
             whose = by if isinstance(by, str) else 'by='
@@ -163,7 +163,7 @@ def _csv_rows(path, wanted):
                          f"give a file with {wanted}, encoded in UTF-8.") from None
 
 def read_csv_text(path, wanted="a column 'id'"):
-    "A CSV file as a table of strings; `InputError` where a row has another number of fields than the header"
+    "A CSV file as a table of strings; `InputError` if a row has another number of fields than the header"
     rows = _csv_rows(path, wanted)
     names = rows[0][1] if rows else []
     for line,o in rows[1:]:
@@ -192,14 +192,14 @@ def _id_column(df, path, by, ids):
                      "name the column of ids 'id'.")
 
 def _parse_positions(text, path):
-    "A column of text as positions; as it is where a value is not a whole number"
+    "A column of text as positions; as it is if a value is not a whole number"
     if not text.str.fullmatch(r'\s*[+-]?\d+\s*').all(): return text.to_numpy()
     too_large = [o for o in map(int, text) if abs(o) >= 2**63]
     if too_large: raise InputError(f"Position {too_large[0]} of '{path}' is outside the training set.")
     return text.map(int).to_numpy(dtype=np.int64)
 
 def _read_csv_ids(path, dls, by):
-    "The ids in a CSV file, converted to the type of the data's ids; positions where `by` is None"
+    "The ids in a CSV file, converted to the type of the data's ids; positions if `by` is None"
     df,ids = read_csv_text(path), () if by is None else ids_by_sample(dls, by)
     if not df.shape[1]: return np.array([], dtype=object if by is not None else np.int64)
     name,frame = _id_column(df, path, by, ids), _frame(dls.train_ds)
@@ -226,8 +226,8 @@ def _draw_random(amount, pool, seed):
 # %% ../../nbs/core/06_split.ipynb #7a8e596b
 def class_names(
     dls       # `DataLoaders`
-) -> dict:    # The name of each label; the label itself as text where classes have no names
-    "The classes of the training set by label; `InputError` where two have the same name"
+) -> dict:    # The name of each label; the label itself as text if classes have no names
+    "The classes of the training set by label; `InputError` if two have the same name"
     vocab,y = getattr(dls.train, 'vocab', None), targets(dls)
     if vocab is not None and len(vocab) and not isinstance(vocab[-1], str) and hasattr(vocab[-1], '__len__'):
         vocab = vocab[-1] # fastai lists a vocabulary for each block; the target is the last block
@@ -244,7 +244,7 @@ def class_names(
 
 # %% ../../nbs/core/06_split.ipynb #b3aa8678
 def _indices_of_class(name, dls):
-    "Positions for 'class:Sneaker', and for 'class:3' where no class has a number as its name"
+    "Positions for 'class:Sneaker', and for 'class:3' if no class has a number as its name"
     names = class_names(dls)
     labels = {o: i for i,o in names.items()}
     if not any(map(_is_number, labels)): labels.update({str(i): i for i in names})
@@ -253,7 +253,7 @@ def _indices_of_class(name, dls):
 
 # %% ../../nbs/core/06_split.ipynb #0253ddb9
 def _file_indices(dls):
-    "The position of each file of the training set, by its path, and by its name where no other file has that name"
+    "The position of each file of the training set, by its path, and by its name if no other file has that name"
     items = getattr(dls.train_ds, 'items', None)
     if items is None: items = [o for o,*_ in getattr(dls.train_ds, 'samples', None) or []]
     if len(items) != len(dls.train_ds) or not all(isinstance(o, (str,Path)) for o in items): return {}
@@ -319,7 +319,7 @@ def _find_indices(dls, forget, by, seed):
 
 # %% ../../nbs/core/06_split.ipynb #846d649d
 def _check_indices(idx, N, pool):
-    "Sorted positions; `InputError` where there are none, or one is repeated, out of range or not in `pool`"
+    "Sorted positions; `InputError` if there are none, or one is repeated, out of range or not in `pool`"
     idx = np.sort(idx.astype(np.int64))
     if len(idx) == 0: raise InputError("The forget set is empty: name at least one sample.")
     if idx[0] < 0 or idx[-1] >= N:
@@ -351,7 +351,7 @@ def as_dataloaders(dls, what='dls='):
     return DataLoaders(*map(as_fastai, given))
 
 def _loader_like(dl, test):
-    "`test` where it is a loader; else a loader like `dl` over the data set `test`"
+    "`test` if it is a loader; else a loader like `dl` over the data set `test`"
     if _is_loader(test): return test
     dl = as_fastai(dl)
     fetches = isinstance(dl, IndexLoader) and not is_resident(test) # an `IndexLoader` cannot read such a data set
@@ -371,7 +371,7 @@ def is_empty_loader(dl):
     return getattr(dl, 'n', None) == 0
 
 def held_out_loader(dls, name):
-    "The 'validation' or 'test' loader; `InputError` where it has no samples"
+    "The 'validation' or 'test' loader; `InputError` if it has no samples"
     i = ['training','validation','test'].index(name)
     if len(dls.loaders) > i and len(indices(dls.loaders[i])): return dls.loaders[i]
     raise InputError(f"There are no {name} samples, which are needed here: "
@@ -406,14 +406,14 @@ def with_held_out(dls, test, seed):
     return res
 
 def _three_loaders(dls, test, seed):
-    "Loaders for training, validation and test; the last two are empty where only training data are given"
+    "Loaders for training, validation and test; the last two are empty if only training data are given"
     dls = as_dataloaders(dls)
     return _without_held_out(dls) if test is None and _trains_alone(dls) else with_held_out(dls, test, seed)
 
 # %% ../../nbs/core/06_split.ipynb #d06a000f
 class _HashedRequest:
     "The names under which results of a request are stored"
-    secret = None # A ledger's key (bytes), where the names of files must not show which samples were requested
+    secret = None # A ledger's key (bytes), if the names of files must not show which samples were requested
 
     def with_secret(self,
         secret:bytes # The key
@@ -427,7 +427,7 @@ class _HashedRequest:
     def keyed_hash(self,
         text:str # What is hashed
     ) -> str:    # Twelve hexadecimal digits
-        "SHA-256 of a text, or its HMAC (RFC 2104) where the request has a secret"
+        "SHA-256 of a text, or its HMAC (RFC 2104) if the request has a secret"
         h = hashlib.sha256() if self.secret is None else hmac.new(self.secret, digestmod='sha256')
         h.update(text.encode())
         return h.hexdigest()[:12]
@@ -455,8 +455,8 @@ class ForgetSplit(_HashedRequest):
         dls,         # `DataLoaders`, or loaders (train, valid, test); or one loader of training data
         forget,      # Positions or mask; 'random:60', 'random:0.05', 'class:3'; files; .csv of ids; values of `by`
         by=None,     # Column of the training set's frame, or an array (N,), with the id of each sample's owner
-        seed:Seed=0, # Seed of 'random:...', and of dividing the validation samples where there is no test loader
-        test=None    # A test loader or data set, where `dls` has none
+        seed:Seed=0, # Seed of 'random:...', and of dividing the validation samples if there is no test loader
+        test=None    # A test loader or data set, if `dls` has none
     ):
         self.dls = dls = _three_loaders(dls, test, seed)
         self.forget = _check_indices(_find_indices(dls, forget, by, seed), len(dls.train_ds), indices(dls.train))
@@ -473,11 +473,11 @@ class ForgetSplit(_HashedRequest):
         return np.setdiff1d(indices(self.dls.train), self.forget)
     @property
     def valid(self):
-        "The validation loader: for tuning, scores and early stopping; `InputError` where the split has none"
+        "The validation loader: for tuning, scores and early stopping; `InputError` if the split has none"
         return held_out_loader(self.dls, 'validation')
     @property
     def test(self):
-        "The test loader: for the final evaluation only; `InputError` where the split has none"
+        "The test loader: for the final evaluation only; `InputError` if the split has none"
         return held_out_loader(self.dls, 'test')
     @property
     def retain_dls(self) -> DataLoaders:
@@ -491,11 +491,11 @@ class ForgetSplit(_HashedRequest):
 # %% ../../nbs/core/06_split.ipynb #7c093b94
 def _number_rows(x, number):
     "The result of `number` for the bytes of each row, (n,); equal rows have equal bytes"
-    rows = x.detach().flatten(1).float().cpu().numpy() + 0. # + 0. makes 0. of -0.
+    rows = x.detach().flatten(1).float().cpu().numpy() + 0. # + 0. turns -0. into 0.
     return torch.tensor([number(row.tobytes()) for row in rows], dtype=torch.int64)
 
 def _unit(x):
-    "Rows of `x`, flattened, centred and scaled to length one; zero where a row is constant"
+    "Rows of `x`, flattened, centred and scaled to length one; zero if a row is constant"
     x = x.flatten(1).float()
     centred = x - x.mean(1, keepdim=True)
     length = centred.norm(dim=1, keepdim=True)
@@ -511,7 +511,7 @@ def _feature_blocks(dls, idx, features):
             yield torch.cat([o.detach().as_subclass(torch.Tensor).flatten(1).float() for o in b[:-1]], 1)
 
 def _check_features(features, N):
-    "`features` as a tensor (N, d); `InputError` where their shape or their values are wrong"
+    "`features` as a tensor (N, d); `InputError` if their shape or their values are wrong"
     features = torch.as_tensor(features).detach()
     if features.dim() < 2 or len(features) != N:
         raise InputError(f"features= has the shape {tuple(features.shape)} for {N} training samples: "

@@ -129,13 +129,13 @@ class _Linears(nn.Module):
 
 def widened(
     layer, # A layer or a network
-    k      # How many of it
+    k      # Number of copies
 ):         # A layer whose weights must still be loaded; None if `layer` cannot be widened
     "One layer that computes `k` layers like this one side by side"
     kind,first = type(layer),next(layer.parameters(), None)
     like = {} if first is None else dict(device=first.device, dtype=first.dtype)
     if kind is nn.Sequential:
-        # Two layers that share weights have one set of them.
+        # Layers that share weights cannot be widened.
         shared = len([*layer.named_parameters(remove_duplicate=False)]) > len([*layer.parameters()])
         wide = [None] if shared or len(set(layer)) < len(layer) else [widened(o, k) for o in layer]
         return None if None in wide else nn.Sequential(*wide)
@@ -352,7 +352,7 @@ def _vectors(net):
     return [torch.cat([t.detach().flatten().double() for t in o]) for o in ([*net.parameters()], buffers)]
 
 def _off(replayed, plain, before):
-    "The distance of two vectors, relative to the change of `plain`; where that is not finite they are not compared"
+    "The distance of two vectors, relative to the change of `plain`; if that is not finite they are not compared"
     finite = plain.isfinite()
     change,size = (plain-before)[finite].norm(), plain[finite].norm()
     return (replayed-plain)[finite].norm() / (change + 1e-6*size + 1e-30) # changes below rounding do not count
@@ -393,7 +393,7 @@ class Trainer:
     def __init__(self,
         recipe,            # A `Recipe` or a function `train(dls) -> Learner`
         dls,               # `DataLoaders`
-        compile:bool=False # Let `torch.compile` make the kernels: on a GPU, and slower to begin
+        compile:bool=False # Let `torch.compile` make the kernels(on a GPU only; the start takes longer)
     ):
         self.recipe,self.dls = recipe, dls
         self.compile,self.precision = compile, torch.bfloat16
@@ -430,7 +430,7 @@ class Trainer:
 def _train_stacked(trainer, indices, seeds):
     "`k` networks, trained together on equally many samples each"
     r,dls = trainer.recipe,trainer.dls
-    # fastai's `no_random` restricts cuDNN to kernels that give the same bits again.
+    # fastai's `no_random` restricts cuDNN to deterministic kernels.
     with turn, no_random(seeds[0]), with_gradients():
         nets = [r.build(dls, seed).train() for seed in seeds]
         if trainer.stack is None:

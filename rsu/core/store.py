@@ -18,13 +18,13 @@ from rsu.core.config import InputError, Value
 def check_writable(
     path # A folder, which need not exist yet
 ):
-    "`InputError` where no file can be made in the folder; call it before the work whose results are stored there"
+    "`InputError` if no file can be made in the folder; call it before the work whose results are stored there"
     path = Path(path)
     existing = next(o for o in (path.absolute(), *path.absolute().parents) if os.path.lexists(o))
     try:
         with tempfile.TemporaryFile(dir=existing): pass
     except OSError as e:
-        raise InputError(f"The folder '{path}' cannot be written ({e.strerror}): name another.") from None
+        raise InputError(f"The folder '{path}' cannot be written ({e.strerror}): give another folder.") from None
 
 # %% ../../nbs/core/01_store.ipynb #b0a70003
 @contextmanager
@@ -32,7 +32,7 @@ def replacing(
     path # The file
 ):       # Yields the path of a temporary file in the same folder
     """Write a file completely or not at all: the block writes the temporary file, which then replaces `path`.
-    The temporary file is removed if the block fails. `InputError` where the file cannot be written."""
+    The temporary file is removed if the block fails. `InputError` if the file cannot be written."""
     path = Path(path)
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
     try:
@@ -141,7 +141,7 @@ def write_stamped(path, data):
         for o in (before, _digest(before, after), after): f.write(o)
 
 def _read_stamped(path, remedy=None):
-    "The bytes of a file; `DamagedFile` where they differ from its checksum"
+    "The bytes of a file; `DamagedFile` if they differ from its checksum"
     try: data = Path(path).read_bytes()
     except OSError as e: raise DamagedFile(path, f'cannot be read ({e.strerror})', remedy) from None
     try: before,digits,after = _around_checksum(data)
@@ -169,11 +169,11 @@ def write_shard(
 # %% ../../nbs/core/01_store.ipynb #abf27149
 def read_shard(
     path:Path,      # The file
-    kind:str=None,  # Expected kind; this and the next two are compared only where given
+    kind:str=None,  # Expected kind; this and the next two are compared only if given
     key:str=None,   # Expected key
     index:int=None  # Expected index
 ) -> tuple:         # Tensors by name, facts by name
-    "Read a shard; `DamagedFile` where it has changed, `WrongFile` where it is not the expected one"
+    "Read a shard; `DamagedFile` if it has changed, `WrongFile` if it is not the expected one"
     data = _read_stamped(path)
     try: header = json.loads(_metadata(data)['header'])
     except (ValueError, KeyError): raise DamagedFile(path, 'is not a shard') from None
@@ -197,12 +197,12 @@ def write_json(
 
 def read_json(
     path,            # The file
-    kind:str=None,   # Expected kind; this and the next two are compared only where given
+    kind:str=None,   # Expected kind; this and the next two are compared only if given
     key:str=None,    # Expected key
     index:int=None,  # Expected index
-    remedy:str=None  # The remedy in the message where the file cannot be used
+    remedy:str=None  # The remedy in the message if the file cannot be used
 ) -> dict:
-    "Read facts; `DamagedFile` where the file has changed, `WrongFile` where it is not the expected one"
+    "Read facts; `DamagedFile` if the file has changed, `WrongFile` if it is not the expected one"
     data = _read_stamped(path, remedy)
     try: facts = json.loads(data)
     except ValueError: facts = None
@@ -227,11 +227,11 @@ def write_table(
 
 def read_table(
     path,           # The file
-    kind:str=None,  # Expected kind; this and the next two are compared only where given
+    kind:str=None,  # Expected kind; this and the next two are compared only if given
     key:str=None,   # Expected key
     index:int=None  # Expected index
 ) -> pd.DataFrame:
-    "Read a frame; `DamagedFile` where the file has changed, `WrongFile` where it is not the expected one"
+    "Read a frame; `DamagedFile` if the file has changed, `WrongFile` if it is not the expected one"
     import pyarrow.parquet as pq
     data = _read_stamped(path)
     header = pq.read_schema(io.BytesIO(data)).metadata[b'rsu']
@@ -246,7 +246,7 @@ def check_same(
     here:dict,   # The expected facts
     remedy:str='give another folder, or delete it' # The remedy, for the message
 ):
-    "`WrongFile` where facts differ, with the differences by name"
+    "`WrongFile` if facts differ, with the differences by name"
     there,here = _flatten_facts(there),_flatten_facts(here)
     differences = _differing(there, {k: here.get(k) for k in {**here, **there}})
     if differences:
@@ -263,7 +263,7 @@ def claim(
     remedy:str='give another folder, or delete it', # The remedy, for the message
     **more       # Further initial content of the note, which is not compared
 ) -> dict:       # The content of the note
-    "Write the facts into the note of a folder; `WrongFile` where it exists and has other facts"
+    "Write the facts into the note of a folder; `WrongFile` if it exists and has other facts"
     note,facts = Path(note),json.loads(json.dumps(facts))
     if not note.exists():
         check_writable(note.parent)
@@ -289,8 +289,8 @@ def decrypt_tensors(
     secret:bytes,       # The key
     sealed:torch.Tensor # Bytes, (n,) uint8
 ) -> tuple:             # Tensors by name, facts by name
-    "The inverse of `encrypt_tensors`; `InputError` with another key, or where the bytes have changed"
+    "The inverse of `encrypt_tensors`; `InputError` with another key, or if the bytes have changed"
     from cryptography.fernet import InvalidToken
     try: data = _fernet(secret).decrypt(sealed.numpy().tobytes())
-    except InvalidToken: raise InputError("It was encrypted with another key, or changed since.") from None
+    except InvalidToken: raise InputError("The data were encrypted with another key, or changed since.") from None
     return load(data), _metadata(data)

@@ -67,7 +67,7 @@ def _execute(nb, path):
         def get_kernel_spec(self, kernel_name):
             return KernelSpec(argv=[sys.executable, '-P', '-m', 'ipykernel_launcher', '-f', '{connection_file}'])
     # The kernel starts in the current folder and changes to `path` later, because an empty entry of PYTHONPATH
-    # stands for the folder of the start. Matplotlib is imported before, because it reads settings from its folder.
+    # is the folder in which it starts. Matplotlib is imported first, because it reads settings from the current folder.
     change_folder = f'import matplotlib, os; os.chdir({str(path.resolve())!r})'
     arguments = ['--InteractiveShellApp.ignore_cwd=True', f'--InteractiveShellApp.exec_lines={change_folder}']
     # with another backend, pictures would be missing
