@@ -159,7 +159,7 @@ def _redraw(kernel, mask):
 
 # %% ../../nbs/algorithms/03_descent.ipynb #908edd6e
 class MSG(FineTune):
-    """Reinitialise the least important weights of convolutions, then descend on retain (Cadet et al., arXiv 2410.01276).
+    """Reinitialise the least important weights of kernels, then descend on retain (Cadet et al., arXiv 2410.01276).
     MSG is short for masked small gradients."""
     paper,needs = 'Cadet et al., arXiv 2410.01276', (Need.RETAIN,Need.CONVOLUTIONS)
     lower = _late
