@@ -65,7 +65,7 @@ def _attack_signals(logits, y):
 # %% ../../nbs/evaluation/02_audit.ipynb #c7717d55
 @validated
 def svc_mia(
-    forget,     # Of the samples to forget: logits or log-probabilities (n, C), and labels (n,), from `predict`
+    forget,     # Outputs on the samples to forget: logits or log-probabilities (n, C), and labels (n,), from `predict`
     retain,     # The same of the retained samples, (r, C) and (r,)
     test,       # The same of samples that were never seen, (t, C) and (t,)
     seed:Seed=0 # Seed of the subsample of the larger of the sets `retain` and `test`
@@ -108,7 +108,7 @@ def u_lira(
     unlearned:torch.Tensor,    # Margins of models that were trained on each sample and then unlearned it (M, n)
     never:torch.Tensor,        # Margins of models that never saw it and unlearned others, by the same algorithm (M, n)
     judged=None,               # Margins (J, n) of both kinds of other models, to be attacked; by default each pair of
-                               # these models is attacked with the others
+                               # the models above is attacked with the others
     variance:str='per_sample', # 'per_sample', or 'global': pooled over samples
     fpr:Share=.01              # False positive rate at which `tpr` is computed, over all models and samples
 ) -> dict:                     # accuracy, auc (0.5 is chance), their standard errors accuracy_se, auc_se, and tpr
@@ -133,7 +133,7 @@ def u_lira(
 def shadows(
     learn,                 # The learner whose recipe and loaders are used
     idx,                   # Indices of the target samples, (n,), 2 or more
-    n:Interval(int, 2)=16, # Number of shadow models, even
+    n:Interval(int, 2)=16, # Number of shadow models, even, 6 or more
     seed:Seed=0            # Seed of the halves and the models
 ) -> list: # Pairs: a trained `Learner`, and a `ForgetSplit` of the target samples in its training set
     "Models trained on random halves of the data, in pairs without common samples, and what each of them must unlearn"
@@ -156,7 +156,7 @@ def shadow_margins(
     models, # Learners, one for each shadow and in its order
     splits  # What each had to unlearn
 ) -> tuple: # Margins of the unlearned models (K/2, n) and of the never models (K/2, n)
-    "The margins of each sample under both hypotheses, as `u_lira` takes them"
+    "The margins of each sample under both hypotheses, in the form that `u_lira` expects"
     idx = np.union1d(splits[0].forget, splits[1].forget)
     phi = torch.stack([margin(*predict_train(o.model, o.dls, idx)) for o in models])
     in_first = torch.as_tensor(np.stack([np.isin(idx, o.forget) for o in splits[::2]]))

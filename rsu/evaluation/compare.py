@@ -29,7 +29,7 @@ class UnlearnProbe(Ranker):
     source,on_command_line = 'control: the difficulty itself, measured', False
     @validated
     def __init__(self,
-        algorithm:Algorithm=NegGradPlus(), # Forgets
+        algorithm:Algorithm=NegGradPlus(), # Algorithm that forgets the samples
         n_epoch:Epochs|None=None,          # Epochs; those of the algorithm by default
         lr:NonNegativeFloat|None=None,     # Learning rate; that of the algorithm by default
         seed:Seed=0                        # Seed of the unlearning
@@ -41,7 +41,7 @@ class UnlearnProbe(Ranker):
         new = unlearn(learn, ForgetSplit(learn.dls, idx), self.algorithm, self.n_epoch, self.lr, self.seed, quiet=True)
         before = margin(*predict_train(learn.model, learn.dls, idx))
         after = margin(*predict_train(new.model, learn.dls, idx))
-        return (after-before).numpy() / max(1, new.unlearning.steps) # closed forms take no steps
+        return (after-before).numpy() / max(1, new.unlearning.steps) # closed-form algorithms take no steps
 
 # %% ../../nbs/evaluation/06_compare.ipynb #22273bf7
 class Comparison(pd.DataFrame):

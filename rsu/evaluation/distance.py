@@ -18,7 +18,7 @@ from rsu.evaluation.metrics import check_shares
 class Forgetting(NamedTuple):
     "Result of `forgetting_quality`"
     score:float          # Mean points of the samples, in [0, 1]; to be compared with `forgetting_floor`
-    epsilon:torch.Tensor # Of each sample (N,) float64, in [0, 50]; 0 = indistinguishable
+    epsilon:torch.Tensor # Epsilon of each sample (N,) float64, in [0, 50]; 0 = indistinguishable
 
 # %% ../../nbs/evaluation/01_distance.ipynb #e8ce505f
 _MAX_EPSILON = 50.
@@ -32,7 +32,7 @@ def _epsilon_table(n, m, delta):
     return np.where(((fnr == 0) != (fpr == 0)) | np.isnan(eps), -np.inf, eps)
 
 # %% ../../nbs/evaluation/01_distance.ipynb #f8ba1b09
-_THRESHOLD_TIE = 1e-9 # far above the rounding error of a sum, far below the distance of two thresholds
+_THRESHOLD_TIE = 1e-9 # far above the rounding error of a sum, far below the distance between thresholds
 
 def _one_threshold(u, o, eps):
     "The best attack on one sample with one threshold, from the sorted statistics of both populations"
@@ -98,7 +98,7 @@ def _by_sample(*populations):
 def forgetting_quality(
     stat_unlearned:torch.Tensor, # A statistic of each sample, for example its margin, in each unlearned model (M, N)
     stat_oracle:torch.Tensor,    # The same in each retrained model (M', N); 3 or more models on both sides
-    delta:Interval(float, 0, 1, 'left')=1e-5 # Of (epsilon, delta)
+    delta:Interval(float, 0, 1, 'left')=1e-5 # The delta in (epsilon, delta)
 ) -> Forgetting: # The smaller number of models determines the largest epsilon that scores points
     """How well unlearned models resist the best of many attacks that distinguish them from retrained models.
     Triantafillou et al. 2024, the NeurIPS 2023 challenge."""
@@ -128,7 +128,7 @@ def forgetting_floor(
     m_oracle:int,       # Number of retrained models
     scale=1.,           # Standard deviation of the statistic over retrained models: a number, or (N,) to draw from
     n:PositiveInt=1000, # Number of samples to simulate
-    delta:Interval(float, 0, 1, 'left')=1e-5, # Of (epsilon, delta)
+    delta:Interval(float, 0, 1, 'left')=1e-5, # The delta in (epsilon, delta)
     seed:Seed=0         # Seed of the simulation
 ) -> Forgetting:        # Result of `forgetting_quality` for two populations with the same distribution
     "The score of perfect unlearning: both populations are drawn from one normal distribution for each sample"
@@ -141,7 +141,7 @@ def forgetting_floor(
 
 # %% ../../nbs/evaluation/01_distance.ipynb #e7e3beaa
 def forgetting_score(
-    quality:Forgetting, # Of the unlearned models
+    quality:Forgetting, # Forgetting quality of the unlearned models
     unlearned,          # Their mean accuracies in [0, 1] with the keys 'retain' and 'test'
     oracle              # Mean accuracies of the retrained models, likewise
 ) -> float:
@@ -180,9 +180,9 @@ def klom(
 # %% ../../nbs/evaluation/01_distance.ipynb #6a46878c
 class MarginZ(NamedTuple):
     "Result of `margin_z`"
-    mean:float     # Over samples; below 0 is over-forgetting, above 0 incomplete forgetting
-    spread:float   # Standard deviation over samples; 1 for one more oracle
-    z:torch.Tensor # Of each sample (n,) float64, in standard deviations of the oracles
+    mean:float     # Mean of z over samples; below 0 is over-forgetting, above 0 incomplete forgetting
+    spread:float   # Standard deviation of z over samples; 1 is the value of a further oracle
+    z:torch.Tensor # z of each sample (n,) float64, in standard deviations of the oracles
 
 # %% ../../nbs/evaluation/01_distance.ipynb #68d5e818
 def margin_z(
@@ -212,7 +212,7 @@ def _checked_probabilities(a, b):
 def js_divergence(
     probs_a:torch.Tensor, # Probabilities (n, C) of one model
     probs_b:torch.Tensor  # Probabilities of another model on the same samples (n, C)
-) -> torch.Tensor:        # Of each sample (n,) float64, in nats, between 0 and log 2
+) -> torch.Tensor:        # Divergence of each sample (n,) float64, in nats, between 0 and log 2
     """Jensen-Shannon divergence of two models' predicted distributions, summed over classes (Lin 1991).
     Its mean is the JS-Div of the unlearning literature."""
     p,q = _checked_probabilities(probs_a, probs_b)

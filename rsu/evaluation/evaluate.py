@@ -223,7 +223,7 @@ def _population_scores(runs, oracles):
 # %% ../../nbs/evaluation/04_evaluate.ipynb #9001cee6
 _measures = """
 n | samples to forget | size of the forget set
-others | test samples | number of test samples, behind test, auc and tpr
+others | test samples | number of test samples, used for test, auc and tpr
 forget | forget accuracy (FA) | accuracy on the samples to forget; it is 1 - UA | the oracle's
 ua | unlearning accuracy (UA) | 1 - forget accuracy: the share of the samples to forget that is classified incorrectly |
     the oracle's
@@ -298,7 +298,7 @@ klom_valid | KLoM on validation | the same for validation samples | lower, to it
 klom_p95 | KLoM on forget, 95th percentile | 95th percentile over the samples to forget | lower | Georgiev et al. 2024
 klom_floor | KLoM of no difference | KLoM of as many models that do not differ
 steps | gradient steps | steps of the optimiser in all stages | lower
-samples | samples seen | samples in gradient steps; algorithm_table() lists what closed forms read in addition | lower
+samples | samples seen | samples in gradient steps; algorithm_table() lists those of closed-form algorithms | lower
 seconds | seconds | time of unlearning without validation | lower
 memory | peak memory | megabytes above the level before unlearning: of the device, or of the process on a CPU | lower
 ratio | ratio to retraining | seconds divided by the mean seconds of the oracles | lower

@@ -89,7 +89,7 @@ def summarise(
     by='model'         # The column that identifies a method, or several columns
 ) -> pd.DataFrame:     # One row per method: `runs`, the mean of every number, and `x_ci`, half its 95% interval
     """Means with intervals over seeds and samples.
-    For a column without `x_se`, the column `x_ci_seeds` is half the interval over seeds alone."""
+    For a column without `x_se`, the column `x_ci_seeds` is half the width of the interval over seeds alone."""
     by,runs = [by] if isinstance(by, str) else list(by), _with_errors(_as_runs(runs))
     _check_columns(runs, by)
     _check_one_run_per_seed(runs, by)
@@ -137,7 +137,7 @@ def differences(
 
 # %% ../../nbs/evaluation/03_intervals.ipynb #347c16b8
 def _difference(a, b, measure, name, to):
-    "Difference of two methods, rows by seed: tested over seeds, or over samples where the seeds cannot decide"
+    "Difference of two methods, rows by seed: tested over seeds, or over samples if the seeds do not allow a test"
     shared = a.index.intersection(b.index) if 'retrain' not in (name, to) else []
     constant = {'do nothing'} & {k for k,o in ((name, a), (to, b)) if len(o) == 1}
     if paired := len(shared) > 0 and not constant: a,b = a.loc[shared], b.loc[shared]

@@ -89,7 +89,7 @@ def placements(members, others):
 def auc_se(
     members:torch.Tensor, # Scores of members (n,)
     others:torch.Tensor   # Scores of samples that were never seen (m,)
-) -> float:               # 0 if the two do not overlap, where it cannot be estimated; NaN for fewer than two of either
+) -> float:               # 0 (no estimate) if members and others do not overlap; NaN for fewer than two of either
     "Standard error of an AUC over the samples (DeLong et al. 1988)"
     parts = placements(members, others)
     if min(map(len, parts)) < 2: return float('nan')

@@ -57,17 +57,17 @@ def _stored_outputs(logits, y, with_logits=False):
 class ReferenceBank:
     "The outputs of K models, each trained on a random half of the training set, for every sample"
     def __init__(self,
-        shards,    # For each reference its file, or its tensors
+        shards,    # One entry for each reference: its file or its tensors
         y=None,    # Labels (N,) int64; without them a ranker uses the labels of its learner
         path=None, # The folder of the bank, if it has one
-        seed:int=0 # The seed it was made with
+        seed:int=0 # Seed of the random halves and of the models
     ):
         self.shards,self.y = list(shards),y if y is None else torch.as_tensor(y)
         self.path,self.seed = path,seed
 
     def _read(self, name):
         "The shards' dictionaries one by one; `InputError` where one has no tensor of this name"
-        for shard in self.shards: # one name, so that one shard is in memory at a time
+        for shard in self.shards: # the same variable, so that only one shard is in memory at a time
             shard = shard if isinstance(shard, dict) else _read_reference(shard)
             if name not in shard: raise InputError(_MISSING[name])
             yield shard
@@ -153,7 +153,7 @@ _FIT_ANOTHER = "remove this bank (with ledger.purge() if a ledger lists it) and 
 def labelled(self:ReferenceBank,
     y # Labels (N,)
 ):    # A `ReferenceBank`
-    "This bank with the labels `y`; a bank that has labels is returned unchanged and must have the same ones"
+    "This bank with the labels `y`; a bank that already has labels must have these and is returned unchanged"
     y = torch.as_tensor(np.asarray(y)).long()
     n = _n_columns(next(self._read('members')))
     if len(y) != n:
@@ -164,7 +164,7 @@ def labelled(self:ReferenceBank,
                               for o in self.shards], y)
     if n_differ := int((self.y != y).sum()):
         raise InputError(f"{n_differ} of {n} labels of the bank differ from the learner's: "
-                         f"it was made from other data, or in another order; {_FIT_ANOTHER}.")
+                         f"it was made from other data, or from the same data in another order; {_FIT_ANOTHER}.")
     return self
 
 # %% ../../nbs/ranking/01_bank.ipynb #f071ce71
@@ -201,7 +201,7 @@ def _made_from(dls, recipe):
             'validation samples': _validation_hash(dls), 'rsu': __version__}
 
 def _recipe_key(recipe):
-    "Identifies a recipe: a value's key or a function's name, and a hash of what the function does"
+    "Identifies a recipe: a `Recipe`'s key or a function's name, and a hash of what the function does"
     name = recipe.key if hasattr(recipe, 'key') else getattr(recipe, '__name__', 'function').strip('<>')
     return f"{name}-{key_of(function=describe(base_function(recipe)))[:8]}"
 
@@ -240,7 +240,7 @@ def _read_stored_labels(path):
     return read_shard(path/'labels.safetensors', kind='labels', key=key_of(**_read_note(path)))
 
 def _problem_of(file, logits=False):
-    "The problem of a reference's file, None where there is none; a file without the required logits is missing"
+    "The problem of a reference's file, None if it is valid; a file without required logits counts as missing"
     if not file.exists(): return 'is missing'
     try: tensors = _read_reference(file)
     except StoredFileError as e: return e.problem
@@ -264,7 +264,7 @@ class _FileLocks:
         return True
 
     def leave(self, file):
-        "Release the lock; without its file where the shard is complete, since nobody has to make it any more"
+        "Release the lock; also delete the lock file if the shard is complete, because it is no longer needed"
         if file.exists(): Path(f'{file}.lock').unlink(missing_ok=True)
         self.locks.pop(file).release()
 
@@ -333,15 +333,15 @@ def fit(cls:ReferenceBank,
     recipe=None,           # A `Recipe` or function, if the learner has none
     logits:bool=False,     # Store all logits besides the margins
     executor=None,         # A `concurrent.futures` executor, or any object with its `submit`; by default local cores
-    compile:bool=False,    # Use `torch.compile`: for a GPU, and slower to start
+    compile:bool=False,    # Use `torch.compile`: faster on a GPU, but slower to start
     quiet:bool=False       # No progress bar
 ):                         # A `ReferenceBank`
-    "Train the references of a bank of `n` that do not exist yet, and open the bank"
+    "Train the missing references of a bank of `n` references, and open the bank"
     if vars(learn).get('ledger') is not None and len(indices(learn.dls.train)) < len(learn.dls.train_ds):
         raise InputError("This learner has forgotten samples that its data set still holds, "
                          "and the bank's files would show which: "
-                         "delete their rows from the data, and fit the bank to a learner on what stays.")
-    if n % 2: raise InputError(f"n={n} references cannot come in pairs of halves: give an even number, 2 or more.")
+                         "delete their rows from the data, and fit the bank to a learner on the remaining data.")
+    if n % 2: raise InputError(f"n={n} references cannot form pairs of halves: give an even number, 2 or more.")
     dls,recipe = learn.dls,recipe_of(learn, recipe)
     check_outputs(learn.model, dls)
     made = _made_from(dls, recipe)
@@ -414,7 +414,7 @@ def extend(self:ReferenceBank,
     **kwargs            # Other arguments of `fit`
 ):                      # A `ReferenceBank`
     "Train further references in the folder of this bank"
-    if self.path is None: raise InputError("This bank has no folder to grow in: fit one with path=.")
+    if self.path is None: raise InputError("This bank has no folder, so it cannot be extended: fit one with path=.")
     return ReferenceBank.fit(learn, n, self.path, self.seed, **kwargs)
 
 # %% ../../nbs/ranking/01_bank.ipynb #1f04ef5c
@@ -422,7 +422,7 @@ def _copy(file, to):
     with replacing(to) as part: shutil.copyfile(file, part)
 
 def _check_mergeable(banks):
-    "What banks of one training set are made from, a list of notes; `InputError` for other banks"
+    "The notes on what each bank is made from; `InputError` unless all banks belong to one training set"
     first = banks[0]
     for bank in banks[1:]:
         if (first.y is None) != (bank.y is None) or first.y is not None and not torch.equal(first.y, bank.y):
@@ -466,7 +466,7 @@ def move_bank(
     path, # Folder of a bank
     to    # A folder on the same disk; created if it does not exist
 ):
-    """Move the files of a bank, `bank.json` last, and remove the folder if it is empty then.
+    """Move the files of a bank, `bank.json` last, and remove the folder if it is then empty.
     An interrupted move is completed by calling the function again."""
     path,to = Path(path),Path(to)
     to.mkdir(exist_ok=True)
@@ -481,7 +481,7 @@ def stability(self:ReferenceBank,
     score=None,           # Scores (N,) from margins (K, N) and memberships (K, N); by default `privacy_risk`
     draws:PositiveInt=20, # Number of random divisions of the bank for each n
     seed:Seed=0           # Seed of the divisions
-) -> pd.DataFrame: # Columns n, again (correlation with n others) and whole (with all), each with _sd; extrapolated
+) -> pd.DataFrame: # Columns n, again (correlation with n other references), whole (with all), their _sd, extrapolated
     "Rank correlation of the scores from n references and from n others, for n from 2 up to four times the bank's size"
     score = score or (lambda phi, members: privacy_risk(phi, members, 'global'))
     phi,members = self.phi,self.members

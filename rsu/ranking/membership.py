@@ -13,7 +13,7 @@ from rsu.core.config import PositiveFloat, Share, choose, validated
 from rsu.core.outputs import bound_margins
 
 # %% ../../nbs/ranking/00_membership.ipynb #53d75ac1
-_MIN_STD = 1e-6 # equal margins must not divide by zero
+_MIN_STD = 1e-6 # avoids division by zero where margins are equal
 
 def _mean_and_std(phi_refs, which, variance):
     """Mean and standard deviation (N,) of the margins of the references that `which` (K, N) marks.
@@ -22,7 +22,7 @@ def _mean_and_std(phi_refs, which, variance):
     n = which.sum(0)
     mean = torch.where(which, phi_refs, 0.).sum(0) / n
     square = torch.where(which, (phi_refs-mean)**2, 0.).sum(0)
-    known = ~square.isnan() # an erased sample has no margins
+    known = ~square.isnan() # the margins of an erased sample are NaN
     pooled = (square[known].sum() / n[known].sum()).sqrt()
     std = pooled.expand_as(mean) if variance == 'global' else torch.where(n < 2, pooled, (square/n).sqrt())
     return mean, std.clamp_min(_MIN_STD)
@@ -34,9 +34,9 @@ def lira(
     phi:torch.Tensor,          # Margins of the attacked model (N,)
     phi_refs:torch.Tensor,     # Margins of the references (K, N)
     members:torch.Tensor,      # Which reference was trained on which sample (K, N) bool
-    online:bool=True,          # Compare in with out; otherwise the tail probability under out
+    online:bool=True,          # Compare in and out margins; otherwise the tail probability under out margins
     variance:str='per_sample'  # 'per_sample', or 'global': pooled over samples
-) -> torch.Tensor:             # (N,) float64; NaN where a sample has no reference of a kind that is needed
+) -> torch.Tensor:             # (N,) float64; NaN where a sample lacks the in or out references that are needed
     "LiRA: the log likelihood ratio of membership (Carlini et al., S&P 2022, algorithm 1)"
     phi,phi_refs = _bounded(phi),_bounded(phi_refs)
     members = torch.as_tensor(members).bool()
@@ -51,7 +51,7 @@ def privacy_risk(
     phi_refs:torch.Tensor,     # Margins of the references (K, N)
     members:torch.Tensor,      # Which reference was trained on which sample (K, N) bool
     variance:str='per_sample'  # 'per_sample', or 'global': pooled over samples
-) -> torch.Tensor:             # (N,) float64; NaN where a sample has no reference of a kind
+) -> torch.Tensor:             # (N,) float64; NaN where a sample has no in or no out reference
     """The separation of in and out margins, which does not depend on an attacked model.
     The moments are those of Carlini et al., S&P 2022, section V."""
     phi_refs,members = _bounded(phi_refs), torch.as_tensor(members).bool()
@@ -76,13 +76,13 @@ def _probability_ratio(p_target, p_out, a):
 @validated
 def rmia(
     p_target:torch.Tensor,   # Probability of the true class under the attacked model (N,)
-    p_refs:torch.Tensor,     # The same under the references (K, N)
+    p_refs:torch.Tensor,     # Probability of the true class under each reference (K, N)
     members:torch.Tensor,    # Which reference was trained on which sample (K, N) bool
-    p_pop:torch.Tensor,      # Population samples under the attacked model (M,)
-    p_pop_refs:torch.Tensor, # Population samples under the references, none of which was trained on them (K, M)
-    a:Share=0.3,             # Assumed gap between in and out probabilities: 1 = none, 0 = in models have 1
+    p_pop:torch.Tensor,      # The same for population samples under the attacked model (M,)
+    p_pop_refs:torch.Tensor, # The same under the references, none of which was trained on these samples (K, M)
+    a:Share=0.3,             # Assumed gap between in and out probabilities: 1 = none, 0 = all in probabilities are 1
     gamma:PositiveFloat=1.   # Factor by which the ratio of x must exceed that of z
-) -> torch.Tensor:           # (N,) float64 in [0, 1]; NaN where a sample has no reference without it
+) -> torch.Tensor:           # (N,) float64 in [0, 1]; NaN where every reference was trained on the sample
     "RMIA, offline: the share of the population with a lower ratio (Zarifzadeh et al., ICML 2024, section 3)"
     p_target,p_refs,p_pop,p_pop_refs = (torch.as_tensor(o).double() for o in (p_target, p_refs, p_pop, p_pop_refs))
     x = _probability_ratio(p_target, _mean_over(p_refs, ~torch.as_tensor(members).bool()), a)
@@ -94,14 +94,14 @@ def attack_r(
     phi:torch.Tensor,      # Margins of the attacked model (N,)
     phi_refs:torch.Tensor, # Margins of the references (K, N)
     members:torch.Tensor   # Which reference was trained on which sample (K, N) bool
-) -> torch.Tensor:         # (N,) float64 in [0, 1]; NaN where a sample has no reference without it
-    "The share of references without the sample whose loss on it is higher (Attack R of Ye et al., CCS 2022, section 4)"
+) -> torch.Tensor:         # (N,) float64 in [0, 1]; NaN where every reference was trained on the sample
+    "The share of out references with a higher loss on the sample (Attack R of Ye et al., CCS 2022, section 4)"
     return _mean_over((_bounded(phi_refs) < _bounded(phi)).double(), ~torch.as_tensor(members).bool())
 
 # %% ../../nbs/ranking/00_membership.ipynb #886df607
 def attack_p(
     loss:torch.Tensor,           # Losses of the samples (N,)
-    loss_population:torch.Tensor # Losses of points that were not trained on (M,)
+    loss_population:torch.Tensor # Losses of samples that the model was not trained on (M,)
 ) -> torch.Tensor:               # (N,) float64 in [0, 1]
     "The share of the population with a higher loss (Attack P of Ye et al., CCS 2022, section 4)"
     loss,z = (torch.as_tensor(o).double() for o in (loss, loss_population))
@@ -111,8 +111,8 @@ def attack_p(
 def memorization(
     correct:torch.Tensor, # Whether each reference is correct (K, N) bool; or its probability of the true class
     members:torch.Tensor  # Which reference was trained on which sample (K, N) bool
-) -> torch.Tensor:        # (N,) float64 in [-1, 1]; NaN where a sample has no reference of a kind
-    """Accuracy of models with the sample minus that of models without it (Feldman, STOC 2020).
+) -> torch.Tensor:        # (N,) float64 in [-1, 1]; NaN where a sample has no in or no out reference
+    """Accuracy of in models on the sample minus that of out models (Feldman, STOC 2020).
     Estimated as by Feldman & Zhang, NeurIPS 2020."""
     correct,members = torch.as_tensor(correct).double(), torch.as_tensor(members).bool()
     return _mean_over(correct, members) - _mean_over(correct, ~members)

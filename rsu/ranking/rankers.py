@@ -147,7 +147,7 @@ class Ranker:
     "Base class of the rankers: a subclass defines `score` and declares its requirements, cost and source"
     needs,trainings = '',''
     cost,source = '',''
-    on_command_line = True # whether `rsu run --ranker` accepts it: its bank, record and seed are passed to it there
+    on_command_line = True # whether `rsu run --ranker` accepts this ranker and passes it a bank, record and seed
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -274,7 +274,7 @@ def _norm_per_sample(parts):
 def _score_each(learn, idx, bs, score):
     """`score(model, loss, inputs, labels)`, one number per sample, for the samples `idx` (n,) in batches of `bs`.
     `loss` is the learner's loss without its mean."""
-    model = copied(learn.model) # hooks and buffers that a pass changes stay out of the learner's model
+    model = copied(learn.model) # so that hooks and changes of buffers do not affect the learner's model
     device = next(model.parameters()).device
     move_loss(learn.loss_func, model)
     refuse_batch_loss(learn.loss_func, n_classes(learn.dls), device)
@@ -315,7 +315,7 @@ class Curvature(Ranker):
     def _gradient_change(self, model, loss, xs, y):
         if not all(x.is_floating_point() for x in xs):
             raise InputError("Curvature takes gradients with respect to the inputs, and these hold whole numbers: "
-                             "use a ranker that does not, for example GradNorm().")
+                             "use a ranker without input gradients, for example GradNorm().")
         here = input_grads(model, loss, xs, y)
         scale = self.h / _norm_per_sample([g.sign() for g in here]).clamp_min(1)
         moved = tuple(x + torch.einsum('n,n...->n...', scale, g.sign()) for x,g in zip(xs, here))
@@ -518,7 +518,7 @@ class RMIA(_BankRanker):
     @validated
     def __init__(self,
         bank,                  # A `ReferenceBank` of the learner's training set
-        a:Share=.3,            # Assumed gap between in and out probabilities: 1 = none, 0 = in models have 1
+        a:Share=.3,            # Assumed gap between in and out probabilities: 1 = none, 0 = all in probabilities are 1
         gamma:PositiveFloat=1. # Factor by which the sample's probability must have risen more than the other's
     ):
         super().__init__(bank)

@@ -24,7 +24,7 @@ def _partition(divide):
         idx = np.sort(np.concatenate([np.array([], dtype=np.int64), *groups.values()]))
         if not np.array_equal(idx, split.forget) or not all(map(len, groups.values())):
             raise InputError(f"{self!r} does not divide the {len(split)} samples to forget: "
-                             "each must be in one group, and no group empty, but its "
+                             "each must be in one group, no group may be empty, but its "
                              f"groups hold {len(idx)} samples, of which {len(np.unique(idx))} are different.")
         return groups
     return checked
@@ -122,7 +122,7 @@ class Singly(Groups):
 class ByChance(Groups):
     "Random groups of equal size; scores are not used"
     n:PositiveInt=3 # Number of groups
-    seed:Seed=0     # Of the random assignment
+    seed:Seed=0     # Seed of the random assignment
 
     def divide(self, split):
         _check_count(self.n, len(split), 'samples to forget')
@@ -172,7 +172,7 @@ def _with_strides_of(p, v):
     return torch.empty_like(p).copy_(v)
 
 class _Carry(Callback):
-    "Load the state of the optimiser of the stage before"
+    "Load the state of the optimiser from the end of the previous stage"
     run_valid,order = False,Algorithm.order+1
     def __init__(self): self.state = {}
     def before_fit(self):
@@ -188,7 +188,7 @@ def _per_group(value, names, kind):
     if not isinstance(value, (list,tuple)): return dict.fromkeys(names, value)
     if len(value) != len(names):
         raise InputError(f"{kind} is given for {len(value)} groups and there are {len(names)} ({', '.join(names)}): "
-                         "give one for all, or one a group, most exposed first.")
+                         "give one for all, or one per group, most exposed first.")
     return dict(zip(names, value))
 
 # %% ../../nbs/sequence/00_sequence.ipynb #8de2b923
@@ -226,18 +226,18 @@ def _check_sequence(how):
 # %% ../../nbs/sequence/00_sequence.ipynb #1f5b60ca
 class SeqUnlearn(Value):
     "Forget group after group: used like an `Algorithm`, with as many gradient steps"
-    # Forgets each group; or a tuple of one for each group, most exposed first, None for a group that stays unchanged
+    # The algorithm for all groups; or a tuple, one for each group, most exposed first, None for no change
     algorithm:Algorithm|TupleOf(Algorithm|None)
     groups:PositiveInt|Groups=3 # A number stands for `Quantiles` of risk
-    # By risk, 'interleaved' from both ends, 'shuffled' by `seed`; or the names of the groups
+    # Order by risk; 'interleaved' alternates between both ends, 'shuffled' uses `seed`; or the names of the groups
     order:Options(*_orders)|TupleOf(str)='descending'
     pending:Options('held out','retain')='held out' # Groups not yet forgotten: held out, or trained on as retained
-    seed:Seed=0                 # Of 'shuffled'
+    seed:Seed=0                 # Seed of 'shuffled'
     repair:Algorithm|None=None  # A last stage on retained samples alone
     # The learning rate follows its schedule in each stage, or once over the whole sequence
     schedule:Options('each stage','whole')='each stage'
     optimiser:Options('fresh','kept')='fresh' # State of the optimiser at the start of a stage: zero, or kept
-    # A stage ends when the accuracy on its samples falls to this value, or to that on validation samples;
+    # A stage ends when the accuracy on its samples falls to this value, or to the accuracy on validation samples;
     # or a tuple of one for each group, most exposed first
     until:_stage_target|TupleOf(_stage_target|None)|None=None
     # A ranker class: after each stage it ranks the remaining samples, which form new groups of the same sizes
@@ -248,7 +248,7 @@ class SeqUnlearn(Value):
     @property
     def oneshot(self):
         """The control: all groups at once, in as many steps.
-        None if this is one group already, or if each group has another algorithm or target."""
+        None if this is one group already, or if the groups have different algorithms or targets."""
         if self.groups == 1 or isinstance(self.algorithm, tuple) or isinstance(self.until, tuple): return None
         return self.replace(groups=1, order='descending', rerank=None)
 
