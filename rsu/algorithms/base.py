@@ -68,7 +68,7 @@ class Algorithm(Value, Callback):
     reads_forget = False   # does it read samples to forget outside its passes?
     trains_anew = False    # does it train new weights, independent of the weights before unlearning?
     fixed_teacher = False  # does the class's own `teach` depend on the batch alone? Not inherited
-    acts_if = ''           # the setting without which its own events change nothing
+    acts_if = ''           # the setting that must be given for its own callback events to have an effect
     preparation,ended = 0.,'done' # seconds before the first step; how the fit ended
     eval_norms = ()        # batch normalisation layers that use running statistics for the current batch
     _: KW_ONLY
@@ -449,7 +449,7 @@ def objective(self:Algorithm,
             pred = self.model(*xb).float()
             set_training(norms, True)
         loss = loss + self._role(role, pred, xb, y, idx)
-    return loss if torch.is_tensor(loss) else 0.*pred.sum() # a mixed batch may lack the samples that the terms are on
+    return loss if torch.is_tensor(loss) else 0.*pred.sum() # a mixed batch may have no sample with a term
 
 # %% ../../nbs/algorithms/01_base.ipynb #5dafe1df
 @patch
@@ -586,7 +586,7 @@ def _guard(self:Algorithm, learn, last=True):
         self.good = copy_state(learn.model)
         return
     if not last and self.retain_at_start < self.retain_before/2 and accuracy >= 0: return
-    learn.model.load_state_dict(self.good, strict=False) # a closed form has a copy of the weights that it changes alone
+    learn.model.load_state_dict(self.good, strict=False) # a closed form has copied only what it changes
     self.ended = 'diverged'
     warnings.warn(f"{self!r} diverged: {_why_diverged(accuracy, self.retain_before)}. "
                   f"The last good weights were restored; {self.lower}.", Diverged, stacklevel=2)

@@ -92,7 +92,7 @@ def alone(
     if getattr(how, 'rerank', None): return 'the remaining samples are ranked again after each stage'
     for s in how.stages(split):
         if s.until is not None: return 'a stage ends where a target is reached'
-        if s.carry: return 'what the optimiser remembers is handed on'
+        if s.carry: return 'the state of the optimiser is handed on to the next stage'
         if names := _own_actions(s.algorithm): return f"{type(s.algorithm).__name__} acts by itself: {', '.join(names)}"
     return ''
 

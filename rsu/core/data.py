@@ -74,7 +74,7 @@ class Samples(TensorDataset):
         return Samples(*(t.to(device) for t in self.tensors), vocab=self.vocab, frame=self.frame)
 
     def new_empty(self):
-        "No samples, of the same classes; `learn.export` stores this instead of the data set"
+        "An empty data set with the same classes; `learn.export` stores this instead of the data set"
         return Samples(*(t[:0].clone() for t in self.tensors), vocab=self.vocab)
 
 # %% ../../nbs/core/02_data.ipynb #8a10c0bd

@@ -192,7 +192,7 @@ class _Networks:
         self.streams = [torch.cuda.Stream() for _ in nets] if x.is_cuda and not self.wide else []
 
     def forward(self, net, x):
-        "Logits (n, B, C) of a network for samples (n, B, ...): the wide one for `n` networks, another one for one"
+        "Logits (n, B, C) of a network for samples (n, B, ...): `net` is the wide one, or a single one if n=1"
         if self.wide:
             for m in net.modules(): # a single sample has no batch statistics
                 if isinstance(m, nn.modules.batchnorm._BatchNorm): m.train(x.shape[1] > 1)

@@ -64,7 +64,7 @@ def _runs(counts):
 # %% ../../nbs/evaluation/01_distance.ipynb #6060b274
 def _epsilon(u, o, eps, flipped):
     """Epsilon of one sample.
-    `eps` holds those of pairs of counts where the unlearned are positive, `flipped` where the oracles are."""
+    `eps` is the table for attacks in which the unlearned models are positive, `flipped` for the reverse."""
     u,o = np.sort(u), np.sort(o)
     wide_u,wide_o = np.ptp(u), np.ptp(o)
     if 100*min(wide_u, wide_o) < max(wide_u, wide_o): return _MAX_EPSILON

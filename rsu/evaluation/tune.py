@@ -373,7 +373,7 @@ def settings_for(
     forget:str,    # The forget set as on the command line: 'random:60', 'top:60'
     algorithm:str  # Name of the algorithm, in lower case
 ):                 # An algorithm, or None if there was no search
-    "The tuned settings of an algorithm; their search may have forgotten more or fewer samples"
+    "The tuned settings of an algorithm; the search may have used more or fewer samples to forget"
     found = find_search(data, network, forget, algorithm)
     return None if found is None else found.settings
 

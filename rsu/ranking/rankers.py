@@ -519,7 +519,7 @@ class RMIA(_BankRanker):
     def __init__(self,
         bank,                  # A `ReferenceBank` of the learner's training set
         a:Share=.3,            # Assumed gap between in and out probabilities: 1 = none, 0 = all in probabilities are 1
-        gamma:PositiveFloat=1. # Factor by which the sample's probability must have risen more than the other's
+        gamma:PositiveFloat=1. # Factor by which the sample's ratio must exceed a validation sample's
     ):
         super().__init__(bank)
         self.a,self.gamma = a,gamma
@@ -537,7 +537,7 @@ class RMIA(_BankRanker):
 
 # %% ../../nbs/ranking/02_rankers.ipynb #763cb030
 class AttackR(_BankRanker):
-    "The share of references without the sample whose loss on it is higher than the model's"
+    "The share of out models with a higher loss on the sample than the learner's model"
     source = 'Attack R of Ye et al. 2022'
     def score(self, learn, idx):
         bank,_ = self._columns(learn, idx)
@@ -545,7 +545,7 @@ class AttackR(_BankRanker):
 
 # %% ../../nbs/ranking/02_rankers.ipynb #a08a8a38
 class Memorization(_BankRanker):
-    "Accuracy on the sample of the references with it minus those without it, or the same with probabilities"
+    "Accuracy of the in models on the sample minus that of the out models, or the same with probabilities"
     source = 'Feldman 2020; Feldman & Zhang 2020'
     @validated
     def __init__(self,
