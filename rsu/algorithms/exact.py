@@ -91,7 +91,7 @@ class Shards(nn.Module):
     "The networks of SISA, which vote, with the samples of each slice and the checkpoints"
     def __init__(self,
         how,     # The `SISA` that trains them
-        recipe,  # The `Recipe` of each network network
+        recipe,  # The `Recipe` of each network
         members, # For each shard and each of its slices, the indices of the samples, sorted
         dls,     # `DataLoaders`
         seed     # Random state of the training of all slices

@@ -133,7 +133,7 @@ def u_lira(
 def shadows(
     learn,                 # The learner whose recipe and loaders are used
     idx,                   # Indices of the target samples, (n,), 2 or more
-    n:Interval(int, 2)=16, # Number of shadow models, even, 6 or more, 6 or more
+    n:Interval(int, 2)=16, # Number of shadow models, even, 6 or more
     seed:Seed=0            # Seed of the halves and the models
 ) -> list: # Pairs: a trained `Learner`, and a `ForgetSplit` of the target samples in its training set
     "Models trained on random halves of the data, in pairs without common samples, and what each of them must unlearn"
