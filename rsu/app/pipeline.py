@@ -42,7 +42,7 @@ from .settings import Settings, named, named_algorithm, options_for_settings, sp
 
 # %% ../../nbs/app/01_pipeline.ipynb #a1e00005
 def load_data(
-    s:Settings # Settings of the run: its data, size and seed count
+    s:Settings # Settings of the run; only data, n and seed are used
 ):             # fastai `DataLoaders`
     """The data of a run: a data set of the package, a folder of image data (`parquet:FOLDER`), or the result of the
     user's own function `package.module:function`, which returns `DataLoaders` or loaders (train, valid, test), as for
@@ -182,7 +182,7 @@ def _check_run_settings(s):
 
 # %% ../../nbs/app/01_pipeline.ipynb #b1e00005
 def _split_of_run(s, dls, idx=None):
-    "The split of a run; for top:k any k samples stand in until the ranking is known, then `idx`"
+    "The split of a run; for top:k, of the samples `idx`, or of any k samples while these are not known"
     k = _top(s.forget)
     if k is None: return ForgetSplit(dls, s.forget, seed=s.seed)
     if k >= len(dls.train_ds):
@@ -201,7 +201,7 @@ def _claim(out, s, request):
     return claim(out/'run.json', 'run', facts, 'give another --out, or delete that folder', done=False)
 
 def _request(s, split):
-    "Keys of the data of a run, by their meaning"
+    "Keys that identify the data of a run; their names are used in messages"
     if _top(s.forget): samples = {'data': fingerprint(split.dls)} # the ranking later selects the samples
     else: samples = {'data or samples to forget': split.key}
     return {**samples, 'validation or test samples': split.eval_key}
@@ -209,7 +209,7 @@ def _request(s, split):
 def _key_of_run(s, request): return key_of(settings=spelt_out(s.to_dict()), request=request)
 
 def _is_finished(out, note, key):
-    "Is a run complete, with all of its files unchanged? Prints a damaged file"
+    "Is a run complete, with all of its files unchanged? Prints the name of a damaged file"
     if not note['done']: return False
     try:
         for k in _tables: read_table(out/f'{k}.parquet', kind=k, key=key)
@@ -377,7 +377,7 @@ def _store_search(out, row, budget):
     with FileLock(out/'settings.lock'): # another process may search other algorithms
         rows = {r['settings']['kind']: r for r in _stored_searches(out)}
         before = rows.get(kind, {}).get('runs', 0)
-        if before > budget: return print(f"'{out/'settings.json'}' keeps what {before} runs found.")
+        if before > budget: return print(f"'{out/'settings.json'}' keeps the result of {before} runs.")
         rows[kind] = row
         text = json.dumps([rows[k] for k in sorted(rows)], indent=1)
         with replacing(out/'settings.json') as file: file.write_text(text, encoding='utf-8')
@@ -481,7 +481,7 @@ def _read_weights(path, ledger):
 
 # %% ../../nbs/app/01_pipeline.ipynb #ba376fa7
 def _policy(s):
-    "What forgets a request: the algorithm alone, or a sequence where a setting needs one"
+    "The `how` of a request: an algorithm, or a function that returns a sequence where a setting needs one"
     alone = s.groups == 1 and not (s.repair or s.until or s.rerank)
     if alone and isinstance(s.algorithm, str) and ',' not in s.algorithm:
         return _algorithm(s.algorithm).with_budget(s.n_epoch, s.lr)
@@ -499,7 +499,7 @@ def _check_forgets_all(s):
 def _answered_requests(s, dls, by, ledger):
     "Numbers of earlier requests for the same samples; `InputError` for a request that cannot be answered"
     if _top(s.forget):
-        raise InputError("top:... chooses samples for a study: a request names them, by a .csv of ids.")
+        raise InputError("top:... chooses samples for a study, and a request must name them: give a .csv of ids.")
     if by and ':' in s.forget and not Path(s.forget).exists():
         raise InputError(f"'{s.forget}' selects samples, but this ledger identifies them by {by}: "
                          f"give a .csv of values of {by}.")

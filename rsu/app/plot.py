@@ -128,7 +128,7 @@ def _draw_sample(ax, x):
 @_styled
 def plot_worlds(
     bank,      # A `ReferenceBank`: its `phi` (K, N), `members` (K, N) and `y` (N,)
-    positions, # Positions in the training set, (n,); a panel each
+    positions, # Positions in the training set, (n,); one panel for each
     phi=None   # Margins of the attacked model on the training set, (N,), drawn as a line
 ):             # Figure
     "Margins of the references that were trained on each sample and of those that were not, with fitted normals"
@@ -179,7 +179,7 @@ def _score_table(rankings):
     if df.isna().any(axis=None):
         raise InputError("The rankings are of different samples: rank one split by all of them.")
     same = df.columns[df.nunique() < 2]
-    if len(same): raise InputError(f"'{same[0]}' gives all samples the same score, which ranks nothing: leave it out.")
+    if len(same): raise InputError(f"'{same[0]}' gives all samples one score and so does not rank them: leave it out.")
     return df
 
 # %% ../../nbs/app/02_plot.ipynb #7a25b255
@@ -433,7 +433,7 @@ def _one_row_a_method(table):
     labels = [', '.join(filter(None, o)) for o in names.to_numpy().tolist()]
     if repeated := [k for i,k in enumerate(labels) if k in labels[:i]]:
         raise InputError(f"There are several rows of '{repeated[0]}': "
-                         "give a row a method, as evaluate and summarise return it.")
+                         "give one row for each method, as evaluate and summarise do.")
     return table.set_axis(labels),(names == 'retrain').any(axis=1).to_numpy()
 
 # %% ../../nbs/app/02_plot.ipynb #beb4e203

@@ -35,10 +35,10 @@ def _inside(folder):
 # %% ../../nbs/app/03_report.ipynb #2896714c
 def load_run(
     path,            # Folder of a run
-    dls=None,        # Its data, three loaders; default: made as `run.json` says
+    dls=None,        # Its data, three loaders; default: loaded as `run.json` specifies
     trust:bool=False # Import and call what `run.json` names, in the folder that it names?
 ) -> SimpleNamespace: # settings, facts, ranking, stages, runs, table, unlearning
-    "Load the results of a run; runs no code of its author, unless with `trust`"
+    "Load the results of a run; without `trust` no code that the run names is imported"
     path = Path(path)
     facts = read_json(path/'run.json', 'run') if (path/'run.json').exists() else {}
     if not {'settings','request','how','folder'} <= {*facts}:
@@ -57,7 +57,7 @@ def load_run(
     other = int((np.asarray(split.y)[split.forget] != df.label.to_numpy()).sum())
     if other:
         raise InputError(f"{other} of {len(df)} labels differ from those in '{path}': "
-                         "give the data of that run, unchanged and in their order.")
+                         "give the data of that run, unchanged and in the same order.")
     ranking = Ranking.from_scores(split, df.score, facts['ranker'])
     return SimpleNamespace(settings=s, facts=facts, ranking=ranking, **tables,
                            unlearning=Unlearning(None, split, how, s.seed, facts['before'], tables['stages']))

@@ -96,14 +96,14 @@ class Ledger:
 # %% ../../nbs/erasure/00_ledger.ipynb #89b6c6cf
 @patch
 def _open(self:Ledger):
-    "Read the key, or draw the key of a new ledger; `InputError` where only one of ledger and key exists"
+    "Read the key, or generate the key of a new ledger; `InputError` where only one of ledger and key exists"
     exists = self.file.exists()
     files = [o for o in (self.key_file, _unfinished(self.key_file)) if o.exists()]
     if exists and not files:
         raise InputError(f"'{self.path}' holds a ledger and there is no key in '{self.key_file}': "
                          "give the key that it was made with, key='FILE'.")
     if not exists and self.key_file.exists():
-        raise InputError(f"'{self.key_file}' is the key of a ledger, and there is none in '{self.path}': "
+        raise InputError(f"'{self.key_file}' is the key of a ledger, but there is no ledger in '{self.path}': "
                          "restore its ledger.json from a copy, "
                          "or, to begin a new ledger, name a key file that does not exist yet, key='FILE'.")
     self.key,self.answered = _read_key(files[0]) if exists else (secrets.token_bytes(32), 0)
@@ -231,7 +231,7 @@ def _latest(self:Ledger):
 def requests_of(self:Ledger,
     ids     # Ids of samples: positions, or values of the column
 ) -> list: # Of int, sorted
-    "The numbers of the requests that answered for these ids; for each id the last one"
+    "The numbers of the requests that included these ids; for an id with several, the last one"
     latest = self._latest()
     return sorted({latest[o]['request'] for o in self.salted(ids) if o in latest})
 
@@ -269,7 +269,7 @@ def name(self:Ledger,
     return hmac.new(self.key, ' '.join(_salted(self.key, ids)).encode(), hashlib.sha256).hexdigest()[:12]
 
 def open_requests(entries):
-    "Numbers of the open requests: the last request of some id, after which the model predicts its samples as before"
+    "Numbers of the open requests, without those whose ids all have a later request"
     latest = {o: e for e in entries for o in e['ids']}
     return sorted({e['request'] for e in latest.values() if e.get('open')})
 
@@ -453,11 +453,11 @@ def _files_of_copy(path, kind):
     return {o.relative_to(path).as_posix(): file_hash(o) for o in files}
 
 def _aside(made):
-    "The path to which a purge moves a copy before it removes it, as the ledger recorded it; None before that"
+    "The path to which a purge moves a copy before removal, as recorded in the ledger; None if none is recorded"
     return Path(made['path']).with_name(made['purging']) if made['purging'] else None
 
 def _is_aside(made):
-    "Has a purge moved a copy aside, of a bank perhaps only some files?"
+    "Has a purge moved a copy aside, or some of the files of a bank?"
     return made['moved'] or made['purging'] is not None and _aside(made).exists()
 
 # %% ../../nbs/erasure/00_ledger.ipynb #e1a0000a
@@ -509,7 +509,7 @@ def _state_of_copy(made):
     return 'there' if now == noted else 'not found there'
 
 def _move(made):
-    "Move a copy aside, of a bank its own files; can be killed and called again"
+    "Move a copy aside, or the files that belong to a bank; if it is killed, call it again"
     path = Path(made['path'])
     if not path.exists(): return
     if made['kind'] == 'bank': move_bank(path, _aside(made))
@@ -520,7 +520,7 @@ def _move(made):
 def purge(
     self:Ledger
 ) -> pd.DataFrame: # A row for each copy: kind, path, state ('removed', 'not found there', 'changed since it was noted')
-    "Remove the copies that were made before samples were forgotten. Can be killed and called again"
+    "Remove the copies that were made before samples were forgotten. If it is killed, it can be called again"
     with self.locked():
         stale = np.flatnonzero(self.made().stale)
         return pd.DataFrame([self._purged(i) for i in stale], columns=['kind','path','state'])

@@ -30,7 +30,7 @@ from ..evaluation.evaluate import evaluate
 
 # %% ../../nbs/erasure/01_stream.ipynb #674173f9
 def _called_members(phi, phi_valid, refs, refs_valid, members, variance):
-    "Which samples (N,) LiRA classifies as members; NaN where no reference of a kind is left"
+    "Which samples (N,) LiRA classifies as members; NaN where all references, or none, were trained on it"
     shift = phi_valid.mean() - refs_valid.mean()
     score = lira(phi - shift, refs, members, variance=variance)
     return torch.where(score.isnan(), score, (score > 0).double())
@@ -53,7 +53,7 @@ def prediction_bound(
     alpha:Share,  # Probability of exceeding the bound by chance
     least:float=0 # Lower limit of their standard deviation
 ) -> float:
-    "Bound that one more model of the kind exceeds with probability `alpha` (Whitmore, The American Statistician 1986)"
+    "Bound that a further such model exceeds with probability `alpha` (Whitmore, The American Statistician 1986)"
     others = np.asarray(others)
     others = others[np.isfinite(others)]
     if len(others) < 2: return float('nan')
@@ -154,7 +154,7 @@ def _checked_requests(ledger, dls, requests, seed):
 
 # %% ../../nbs/erasure/01_stream.ipynb #efbf47f1
 def _stored_state(model):
-    "What is stored of a network: its weights; of SISA's networks the shards to which samples were first assigned"
+    "What is stored of a network: its weights; for SISA's networks also the first assignment of samples to shards"
     return model.as_assigned() if isinstance(model, Shards) else model.state_dict()
 
 def _original_model(learn, dls, ledger):
@@ -324,7 +324,7 @@ def _add_evidence(new, ledger, idx, oracles, quiet):
     salted = {*ledger.salted(ids)}
     k = max((i for i,e in enumerate(ledger.entries) if salted == {*e['ids']}), default=None)
     if k is None:
-        return print(f"{_numbers_as_text(ledger.requests_of(ids))} answered for these samples and for others: "
+        return print(f"{_numbers_as_text(ledger.requests_of(ids))} included these samples and others: "
                      "add evidence to one whole request at a time.")
     e,split = ledger.entries[k],_split_of_request(new, idx, ledger)
     one = clone_learner(new, split.retain_dls)
@@ -339,7 +339,7 @@ def _add_evidence(new, ledger, idx, oracles, quiet):
 
 # %% ../../nbs/erasure/01_stream.ipynb #5ec0c017
 def _requests_before(learn, ledger, dls):
-    "A function of the kind of a copy: the number of requests answered when it was made; None for the current number"
+    "A function that maps a kind of copy to the number of requests before it was made (None: the current number)"
     original = weights_hash(_stored_state(learn.model)) == ledger._read()['start']
     present = ledger.forgotten(dls).any() # a bank of data without the forgotten samples has no trace of them
     return lambda kind: 0 if (original if kind == 'weights' else present) else None
@@ -362,7 +362,7 @@ def unlearn_stream(
     quiet:bool=False          # Neither progress bar nor validation after each epoch
 ) -> Learner:                 # The learner after the last request, with its `ledger`
     """Answer requests one after another: each is forgotten, recorded in the ledger, and never trained on again.
-    The same call resumes. With a ledger by a column, a request is a list of its values."""
+    If it is stopped, the same call resumes. If the ledger uses a column, a request lists values of it."""
     _check_arguments(learn, bank, oracles, made)
     if not isinstance(ledger, Ledger): ledger = Ledger(ledger or Path(learn.path)/'ledger')
     dls = with_held_out(learn.dls, None, seed)
