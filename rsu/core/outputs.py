@@ -27,7 +27,7 @@ def evaluating(
     finally:
         for m,was_training in modes.items(): m.training = was_training
 
-def _as_tensor(t): return t.as_subclass(torch.Tensor)
+def _as_plain_tensor(t): return t.as_subclass(torch.Tensor)
 
 @torch.no_grad()
 def predict(
@@ -38,7 +38,7 @@ def predict(
     if isinstance(dl, (DataLoader,TorchLoader)): dl = sequential(dl)
     device = next(model.parameters()).device
     with evaluating(model):
-        res = [(_as_tensor(model(*b[:-1]).float()), _as_tensor(b[-1]).flatten().long())
+        res = [(_as_plain_tensor(model(*b[:-1]).float()), _as_plain_tensor(b[-1]).flatten().long())
                for b in (to_device(b, device) for b in dl)]
     return tuple(torch.cat(o).cpu() for o in zip(*res)) # one copy from the device, not one per batch
 
