@@ -25,13 +25,18 @@ def dataclass_source(cls):
         cls = getattr(import_module(module), cls.__qualname__)
     return '' if cls.__module__ == '__main__' else inspect.getsource(cls)
 
+def linkify(text):
+    "Markdown in which the package's names are links, but not those that are part of a link's text"
+    lookup = NbdevLookup()
+    links = re.split(r'(\[[^][]*`[^][]*\]\([^)]*\))', text)
+    return ''.join(part if i % 2 else lookup.linkify(part) or part for i, part in enumerate(links))
+
 def add_links(cell):
     "Link the package's names in prose only: nbdev would also put links into signatures, which show them as text."
-    lookup = NbdevLookup()
-    if cell.cell_type == 'markdown': cell.source = lookup.linkify(cell.source)
+    if cell.cell_type == 'markdown': cell.source = linkify(cell.source)
     for o in cell.get('outputs', []):
         if md := ''.join(o.get('data', {}).get('text/markdown', '')):
-            o['data']['text/markdown'] = lookup.linkify(md).splitlines(True)
+            o['data']['text/markdown'] = linkify(md).splitlines(True)
 
 def process():
     "Fill _proc with the notebooks as pages: exported code becomes its documentation, hidden cells go."
@@ -55,6 +60,16 @@ def page_names(proc):
         if name: res[p.relative_to(proc).with_suffix('.html')] = p.relative_to(proc).with_name(name[1])
     return res
 
+def unlink_undocumented(docs):
+    "Take out links to names that have no section: nbdev links every exported name, documented or not."
+    pages = {p: p.read_text(encoding='utf-8') for p in docs.rglob('*.html')}
+    sections = {p.resolve(): set(re.findall(r'\bid="([^"]+)"', text)) for p, text in pages.items()}
+    for p, text in pages.items():
+        def keep(link):
+            page = (p.parent/link[1]).resolve() if link[1] else p.resolve()
+            return link[0] if link[2] in sections.get(page, ()) else link[3]
+        p.write_text(re.sub(r'<a href="([^"#:]*)#([^"]+)">(<code>[^<]*</code>)</a>', keep, text), encoding='utf-8')
+
 def finish(docs, names):
     "Give the pages their names, and keep every link and request within the site."
     shutil.copytree(root/'.ci/katex', docs/'site_libs/katex')
@@ -67,6 +82,7 @@ def finish(docs, names):
             up = os.path.relpath(docs, p.parent)
             text = text.replace(KATEX, f'{up}/site_libs/katex').replace(f'<a href="{home}', f'<a href="{up}/')
         p.write_text(text, encoding='utf-8')
+    unlink_undocumented(docs)
 
 def main():
     os.chdir(root)

@@ -33,7 +33,7 @@ def assert_same_bank(folder, bank):
 
 def test_a_bank_fitted_by_all_cores_is_the_same(bank, tmp_path, monkeypatch):
     import loky
-    monkeypatch.setattr(rsu.core.parallel, '_worth', 0)
+    monkeypatch.setattr(rsu.core.parallel, '_min_seconds', 0)
     monkeypatch.setattr(loky, 'cpu_count', lambda: 2)
     ReferenceBank.fit(learner(), n, tmp_path, quiet=True)
     assert_same_bank(tmp_path, bank)
@@ -46,7 +46,7 @@ def test_a_network_that_other_processes_cannot_import_works(tmp_path, monkeypatc
     net.__qualname__ = 'net'
     learn = Recipe(net, n_epoch=1).learner(digits(n=200))
     for worth in (0, 1e9):
-        monkeypatch.setattr(rsu.core.parallel, '_worth', worth)
+        monkeypatch.setattr(rsu.core.parallel, '_min_seconds', worth)
         ReferenceBank.fit(learn, 4, tmp_path/str(worth), quiet=True)
     assert shards(tmp_path/'0') == shards(tmp_path/str(1e9))
 
@@ -97,7 +97,7 @@ def fit_and_print(folder, worth):
         write(path, tensors, **facts)
         if path.name.startswith('reference'): print(path.name)
     rsu.ranking.bank.write_shard = write_and_print
-    rsu.core.parallel._worth = worth
+    rsu.core.parallel._min_seconds = worth
     ReferenceBank.fit(learner(), n, folder, quiet=True)
 
 def begin(folder, worth=1e9, log='log.txt'):
@@ -119,7 +119,7 @@ def test_two_processes_share_the_work_on_a_bank(bank, folder):
 def test_a_process_locks_only_the_references_that_it_trains(worth, bank, tmp_path, monkeypatch):
     # as on two machines with a common folder: the later one does not wait until the first has finished
     import loky
-    monkeypatch.setattr(rsu.core.parallel, '_worth', worth)
+    monkeypatch.setattr(rsu.core.parallel, '_min_seconds', worth)
     monkeypatch.setattr(loky, 'cpu_count', lambda: 2)
     write, n_locks = rsu.ranking.bank.write_shard, []
     def write_and_count(path, tensors, **facts):

@@ -78,7 +78,7 @@ needing = dict(
 @pytest.mark.parametrize('name', needing)
 def test_functions_that_need_other_samples_refuse_before_any_work(name, monkeypatch):
     bank(), trained()
-    for module in ('evaluate', 'compare', 'tune'): monkeypatch.setattr(f'rsu.evaluation.{module}.fit_oracles', never)
+    for module in ('evaluate', 'tune'): monkeypatch.setattr(f'rsu.evaluation.{module}.fit_oracles', never)
     if name in ('until', 'later', 'rewind'): monkeypatch.setattr(SCRUB, 'forget', never)
     words = 'There are no (validation|test) samples, which are needed here: .*loaders .train, valid'
     with pytest.raises(InputError, match=words): needing[name](alone())

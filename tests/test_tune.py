@@ -99,14 +99,14 @@ def test_an_interrupted_search_of_a_users_algorithm_is_continued(here, capsys):
     kill(run.pid, signal.SIGINT)
     assert ended(run) == 130
     printed = (here/'log.txt').read_text(encoding='utf-8')
-    assert 'the same command continues' in printed and 'Traceback' not in printed
+    assert 'repeat the command to resume' in printed and 'Traceback' not in printed
     before = n_runs(out)
     assert ended(start(*command, '12', cwd=here)) == 0 and n_runs(out) == 12 > before >= 2
     row, = json.loads((out/'settings.json').read_text(encoding='utf-8'))
     assert row['settings']['kind'] == 'Milder' and row['runs'] == 12 and row['seed'] == 1000
     # the result of fewer runs does not replace that of more
     assert ended(start(*command, '10', cwd=here)) == 0
-    assert 'keeps what 12 runs found' in (here/'log.txt').read_text(encoding='utf-8')
+    assert 'keeps the result of 12 runs' in (here/'log.txt').read_text(encoding='utf-8')
     assert json.loads((out/'settings.json').read_text(encoding='utf-8')) == [row]
     # runs of changed code are made again
     n_before = n_runs(out)

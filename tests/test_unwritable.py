@@ -29,9 +29,9 @@ def test_an_unwritable_folder_is_refused_before_the_work(name, folder, learn, ri
     learn.done = learn.unlearn(risk, how, quiet=True)
     def start(*args, **kwargs): raise AssertionError('the work started')
     for k in ('rsu.core.recipe.Recipe.fit', 'rsu.algorithms.base.Algorithm.forget', 'rsu.ranking.bank._train_missing',
-              'rsu.core.template._executed'):
+              'rsu.core.template._execute'):
         monkeypatch.setattr(k, start)
-    with pytest.raises(InputError, match=f"The folder '.*{folder}.*' cannot be written .*name another"):
+    with pytest.raises(InputError, match=f"The folder '.*{folder}.*' cannot be written .*give another folder"):
         work[name](learn, risk, tmp_path/folder)
     assert (tmp_path/'file').read_bytes() == b''
 
