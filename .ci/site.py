@@ -3,6 +3,7 @@
 nbdev processes the notebooks, and smalldocs makes the pages.
 """
 import inspect, os, re, shutil, sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -60,15 +61,19 @@ def page_names(proc):
         if name: res[p.relative_to(proc).with_suffix('.html')] = p.relative_to(proc).with_name(name[1])
     return res
 
+code_link = re.compile(r'<a href="([^"#:]*)#([^"]+)">(<code>[^<]*</code>)</a>')
+
+def documented(page, sections, link):
+    "A link on `page` if the section that it names exists, else its text"
+    to = (page.parent/link[1]).resolve() if link[1] else page
+    return link[0] if link[2] in sections.get(to, ()) else link[3]
+
 def unlink_undocumented(docs):
     "Take out links to names that have no section: nbdev links every exported name, documented or not."
     pages = {p: p.read_text(encoding='utf-8') for p in docs.rglob('*.html')}
     sections = {p.resolve(): set(re.findall(r'\bid="([^"]+)"', text)) for p, text in pages.items()}
     for p, text in pages.items():
-        def keep(link):
-            page = (p.parent/link[1]).resolve() if link[1] else p.resolve()
-            return link[0] if link[2] in sections.get(page, ()) else link[3]
-        p.write_text(re.sub(r'<a href="([^"#:]*)#([^"]+)">(<code>[^<]*</code>)</a>', keep, text), encoding='utf-8')
+        p.write_text(code_link.sub(partial(documented, p.resolve(), sections), text), encoding='utf-8')
 
 def finish(docs, names):
     "Give the pages their names, and keep every link and request within the site."
