@@ -22,5 +22,5 @@ def test_rankings_that_cannot_be_compared():
     a, b = Ranking.from_scores(one, [1, 2, 3], 'a'), Ranking.from_scores(other, [1, 2], 'b')
     with pytest.raises(InputError, match='two rankings of different names, and there is 1'): plot_agreement([a])
     with pytest.raises(InputError, match='The rankings are of different samples'): plot_agreement([a, b])
-    with pytest.raises(InputError, match="'b' gives all samples the same score"):
+    with pytest.raises(InputError, match="'b' gives all samples one score"):
         plot_agreement({'a': a, 'b': Ranking.from_scores(one, [1, 1, 1])})
