@@ -58,6 +58,10 @@ def readme(made):
         if f not in made or not (root/f).is_file() or (root/f).read_bytes() != made[f]:
             yield f'{f} differs from nbs/index.ipynb: edit the notebook and run make export'
 
+def parsed(source):
+    "The syntax tree of a cell, which may hold !commands and %magic"
+    return ast.parse(TransformerManager().transform_cell(source))
+
 def statements(body):
     "The statements of a cell, with those in loops, branches and `try` blocks, without those in functions and classes"
     for o in body:
@@ -73,7 +77,7 @@ def prints(statement):
 def has_output(source):
     "Does a cell always show something: a call of `print`, or a value in its last line?"
     if re.search(r'^#\|\s*(hide|cuda|eval:\s*false)', source, re.M): return False
-    body = ast.parse(TransformerManager().transform_cell(source)).body # a cell may hold !commands and %magic
+    body = parsed(source).body
     last = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
     shows_value = last and not isinstance(last, (ast.Call, ast.Constant)) and not source.rstrip().endswith(';')
     return bool(shows_value) or any(map(prints, statements(body)))
@@ -83,6 +87,10 @@ def source_problems(source):
     length = len(source.splitlines())
     if source.startswith('#| export') and length > 40:
         yield f'exports {length} lines: split it into cells of at most 40'
+    for o in ast.walk(parsed(source)):
+        if isinstance(o, ast.Assign) and isinstance(o.value, ast.Tuple) and isinstance(o.targets[0], ast.Tuple):
+            names = len(o.targets[0].elts)
+            if names > 2: yield f'assigns to {names} names at once: assign to at most two in a statement'
 
 def output_problems(cell):
     "What is wrong with the stored outputs of a code cell"
