@@ -9,12 +9,13 @@
 #   make site         the documentation, into _docs
 #   make export       notebooks -> rsu/, README.md
 #   make clean        strips the notebooks of what makes diffs long: run numbers, metadata
+#   make outputs NB=nbs/core/02_data.ipynb    runs one notebook and stores its outputs
 #   make check        the step check alone: is rsu/ what the notebooks export, are they clean?
 #   make readme       README.md alone, from nbs/index.ipynb
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test test-gpu gpu coverage test-wheel site export clean check readme
+.PHONY: demo test test-gpu gpu coverage test-wheel site export clean outputs check readme
 # The steps of `make test` print one after the other, and its last line is pytest's verdict.
 .NOTPARALLEL:
 
@@ -77,6 +78,9 @@ export: $(ENV)
 clean: $(ENV)
 	nbdev_clean
 	for o in nbs/_templates/*.ipynb; do nbdev_clean --fname $$o; done
+
+outputs: $(ENV)
+	python .ci/outputs.py $(NB)
 
 check: $(ENV)
 	python .ci/step.py

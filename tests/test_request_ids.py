@@ -65,3 +65,10 @@ def test_a_ledger_refuses_values_that_are_not_positions(idx, words, tmp_path):
     ledger = Ledger(tmp_path/'out', by='who')
     with pytest.raises(InputError, match=words): ledger.add(people(names), idx)
     assert not (tmp_path/'out').exists()
+
+def test_ids_whose_samples_were_forgotten_before_are_refused():
+    split = ForgetSplit(people(names), names[:1], by='who')
+    with pytest.raises(InputError, match='draws no sample of the requested ids: they were forgotten before'):
+        ForgetSplit(split.retain_dls, names[:1], by='who')
+    later = ForgetSplit(split.retain_dls, names[:2], by='who')
+    assert {*split.dls.train_ds.frame.who.iloc[later.forget]} == {names[1]}

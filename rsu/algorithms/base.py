@@ -64,10 +64,11 @@ class Algorithm(Value, Callback):
     needs = (Need.RETAIN,) # what it requires
     lower = 'lower lr'     # the advice in the warning about divergence
     space = dict(lr=(1e-4,1e-1), n_epoch=(1,15)) # settings that `tune` searches, with their bounds
-    reads,mixes = '','R∪S' # for `algorithm_table`: data that it reads outside its passes; samples of a mixed pass
+    reads = ''             # for `algorithm_table`: the data that it reads outside of its passes
+    mixes = 'R∪S'          # for `algorithm_table`: the samples of a mixed pass
     reads_forget = False   # does it read samples to forget outside its passes?
     trains_anew = False    # does it train new weights, independent of the weights before unlearning?
-    fixed_teacher = False  # does the class's own `teach` depend on the batch alone? Not inherited
+    fixed_teacher = False  # is the output of `teach` the same for a batch in each step? A subclass declares it anew
     acts_if = ''           # the setting that must be given for its own callback events to have an effect
     preparation,ended = 0.,'done' # seconds before the first step; how the fit ended
     eval_norms = ()        # batch normalisation layers that use running statistics for the current batch

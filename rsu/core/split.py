@@ -314,7 +314,12 @@ def _find_indices(dls, forget, by, seed):
         if by is None: forget = _read_csv_ids(forget, dls, by)
     elif not isinstance(forget, Iterable) or hasattr(forget, '__array__') and not np.shape(forget):
         raise InputError(f"forget={forget} could be a position or a class: give [{forget}] or 'class:{forget}'.")
-    if by is not None: return np.intersect1d(_indices_of_ids(dls, forget, by), pool)
+    if by is not None:
+        idx = np.intersect1d(_indices_of_ids(dls, forget, by), pool)
+        if len(idx) == 0:
+            raise InputError("The training loader draws no sample of the requested ids: they were forgotten before, or "
+                             "never trained on.")
+        return idx
     return _listed_indices(dls, forget)
 
 # %% ../../nbs/core/06_split.ipynb #846d649d
