@@ -28,6 +28,8 @@ export UV_HTTP_TIMEOUT := 300
 export UV_SYSTEM_CERTS := true
 # uv leaves compiling to the first import. Where Python is told to write nothing, each import would compile torch anew.
 unexport PYTHONDONTWRITEBYTECODE
+# IPython would add the packages of an environment that is active elsewhere, and start a second measurement of coverage.
+unexport VIRTUAL_ENV
 
 # One thread a process: the tests run several at once, which would wait for one another, and small networks gain nothing.
 export OMP_NUM_THREADS ?= 1
