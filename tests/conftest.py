@@ -1,4 +1,7 @@
 "Fixtures that several test files use."
+# One thread per process, as in `make test`: with more, sums are rounded differently and equal trainings differ.
+import os
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 import shutil, sys
 from functools import partial
 from pathlib import Path
