@@ -21,7 +21,9 @@ def main(path):
     nb = nbformat.read(path, as_version=4)
     folder, _, _ = path.rpartition('/')
     where = {'metadata': {'path': folder}}
-    Client(nb, timeout=None, kernel_name='python3', coalesce_streams=True, resources=where).execute()
+    sharp = ['--InlineBackend.figure_formats={"retina"}'] # images at twice the resolution, with their size
+    Client(nb, timeout=None, kernel_name='python3', coalesce_streams=True, resources=where,
+           extra_arguments=sharp).execute()
     nbformat.write(nb, path)
     nbdev_clean.__wrapped__(path)
 
