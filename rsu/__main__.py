@@ -35,5 +35,4 @@ def main(
         sys.exit(code)
 
 # %% ../nbs/main.ipynb #c2d643f2
-#| eval: false
-if __name__ == '__main__': main()
+if __name__ == '__main__' and '__file__' in globals(): main() # by `python -m rsu`, not in a notebook
