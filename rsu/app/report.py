@@ -115,7 +115,7 @@ def carried_out(
     oracles = run.table.loc['retrain']
     rows = '\n'.join(f"| {name} | {before[k]:.1%} | {stages[k].iloc[-1]:.1%} | {oracles[k]:.1%} |"
                      for k,name in names.items())
-    return (f"The model was unlearned in {n} stage{'s' if n > 1 else ''} and {figure(row.seconds, '.1f')} s "
+    return (f"Unlearning took {n} stage{'s' if n > 1 else ''} and {figure(row.seconds, '.1f')} s "
             f"({figure(row.ratio, '.0%')} of the time of a retraining):\n\n{items}\n\n"
             f"| accuracy on | before | after | retrained without them |\n|---|---|---|---|\n{rows}")
 
