@@ -3,6 +3,7 @@ import hashlib, multiprocessing, os, shutil, signal, subprocess, sys, time, warn
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
+from fastai.callback.core import Callback
 from PIL import Image
 from rsu.__main__ import main as entry_point
 from rsu.app.cli import main
@@ -16,6 +17,14 @@ import rsu.all, rsu.app.pipeline # noqa: F401 (before any fork, so that no child
 # The settings of most runs in the tests: seconds of training, and yet every part of the job is carried out.
 small = '--data digits --n 300 --forget random:12 --groups 2 --references 4 --oracles 2 --train-epochs 2'.split()
 rsu = Path(sys.executable).parent/'rsu'
+
+class InterruptAt(Callback):
+    "Raises KeyboardInterrupt after the batch of a step, counted from 1."
+    run_valid = False
+    def __init__(self, step): self.remaining = step
+    def after_batch(self):
+        self.remaining -= 1
+        if not self.remaining: raise KeyboardInterrupt
 
 def shell(*args, cwd, command=(rsu,), **kwargs):
     "The command in a shell, as a user gives it"

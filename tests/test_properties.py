@@ -9,7 +9,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from scipy import stats
-from common import same_weights
+from common import InterruptAt, same_weights
 from rsu.ranking.membership import lira
 from rsu.core.data import Order, Samples, loaders, leaves_singleton, shuffled
 from rsu.core.indexing import indices, subset
@@ -129,14 +129,6 @@ class Watch(Callback):
     def before_batch(self):
         for role, (at, _) in self.learn.dls.train.now.items(): self.fits[-1][role] |= set(at.tolist())
 
-class Trip(Callback):
-    "Interrupts a run after `n_steps` further steps"
-    run_valid = False
-    def __init__(self, n_steps): self.n_steps = n_steps
-    def after_batch(self):
-        self.n_steps -= 1
-        if self.n_steps < 0: raise KeyboardInterrupt
-
 def linear_learner(N):
     torch.manual_seed(0)
     dls = data(N)
@@ -175,7 +167,8 @@ def test_a_sequence_forgets_each_sample_once_and_can_be_resumed(asked, groups, o
     # interrupted at any step, then resumed: the same weights
     with tempfile.TemporaryDirectory() as d:
         with pytest.raises(KeyboardInterrupt):
-            unlearn(learn, ranking, how, seed=seed, cbs=Trip(step % new.unlearning.steps), path=d, quiet=True)
+            stop = InterruptAt(1 + step % new.unlearning.steps)
+            unlearn(learn, ranking, how, seed=seed, cbs=stop, path=d, quiet=True)
         resumed = unlearn(learn, ranking, SeqUnlearn.from_json(how.to_json()), seed=seed, path=d, quiet=True)
         assert same_weights(resumed, new)
     # a sequence of one group, whatever its other settings, equals the algorithm alone

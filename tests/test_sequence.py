@@ -1,5 +1,6 @@
 "Sequences: which samples each stage is fed, resumed runs, and refusals."
 import numpy as np, pytest, torch, warnings
+from common import InterruptAt
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner
@@ -26,16 +27,8 @@ def risk(learn): return Confidence().rank(learn, ForgetSplit(learn.dls, 'random:
 
 def linear(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
-class Trip(Callback):
-    "Interrupts a run at a step."
-    run_valid = False
-    def __init__(self, step): self.remaining = step
-    def after_batch(self):
-        self.remaining -= 1
-        if not self.remaining: raise KeyboardInterrupt
-
 def interrupted(learn, risk, how, step, path):
-    with pytest.raises(KeyboardInterrupt): learn.unlearn(risk, how, cbs=Trip(step), path=path, quiet=True)
+    with pytest.raises(KeyboardInterrupt): learn.unlearn(risk, how, cbs=InterruptAt(step), path=path, quiet=True)
 
 # --- which samples are fed
 
@@ -110,7 +103,7 @@ def test_a_resumed_run_ends_in_the_same_weights_wherever_it_was_interrupted(how,
         resumed = learn.unlearn(risk, how, path=path, quiet=True)
         assert same(resumed)
         assert resumed.unlearning.stages[columns].equals(whole.unlearning.stages[columns])
-        assert same(learn.unlearn(risk, how, path=path, cbs=Trip(1), quiet=True)) # complete: it takes no step
+        assert same(learn.unlearn(risk, how, path=path, cbs=InterruptAt(1), quiet=True)) # complete: it takes no step
         with pytest.raises(InputError, match='another run'): learn.unlearn(risk, how, path=path, seed=1, quiet=True)
 
 class Strides(Callback):
@@ -177,7 +170,7 @@ def test_a_group_of_one_sample_whose_batch_would_have_no_statistics(order):
                                                nn.Linear(64, 10)))
     three = Ranking.from_scores(ForgetSplit(bare.dls, [1, 2, 3]), [.1, .2, .3])
     with pytest.raises(InputError, match='A batch of group 2 would hold one sample'):
-        bare.unlearn(three, SeqUnlearn(NegGradPlus(n_epoch=1), 2, order), cbs=Trip(1))
+        bare.unlearn(three, SeqUnlearn(NegGradPlus(n_epoch=1), 2, order), cbs=InterruptAt(1))
 
 @pytest.mark.parametrize('make,words', [
     (lambda: Thresholds((1, 2)), 'The thresholds 1.0, 2.0 do not fall'),
