@@ -1,5 +1,5 @@
 "The documentation site, built and opened in a browser."
-import re, subprocess, sys
+import json, re, subprocess, sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -8,8 +8,20 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from common import in_browser, open_browser
+from rsu.evaluation.evaluate import main_measures
 
 root = Path(__file__).parent.parent
+
+def markdown(page):
+    "The Markdown cells of a notebook below nbs/"
+    cells = json.loads((root/'nbs'/page).read_text(encoding='utf-8'))['cells']
+    return [''.join(o['source']) for o in cells if o['cell_type'] == 'markdown']
+
+def test_the_glossary_is_sorted_and_explains_every_column():
+    text = '\n'.join(markdown('tutorials/glossary.ipynb'))
+    terms = re.findall('^### (.+)', text, re.M)
+    assert len(terms) > 40 and terms == sorted(terms, key=str.lower)
+    assert re.findall(r'^\| `(\w+)` \|', text, re.M) == main_measures
 
 @pytest.fixture(scope='module')
 def docs():
