@@ -55,6 +55,8 @@ def test_a_misspelt_name_is_refused_with_the_nearest_one(option, name, near, her
     ('random:300', 'whole training set'), ('random:301', '301 of 300'), ('random:nan', 'random:nan'),
     ('random:inf', 'random:inf'), ('random:12.5', 'random:12.5'), ('class:10', "no class '10'"),
     ('class:3.5', "'3.5'"), ('top:0', 'top:0'), ('top:x', 'top:x'), ('top:300', '300 of 300'), ('top:²', 'top:²'),
+    ('mislabelled:0', 'mislabelled:0'), ('mislabelled:0.1', 'mislabelled:60'),
+    ('mislabelled:301', '300 training samples'), ('mislabelled:300', 'whole training set'),
     ('missing.csv', 'missing.csv')])
 def test_a_bad_forget_set_is_refused(forget, says, here, capsys): refused(capsys, '--forget', forget, says=says)
 

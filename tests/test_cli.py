@@ -3,9 +3,11 @@ import json, os, re, shutil, sys
 
 import nbformat, numpy as np, pandas as pd, pytest, torch
 from common import assert_same, call, in_browser, open_browser, rsu, shell, small, state
+from rsu.app.report import asked, load_run
 from rsu.core.config import value_classes
-from rsu.core.datasets import digits
-from rsu.core.recipe import small_cnn
+from rsu.core.datasets import digits, mislabel
+from rsu.core.indexing import targets
+from rsu.core.recipe import Recipe, small_cnn
 from rsu.core.store import read_shard
 
 documented = {'run.json', 'run.toml', 'ranking.parquet', 'stages.parquet', 'runs.parquet', 'table.parquet',
@@ -113,6 +115,26 @@ def test_top_selects_the_riskiest_training_samples(here, no_report):
     df = pd.read_parquet('out/ranking.parquet')
     assert list(df.position) == list(np.argsort(-risk)[:12])
     np.testing.assert_allclose(df.score, np.sort(risk)[::-1][:12], rtol=1e-3)
+
+def test_mislabelled_samples_are_trained_on_and_forgotten(here, no_report, capsys):
+    options = [*small, '--forget', 'mislabelled:12', '--ranker', 'confidence', '--out', 'out']
+    assert no_report(*options) == 0
+    assert '12 random training samples get a wrong label (seed 0)' in capsys.readouterr().out
+    dls, wrong = mislabel(digits(n=300), 12)
+    run = load_run('out')
+    assert list(run.ranking.forget) == list(wrong)
+    assert list(run.ranking.y) == list(targets(dls))
+    assert '12 random training samples get a wrong label' in asked(run)
+    assert '# Before the training' in (here/'out'/'run.toml').read_text(encoding='utf-8')
+    model = Recipe(small_cnn, n_epoch=2, lr=5e-3).fit(dls, quiet=True).model.state_dict()
+    for k, v in read_shard(here/'out'/'model.safetensors')[0].items(): assert torch.equal(model[k].cpu(), v)
+
+def test_a_search_on_mislabelled_samples_uses_its_own_seed(here, capsys):
+    options = '--data digits --n 300 --forget mislabelled:12 --train-epochs 1 --oracles 2 --budget 10'.split()
+    assert call('tune', *options, '--algorithm', 'finetune', '--out', 'search') == 0
+    assert '12 random training samples get a wrong label (seed 1000)' in capsys.readouterr().out
+    row, = json.loads((here/'search'/'settings.json').read_text(encoding='utf-8'))
+    assert (row['forget'], row['seed']) == ('mislabelled:12', 1000)
 
 def test_the_same_seed_gives_the_same_run(whole, here, no_report):
     # in another folder and process, where random generators have another state

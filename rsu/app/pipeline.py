@@ -19,7 +19,7 @@ from fastai.losses import CrossEntropyLossFlat
 from filelock import FileLock
 from ..core.config import InputError, Interval, choose, validated
 from ..core.names import load, names
-from ..core.datasets import parquet_images
+from ..core.datasets import mislabel, parquet_images
 from ..core.store import (StoredFileError, check_writable, claim, key_of, read_shard, read_table, replacing,
                             write_json, write_shard, write_table)
 from ..core.indexing import as_fastai, device_of, fingerprint
@@ -42,11 +42,19 @@ from .settings import Settings, named, named_algorithm, options_for_settings, sp
 
 # %% ../../nbs/app/01_pipeline.ipynb #a1e00005
 def load_data(
-    s:Settings # Settings of the run; only data, n and seed are used
+    s:Settings # Settings of the run; only data, n, seed and `mislabelled:60` in forget are used
 ):             # fastai `DataLoaders`
     """The data of a run: a data set of the package, a folder of image data (`parquet:FOLDER`), or the result of the
     user's own function `package.module:function`, which returns `DataLoaders` or loaders (train, valid, test), as for
-    `ForgetSplit`."""
+    `ForgetSplit`. If the mislabelled samples are to be forgotten, with their wrong labels."""
+    return _load_and_mislabel(s)[0]
+
+def _load_and_mislabel(s):
+    "The data of a run, and the positions of samples that got a wrong label; None if all labels are unchanged"
+    dls,n = _load_unchanged(s),_count('mislabelled', s.forget)
+    return (dls, None) if n is None else mislabel(dls, n, s.seed)
+
+def _load_unchanged(s):
     if s.data.startswith('parquet:'): return parquet_images(s.data.removeprefix('parquet:'), n=s.n, seed=s.seed)
     if ':' not in s.data:
         return load('data set', choose('data set', s.data, list(names['data set'])))(n=s.n, seed=s.seed)
@@ -55,13 +63,22 @@ def load_data(
                          f"let '{s.data}' return as many samples as you want.")
     return as_dataloaders(named(s.data), f"What '{s.data}' returned")
 
+def _count(kind, forget):
+    "k of 'top:k' or 'mislabelled:k', None if `forget` is of another kind"
+    found,_,k = forget.partition(':')
+    if found != kind: return None
+    if not k.isdecimal() or int(k) < 1:
+        raise InputError(f"'{forget}' is not understood: give a number of samples, {kind}:60.")
+    return int(k)
+
 def _data_to_evaluate(s):
-    "`load_data` for jobs that evaluate on samples that were not trained on; `InputError` where there are none"
-    dls = load_data(s)
+    """Data, and positions of mislabelled samples, for jobs that evaluate on samples that were not trained on.
+    `InputError` where there are no such samples."""
+    dls,mislabelled = _load_and_mislabel(s)
     if len(dls.loaders) < 2:
         raise InputError(f"What '{s.data}' returned is training data alone: return DataLoaders or loaders "
                          "(train, valid, test), since models are evaluated on samples that they were not trained on.")
-    return dls
+    return dls,mislabelled
 
 # %% ../../nbs/app/01_pipeline.ipynb #b74a4348
 def recipe_for(
@@ -163,13 +180,6 @@ def _reranker(name):
                          "after a stage: give confidence, for example.")
     return _ranker_class(name)
 
-def _top(forget):
-    "k of 'top:k', or None"
-    if not forget.startswith('top:'): return None
-    if not forget[4:].isdecimal() or int(forget[4:]) < 1:
-        raise InputError(f"'{forget}' is not understood: give the number of riskiest samples, top:60.")
-    return int(forget[4:])
-
 def _check_run_settings(s):
     "`InputError` for settings that no data can satisfy"
     _ranker_class(s.ranker)
@@ -182,9 +192,10 @@ def _check_run_settings(s):
 
 # %% ../../nbs/app/01_pipeline.ipynb #b1e00005
 def _split_of_run(s, dls, idx=None):
-    "The split of a run; for top:k, of the samples `idx`, or of any k samples while these are not known"
-    k = _top(s.forget)
-    if k is None: return ForgetSplit(dls, s.forget, seed=s.seed)
+    """The split of a run; of the samples `idx` for mislabelled:k and top:k.
+    For top:k, of any k samples while `idx` is not known."""
+    k = _count('top', s.forget)
+    if k is None: return ForgetSplit(dls, s.forget if idx is None else idx, seed=s.seed)
     if k >= len(dls.train_ds):
         raise InputError(f"'{s.forget}' selects {k} of {len(dls.train_ds)} training samples: select fewer, "
                          "so that some are left to retain.")
@@ -202,7 +213,7 @@ def _claim(out, s, request):
 
 def _request(s, split):
     "Keys that identify the data of a run; their names are used in messages"
-    if _top(s.forget): samples = {'data': fingerprint(split.dls)} # the ranking later selects the samples
+    if _count('top', s.forget): samples = {'data': fingerprint(split.dls)} # the ranking later selects the samples
     else: samples = {'data or samples to forget': split.key}
     return {**samples, 'validation or test samples': split.eval_key}
 
@@ -228,6 +239,13 @@ def _sequence_and_notes(s, dls, split):
         if found is not None: notes[name] = _note_on_search(s, recipe, found)
         return None if found is None else found.settings
     return _sequence(s, split, settings),list(notes.values())
+
+def _notes_on_labels(s):
+    "A sentence about samples that get a wrong label, in a list; an empty list if there are none"
+    n = _count('mislabelled', s.forget)
+    if n is None: return []
+    return [f"Before the training, {n} random training samples get a wrong label (seed {s.seed}); "
+            "they are the samples to forget."]
 
 def _note_on_search(s, recipe, found):
     "A sentence about the search of tuned settings, and a sentence for each difference between the search and this run"
@@ -281,7 +299,7 @@ def _model_and_ranker(s, dls, out):
 
 def _with_riskiest(s, dls, split, learn, ranker):
     "The split; for top:k the split of the k riskiest samples"
-    if not _top(s.forget): return split
+    if not _count('top', s.forget): return split
     risk = ranker().score(learn, np.arange(split.N))
     return _split_of_run(s, dls, np.argsort(-risk, kind='stable')[:len(split)])
 
@@ -301,9 +319,10 @@ def run(
     "The main job: train, rank, forget in sequence, evaluate, report; resumes a run that was killed"
     out = Path(out)
     _check_run_settings(s)
-    dls = _data_to_evaluate(s)
-    split = _split_of_run(s, dls)
+    dls,mislabelled = _data_to_evaluate(s)
+    split = _split_of_run(s, dls, mislabelled)
     how,notes = _sequence_and_notes(s, dls, split)
+    notes = [*_notes_on_labels(s), *notes]
     how = how.resolve(recipe_for(s, dls).learner(dls), split)
     _check_stages(s, how, split)
     request = _request(s, split)
@@ -334,7 +353,7 @@ def run(
 # %% ../../nbs/app/01_pipeline.ipynb #b1e00007
 def _check_stages(s, how, split):
     "`InputError` where groups and steps do not fit the number of samples, as far as this is known before the ranking"
-    known = isinstance(how.groups, int) or not _top(s.forget) and isinstance(how.groups, (ByClass,Labelled,Singly))
+    known = isinstance(how.groups, int) or not _count('top', s.forget) and isinstance(how.groups, (ByClass,Labelled,Singly))
     if known: how.stages(Ranking.from_scores(split, np.zeros(len(split))))
 
 def _finish(out, s, how, facts, key):
@@ -366,7 +385,7 @@ def _row_of_search(s, dls, best, command):
     "A row of settings.json"
     found,recipe = best.tuning,recipe_for(s, dls)
     return dict(data=s.data, network=recipe.network.__name__, epochs=recipe.n_epoch, train=len(dls.train_ds),
-                forget=s.forget, ranker=s.ranker if _top(s.forget) else None, seed=s.seed, settings=best.to_dict(),
+                forget=s.forget, ranker=s.ranker if _count('top', s.forget) else None, seed=s.seed, settings=best.to_dict(),
                 score=found.score, given=found.given, nothing=found.nothing, retrained=found.retrained,
                 runs=len(found.trials), diverged=found.diverged, seconds=float(found.trials.seconds.sum()),
                 edges=found.edges, ends=found.ends, command=command)
@@ -395,11 +414,12 @@ def search(
     _stored_searches(out) # `InputError` where the file is damaged
     s = s.replace(algorithm='scrub') # all algorithms share the folder
     _check_run_settings(s)
-    dls = _data_to_evaluate(s)
-    split = _split_of_run(s, dls)
+    dls,mislabelled = _data_to_evaluate(s)
+    split = _split_of_run(s, dls, mislabelled)
     recipe_for(s, dls) # `InputError` where the network does not fit
     _claim(out, s.replace(algorithm='all'), _request(s, split))
     for o in (out, out/'bank', out/'oracles'): check_writable(o)
+    for o in _notes_on_labels(s): print(o)
     if s.seed == Settings().seed:
         print(f"Seed {s.seed} is the default of rsu run: report results of these settings with another seed.")
     learn,ranker = _model_and_ranker(s, split.dls, out)
@@ -491,15 +511,17 @@ def _policy(s):
     return sequence
 
 def _check_forgets_all(s):
-    "`InputError` for settings by which some samples of a request would not be forgotten"
+    "`InputError` for settings that choose the samples of a request, or do not forget all of them"
+    for kind in ('top','mislabelled'):
+        if _count(kind, s.forget):
+            raise InputError(f"{kind}:... chooses samples for a study, and a request must name them: "
+                             "give a .csv of ids.")
     if 'none' in np.ravel(_one_or_each(s.algorithm, str)):
         raise InputError("The algorithm 'none' forgets nothing, and a request must forget all of its samples: "
                          "name another.")
 
 def _answered_requests(s, dls, by, ledger):
     "Numbers of earlier requests for the same samples; `InputError` for a request that cannot be answered"
-    if _top(s.forget):
-        raise InputError("top:... chooses samples for a study, and a request must name them: give a .csv of ids.")
     if by and ':' in s.forget and not Path(s.forget).exists():
         raise InputError(f"'{s.forget}' selects samples, but this ledger identifies them by {by}: "
                          f"give a .csv of values of {by}.")

@@ -82,8 +82,10 @@ class Settings(Value):
     data:Named('data set', own='package.module:function') = setting(
         'digits', 'training data; parquet:FOLDER is image data in the layout of the Hugging Face hub, and a function '
                   "returns DataLoaders, or loaders (train, valid, test) of fastai or PyTorch")
-    forget:str = setting('random:60', 'samples to forget: random:60, random:0.05, class:3, top:60 (the riskiest of the '
-                                      'training set) or ids.csv (a column id of positions)')
+    forget:str = setting(
+        'random:60', 'samples to forget: random:60, random:0.05, class:3, top:60 (the riskiest of the training set), '
+                     'mislabelled:60 (60 random samples, which get a wrong label before the training) or ids.csv '
+                     '(a column id of positions)')
     ranker:Named('ranker') = setting('lira', 'how samples are ranked by risk')
     algorithm:_algorithms|_algorithm_of_each = setting(
         'scrub', 'one for all groups, or one for each group, with commas between them, most exposed group first; '

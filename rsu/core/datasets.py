@@ -320,6 +320,9 @@ def mislabel(
     if not is_resident(ds):
         raise InputError(f"Labels can be changed in Samples only, and these are {type(ds).__name__}: "
                          "give loaders(...) over Samples.")
+    if len(dls.loaders) != 3:
+        raise InputError(f"There are {len(dls.loaders)} loaders: give loaders (train, valid, test) to change labels.")
+    if n > len(ds): raise InputError(f"n={n} labels cannot be changed in {len(ds)} training samples: change fewer.")
     idx,y = np.sort(rng.choice(len(ds), n, replace=False)), ds.tensors[1].clone()
     y[idx] = (y[idx] + torch.as_tensor(rng.integers(1, ds.c, n), device=y.device)) % ds.c
     train = Samples(ds.tensors[0], y, ds.vocab, ds.frame)
