@@ -401,6 +401,21 @@ def _store_search(out, row, budget):
         text = json.dumps([rows[k] for k in sorted(rows)], indent=1)
         with replacing(out/'settings.json') as file: file.write_text(text, encoding='utf-8')
 
+# %% ../../nbs/app/01_pipeline.ipynb #a210000a
+def _search_one(name, cls, s, learn, split, budget, out, command):
+    "Search the settings of one algorithm, print and store them; False where an error ended the search"
+    print(f'Searching {name}')
+    try: best = tune(learn, split, cls(), budget, s.oracles, s.seed, out)
+    except InputError as e: print(f'{name} is left out. {e}')
+    except BrokenPipeError: raise # nobody reads the output: not a fault of the algorithm
+    except Exception: # the other algorithms are still searched
+        traceback.print_exc()
+        return False
+    else:
+        print(f'{best}: {best.tuning}')
+        _store_search(out, _row_of_search(s, split.dls, best, command), budget)
+    return True
+
 # %% ../../nbs/app/01_pipeline.ipynb #afc8f318
 @validated
 def search(
@@ -424,18 +439,8 @@ def search(
         print(f"Seed {s.seed} is the default of rsu run: report results of these settings with another seed.")
     learn,ranker = _model_and_ranker(s, split.dls, out)
     split = _with_riskiest(s, dls, split, learn, ranker)
-    failed = []
-    for name,cls in classes.items():
-        print(f'Searching {name}')
-        try: best = tune(learn, split, cls(), budget, s.oracles, s.seed, out)
-        except InputError as e: print(f'{name} is left out. {e}')
-        except BrokenPipeError: raise # nobody reads the output: not a fault of the algorithm
-        except Exception: # the other algorithms are still searched
-            traceback.print_exc()
-            failed.append(name)
-        else:
-            print(f'{best}: {best.tuning}')
-            _store_search(out, _row_of_search(s, dls, best, command), budget)
+    def search_one(*named): return _search_one(*named, s, learn, split, budget, out, command)
+    failed = [name for name,cls in classes.items() if not search_one(name, cls)]
     if failed:
         raise InputError(f"The search of {', '.join(failed)} failed with the error above; the others are done: "
                          "repeat the command to try again.")
