@@ -386,8 +386,8 @@ def _row_of_search(s, dls, best, command):
     found,recipe = best.tuning,recipe_for(s, dls)
     return dict(data=s.data, network=recipe.network.__name__, epochs=recipe.n_epoch, train=len(dls.train_ds),
                 forget=s.forget, ranker=s.ranker if _count('top', s.forget) else None, seed=s.seed,
-                settings=best.to_dict(), score=found.score, given=found.given, nothing=found.nothing, retrained=found.retrained,
-                runs=len(found.trials), diverged=found.diverged, seconds=float(found.trials.seconds.sum()),
+                settings=best.to_dict(), score=found.score, given=found.given, nothing=found.nothing,
+                retrained=found.retrained, runs=len(found.trials), diverged=found.diverged, seconds=float(found.trials.seconds.sum()),
                 edges=found.edges, ends=found.ends, command=command)
 
 def _store_search(out, row, budget):
