@@ -353,8 +353,8 @@ def run(
 # %% ../../nbs/app/01_pipeline.ipynb #b1e00007
 def _check_stages(s, how, split):
     "`InputError` where groups and steps do not fit the number of samples, as far as this is known before the ranking"
-    known = isinstance(how.groups, int) or not _count('top', s.forget) and isinstance(how.groups, (ByClass,Labelled,Singly))
-    if known: how.stages(Ranking.from_scores(split, np.zeros(len(split))))
+    kinds = (int,) if _count('top', s.forget) else (int,ByClass,Labelled,Singly)
+    if isinstance(how.groups, kinds): how.stages(Ranking.from_scores(split, np.zeros(len(split))))
 
 def _finish(out, s, how, facts, key):
     "Store the facts of a run, its settings as TOML and its report, and record that it is done"
@@ -387,8 +387,8 @@ def _row_of_search(s, dls, best, command):
     return dict(data=s.data, network=recipe.network.__name__, epochs=recipe.n_epoch, train=len(dls.train_ds),
                 forget=s.forget, ranker=s.ranker if _count('top', s.forget) else None, seed=s.seed,
                 settings=best.to_dict(), score=found.score, given=found.given, nothing=found.nothing,
-                retrained=found.retrained, runs=len(found.trials), diverged=found.diverged, seconds=float(found.trials.seconds.sum()),
-                edges=found.edges, ends=found.ends, command=command)
+                retrained=found.retrained, runs=len(found.trials), diverged=found.diverged,
+                seconds=float(found.trials.seconds.sum()), edges=found.edges, ends=found.ends, command=command)
 
 def _store_search(out, row, budget):
     "Put a row into settings.json, unless a row of more runs than `budget` is there"
