@@ -6,6 +6,7 @@
 #   make gpu          what only a GPU can show: tests and speed in 8 minutes, as a table
 #   make coverage     which lines of rsu do the API notebooks and pytest run? Slow
 #   make test-wheel   the wheel in an environment of its own, with the newest of everything
+#   make lab          the tutorials in JupyterLab
 #   make site         the documentation, into _docs
 #   make export       notebooks -> rsu/, README.md
 #   make clean        strips the notebooks of what makes diffs long: run numbers, metadata
@@ -15,7 +16,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test test-gpu gpu coverage test-wheel site export clean outputs check readme
+.PHONY: demo test test-gpu gpu coverage test-wheel lab site export clean outputs check readme
 # The steps of `make test` print one after the other, and its last line is pytest's verdict.
 .NOTPARALLEL:
 
@@ -75,6 +76,9 @@ export: $(ENV)
 	nbdev_export
 	mkdir -p rsu/templates && cp nbs/_templates/*.ipynb rsu/templates/ && cp nbs/settings.json rsu/
 	python .ci/readme.py
+
+lab: $(ENV)
+	jupyter lab nbs/tutorials/01_quickstart.ipynb
 
 # nbdev passes over folders that begin with _, so the templates are named.
 clean: $(ENV)

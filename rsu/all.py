@@ -46,3 +46,11 @@ from .app.plot import *
 
 # %% ../nbs/all.ipynb #bab22499
 __all__ = sorted(name for name in globals() if name[0] != '_')
+
+# %% ../nbs/all.ipynb #ccd2ff6f
+import sys
+from rsu.core.docstrings import add_parameters
+
+# %% ../nbs/all.ipynb #38e690b2
+# nbdev's pages show the comments of parameters in tables already
+if 'nbdev.showdoc' not in sys.modules: add_parameters(o for k in __all__ if callable(o := globals()[k]))
