@@ -34,7 +34,8 @@ def test_all_public_functions_with_commented_parameters_are_covered():
     lacking = [f.__qualname__ for k in rsu.all.__all__ if callable(o := getattr(rsu.all, k))
                for f in docstrings._callables(o) if inspect.isfunction(f)
                for name, c in docments(f, full=True).items()
-               if name not in ('return', 'self') and c.docment and c.docment.splitlines()[0].strip() not in (f.__doc__ or '')]
+               for line in (c.docment or '').splitlines()[:1]
+               if name not in ('return', 'self') and line.strip() not in (f.__doc__ or '')]
     assert lacking == []
 
 def test_import_time_grows_by_less_than_five_percent():
