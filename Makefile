@@ -7,7 +7,8 @@
 #   make coverage     which lines of rsu do the API notebooks and pytest run? Slow
 #   make test-wheel   the wheel in an environment of its own, with the newest of everything
 #   make lab          the tutorials in JupyterLab
-#   make site         the documentation, into _docs
+#   make docs         the documentation, into _docs
+#   make preview      builds the documentation and serves it on this machine; prints the address
 #   make export       notebooks -> rsu/, README.md
 #   make clean        strips the notebooks of what makes diffs long: run numbers, metadata
 #   make outputs NB=nbs/core/02_data.ipynb    runs one notebook and stores its outputs
@@ -16,7 +17,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test test-gpu gpu coverage test-wheel lab site export clean outputs check readme
+.PHONY: demo test test-gpu gpu coverage test-wheel lab docs preview export clean outputs check readme
 # The steps of `make test` print one after the other, and its last line is pytest's verdict.
 .NOTPARALLEL:
 
@@ -69,8 +70,11 @@ coverage: $(ENV)
 test-wheel: $(ENV)
 	.ci/wheel
 
-site: $(ENV)
+docs: $(ENV)
 	python .ci/site.py
+
+preview: docs
+	python -u -m http.server 0 --bind 127.0.0.1 --directory _docs
 
 export: $(ENV)
 	nbdev_export

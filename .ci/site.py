@@ -5,6 +5,7 @@ nbdev processes the notebooks, and smalldocs makes the pages.
 import inspect, os, re, shutil, sys
 from functools import partial
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 
 import fastcore.docments
@@ -15,6 +16,8 @@ from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 from smalldocs.layout import KATEX
 from smalldocs.site import build
+
+from citations import entries, link_citations
 
 root = Path(__file__).resolve().parent.parent
 
@@ -61,6 +64,25 @@ def page_names(proc):
         if name: res[p.relative_to(proc).with_suffix('.html')] = p.relative_to(proc).with_name(name[1])
     return res
 
+_cell = re.compile(r'<(t[hd])([^>]*)>(.*?)</\1>', re.S)
+
+def is_word(text):
+    "Does a cell of a table hold more than a number, alone or with its interval?"
+    text = re.sub('<[^>]+>', '', text).strip().lower()
+    return re.fullmatch(r'[-+]?(\d[\d.,:e+-]*|nan|inf|nat|none)?(\s*±\s*[\d.]+)?%?', text) is None
+
+def mark_words(table):
+    "The HTML of a data frame whose columns of words have the class `words`, so that they are read from the left"
+    if 'colspan' in table[0] or 'rowspan' in table[0]: return table[0]
+    rows = [_cell.findall(o) for o in re.findall('<tr.*?</tr>', table[0], re.S)]
+    words = {i for row in rows for i,(kind,_,text) in enumerate(row) if kind == 'td' and is_word(text)}
+    def marked_row(row):
+        columns = count()
+        def marked(cell):
+            return cell[0].replace(f'<{cell[1]}', f'<{cell[1]} class="words"', 1) if next(columns) in words else cell[0]
+        return _cell.sub(marked, row[0])
+    return re.sub('<tr.*?</tr>', marked_row, table[0], flags=re.S)
+
 code_link = re.compile(r'<a href="([^"#:]*)#([^"]+)">(<code>[^<]*</code>)</a>')
 
 def documented(page, sections, link):
@@ -76,8 +98,9 @@ def unlink_undocumented(docs):
         p.write_text(code_link.sub(partial(documented, p.resolve(), sections), text), encoding='utf-8')
 
 def finish(docs, names):
-    "Give the pages their names, and keep every link and request within the site."
+    "Give the pages their names, align tables, link citations, and keep every link and request within the site."
     shutil.copytree(root/'.ci/katex', docs/'site_libs/katex')
+    cited = entries()
     home = f'{get_config().doc_host}{get_config().doc_baseurl}/'
     for old, new in names.items(): (docs/old).rename(docs/new)
     for p in [*docs.rglob('*.html'), docs/'search.json', docs/'sitemap.xml']:
@@ -86,6 +109,8 @@ def finish(docs, names):
         if p.suffix == '.html':
             up = os.path.relpath(docs, p.parent)
             text = text.replace(KATEX, f'{up}/site_libs/katex').replace(f'<a href="{home}', f'<a href="{up}/')
+            text = re.sub('<table[^>]*class="dataframe.*?</table>', mark_words, text, flags=re.S)
+            if p.name != 'references.html': text = link_citations(text, cited, f'{up}/references.html')
         p.write_text(text, encoding='utf-8')
     unlink_undocumented(docs)
 

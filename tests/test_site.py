@@ -1,5 +1,5 @@
 "The documentation site, built and opened in a browser."
-import json, re, subprocess, sys
+import importlib.util, json, re, subprocess, sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,17 +11,51 @@ from common import in_browser, open_browser
 from rsu.evaluation.evaluate import main_measures
 
 root = Path(__file__).parent.parent
+spec = importlib.util.spec_from_file_location('citations', root/'.ci/citations.py')
+citing = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(citing)
 
-def markdown(page):
-    "The Markdown cells of a notebook below nbs/"
-    cells = json.loads((root/'nbs'/page).read_text(encoding='utf-8'))['cells']
-    return [''.join(o['source']) for o in cells if o['cell_type'] == 'markdown']
+def notebooks():
+    "The cells of each notebook below nbs/, by its path"
+    files = [p for p in sorted((root/'nbs').rglob('*.ipynb')) if '.ipynb_checkpoints' not in p.parts]
+    return {p.relative_to(root/'nbs').as_posix(): json.loads(p.read_text(encoding='utf-8'))['cells'] for p in files}
+
+def markdown(cells): return '\n\n'.join(''.join(o['source']) for o in cells if o['cell_type'] == 'markdown')
 
 def test_the_glossary_is_sorted_and_explains_every_column():
-    text = '\n'.join(markdown('tutorials/glossary.ipynb'))
+    text = markdown(notebooks()['tutorials/glossary.ipynb'])
     terms = re.findall('^### (.+)', text, re.M)
     assert len(terms) > 40 and terms == sorted(terms, key=str.lower)
     assert re.findall(r'^\| `(\w+)` \|', text, re.M) == main_measures
+
+def test_every_citation_has_an_entry_and_every_entry_a_citation():
+    known,found = citing.entries(), []
+    for page,cells in notebooks().items():
+        if page == 'references.ipynb': continue
+        for i,cell in enumerate(cells):
+            found += [(f'{page}, cell {i}', o) for o in citing.citations(''.join(cell['source']), known)]
+    # A paper that is missing needs an entry in nbs/references.ipynb
+    assert [f'{where}: {o.text}' for where,o in found if o.entry is None] == []
+    assert {o.anchor for o in known} == {o.entry.anchor for _,o in found}
+
+def test_citations_become_links_in_prose_only():
+    known = citing.entries()
+    def link(html): return citing.link_citations(html, known, 'R')
+    assert link('<p>RUM (Zhao et al., NeurIPS 2024)') == '<p>RUM (<a href="R#zhao-2024">Zhao et al., NeurIPS 2024</a>)'
+    assert link('<td>Jia et\n al. (2023) find') == '<td><a href="R#jia-2023">Jia et\n al. (2023)</a> find'
+    assert link('Song &amp; Mittal (CCS 2021, section 3)').endswith('Mittal</a> (CCS 2021, section 3)')
+    two = link('Feldman 2020; Feldman &amp; Zhang, NeurIPS 2020')
+    assert re.findall(r'#([^"]+)', two) == ['feldman-2020', 'feldman-and-zhang-2020']
+    for same in ('<code>Zhao et al. 2024</code>', '<a href="x">Zhao et al. 2024</a>', '<h2>Zhao et al. 2024</h2>',
+                 '<script>"Zhao et al. 2024"</script>', 'the NeurIPS 2023 challenge', 'June 2023',
+                 'Nobody et al. 2024'):
+        assert link(same) == same
+    assert [o.entry for o in citing.citations('Nobody et al. 2024', known)] == [None]
+
+def test_result_pages_state_the_command_that_repeats_them():
+    results = {p: markdown(cells) for p,cells in notebooks().items() if p.startswith('experiments/')}
+    commands = {p: re.findall('^    make .+', text, re.M) for p,text in results.items()}
+    assert len(results) > 5 and [p for p,found in commands.items() if not found] == []
 
 @pytest.fixture(scope='module')
 def docs():
@@ -30,9 +64,38 @@ def docs():
     assert made.returncode == 0, made.stdout + made.stderr
     return root/'_docs'
 
+desktop,phone = (dict(width=w, height=900) for w in (1280, 390))
+
+# The elements that are cut off at the right edge of the window: the page does not scroll sideways, only some parts do.
+cut_off = '''() => {
+    const edge = document.documentElement.clientWidth + 1, scrolls = new Map([[document.body, false]])
+    const inScroller = e => {
+        if (!scrolls.has(e)) scrolls.set(e, ['auto', 'scroll'].includes(getComputedStyle(e).overflowX)
+                                            || inScroller(e.parentElement))
+        return scrolls.get(e)
+    }
+    const wide = [...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > edge
+        && !e.closest('.katex-mathml, .katex svg') && !inScroller(e.parentElement))
+    const page = document.documentElement.scrollWidth > edge ? ['the page'] : []
+    return page.concat(wide.map(e => e.outerHTML.slice(0, 80)))
+}'''
+rendered = 'document.querySelectorAll("span.math").length <= document.querySelectorAll(".katex, .katex-error").length'
+
+def facts_of(tab, url):
+    "Opens a page: its links, ids, formulas, and what is cut off at two widths"
+    tab.set_viewport_size(desktop)
+    tab.goto(url, wait_until='load')
+    tab.wait_for_function(rendered)
+    res = dict(links=tab.eval_on_selector_all('a[href]', 'els => els.map(e => e.href)'),
+               ids=tab.eval_on_selector_all('[id]', 'els => els.map(e => e.id)'),
+               formulas=tab.locator('.katex').count(), bad_formulas=tab.locator('.katex-error').count(),
+               desktop=tab.evaluate(cut_off))
+    tab.set_viewport_size(phone)
+    return dict(res, phone=tab.evaluate(cut_off))
+
 @pytest.fixture(scope='module')
 def pages(docs):
-    "Address of the site, facts on each page (links, ids, formulas, requests, complaints of the browser), and a tab"
+    "Address of the site, facts on each page with its requests and the complaints of the browser, and a tab"
     from playwright.sync_api import sync_playwright
 
     class Quiet(SimpleHTTPRequestHandler):
@@ -53,12 +116,9 @@ def pages(docs):
         for f in sorted(docs.rglob('*.html')):
             requests.clear()
             complaints.clear()
-            tab.goto(home + f.relative_to(docs).as_posix(), wait_until='networkidle')
-            facts[tab.url] = dict(
-                links=tab.eval_on_selector_all('a[href]', 'els => els.map(e => e.href)'),
-                ids=tab.eval_on_selector_all('[id]', 'els => els.map(e => e.id)'),
-                formulas=tab.locator('.katex').count(), bad_formulas=tab.locator('.katex-error').count(),
-                raw=tab.locator('span.math').count(), requests=list(requests), complaints=list(complaints))
+            found = facts_of(tab, home + f.relative_to(docs).as_posix())
+            facts[tab.url] = dict(found, requests=list(requests), complaints=list(complaints))
+        tab.set_viewport_size(desktop)
         yield home, facts, tab
         browser.close()
     server.shutdown()
@@ -70,6 +130,10 @@ def test_no_link_is_left_as_markdown(docs):
     # A link stays as written where its text has a name in backticks, which nbdev makes a link too, and in signatures.
     link = re.compile(r'\]\((?:[\w/.]+\.ipynb\)|https?:).{,40}')
     assert [f'{f.name}: {o}' for f in docs.rglob('*.html') for o in link.findall(f.read_text(encoding='utf-8'))] == []
+
+def test_pages_link_to_the_references(docs):
+    text = (docs/'evaluation/metrics.html').read_text(encoding='utf-8')
+    assert '<a href="../references.html#zhao-2024">Zhao et al. 2024</a>' in text
 
 @in_browser
 def test_the_browser_reports_no_errors(pages):
@@ -83,9 +147,9 @@ def test_pages_load_nothing_from_elsewhere(pages):
 
 @in_browser
 def test_formulas_are_rendered(pages):
-    facts = pages[1]
+    facts = pages[1] # a formula that is not rendered ends the fixture
     assert sum(p['formulas'] for p in facts.values()) > 0
-    assert {url for url, p in facts.items() if p['bad_formulas'] or p['formulas'] < p['raw']} == set()
+    assert {url for url, p in facts.items() if p['bad_formulas']} == set()
 
 @in_browser
 def test_links_lead_to_existing_pages_and_sections(pages, docs):
@@ -102,9 +166,41 @@ def test_links_lead_to_existing_pages_and_sections(pages, docs):
     assert lost == set()
 
 @in_browser
-def test_search_finds_a_page(pages):
+@pytest.mark.parametrize('width', ['desktop', 'phone'])
+def test_nothing_is_cut_off(pages, width):
+    assert {url: p[width] for url, p in pages[1].items() if p[width]} == {}
+
+@in_browser
+def test_a_line_of_100_characters_fits(pages):
     home, _, tab = pages
-    tab.goto(home, wait_until='networkidle')
-    tab.get_by_role('searchbox').fill('quickstart')
-    tab.locator('a.search-result[href*="quickstart.html"]').first.click()
-    tab.wait_for_url('**/quickstart.html*')
+    tab.goto(f'{home}evaluation/evaluate.html', wait_until='load')
+    tab.set_viewport_size(dict(width=1440, height=900))
+    needs,has = tab.locator('div.sourceCode pre').first.evaluate('''pre => {
+        const line = pre.querySelector('code').appendChild(document.createElement('span'))
+        line.textContent = '0'.repeat(100)
+        const style = getComputedStyle(pre), width = line.getBoundingClientRect().width
+        line.remove()
+        return [width, pre.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)]
+    }''')
+    assert 0 < needs <= has
+
+@in_browser
+@pytest.mark.parametrize('words, page', [('quickstart', 'quickstart.html'), ('SCRUB', 'teacher.html')])
+def test_search_finds_a_page(pages, words, page):
+    home, _, tab = pages
+    tab.set_viewport_size(desktop)
+    tab.goto(home, wait_until='load')
+    tab.get_by_role('searchbox').fill(words)
+    tab.locator(f'a.search-result[href*="{page}"]').first.click()
+    tab.wait_for_url(f'**/{page}*')
+
+@in_browser
+def test_the_sidebar_opens_on_a_phone(pages):
+    home, _, tab = pages
+    tab.set_viewport_size(phone)
+    tab.goto(home, wait_until='load')
+    link = tab.locator('#quarto-sidebar a.sidebar-link', has_text='Glossary')
+    assert link.bounding_box()['x'] < 0 # outside the window
+    tab.locator('.quarto-secondary-nav button').first.click()
+    link.click()
+    tab.wait_for_url('**/glossary.html')

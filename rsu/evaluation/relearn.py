@@ -95,7 +95,7 @@ def relearn_time(
     seed:Seed=0                         # Seed of the order of batches and of all other randomness
 ) -> Relearned:
     """Training time of a copy of `learn` on the samples to forget alone until it reaches a target accuracy on them.
-    Golatkar et al., CVPR 2020; Chundawat et al. 2023."""
+    Golatkar et al., CVPR 2020; Chundawat et al., IEEE TIFS 2023."""
     with no_random(seed): # loaders draw random numbers when they are made
         target,how = _target_and_fit(learn, split, target, lr, bs, per, max_epoch)
         record,(stage,) = _ForgetAccuracy(split, target, per),how.stages(split)
