@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from common import in_browser, open_browser
+from nbdev.doclinks import _nbpath2html
 from rsu.evaluation.evaluate import main_measures
 
 root = Path(__file__).parent.parent
@@ -89,7 +90,7 @@ def facts_of(tab, url):
     res = dict(links=tab.eval_on_selector_all('a[href]', 'els => els.map(e => e.href)'),
                ids=tab.eval_on_selector_all('[id]', 'els => els.map(e => e.id)'),
                formulas=tab.locator('.katex').count(), bad_formulas=tab.locator('.katex-error').count(),
-               desktop=tab.evaluate(cut_off))
+               folds=tab.locator('details.code-fold').count(), desktop=tab.evaluate(cut_off))
     tab.set_viewport_size(phone)
     return dict(res, phone=tab.evaluate(cut_off))
 
@@ -134,6 +135,31 @@ def test_no_link_is_left_as_markdown(docs):
 def test_pages_link_to_the_references(docs):
     text = (docs/'evaluation/metrics.html').read_text(encoding='utf-8')
     assert '<a href="../references.html#zhao-2024">Zhao et al. 2024</a>' in text
+
+def test_columns_of_words_are_marked_and_columns_of_numbers_are_not(docs):
+    text = (docs/'algorithms/table.html').read_text(encoding='utf-8')
+    assert '<th class="words">what</th>' in text
+    text = (docs/'evaluation/evaluate.html').read_text(encoding='utf-8')
+    assert '<th class="words">definition</th>' in text and '<th>tow</th>' in text
+    assert '<th class="words">tow</th>' not in text
+
+def test_answers_are_folded(docs):
+    for page,cells in notebooks().items():
+        if page.startswith('_'): continue # a template, which is no page
+        answers = [o for o in cells if re.search(r'^#\|\s*code-fold:\s*true', ''.join(o['source']), re.M)]
+        text = (docs/_nbpath2html(Path(page))).read_text(encoding='utf-8')
+        assert text.count('<details class="code-fold">') == len(answers), page
+
+@in_browser
+def test_an_answer_opens_with_what_it_prints(pages):
+    home, facts, tab = pages
+    for url in [o for o,p in facts.items() if p['folds']][:1]:
+        tab.goto(url, wait_until='load')
+        cell = tab.locator('.cell:has(> details.code-fold)').first
+        parts = cell.locator('pre').all()
+        assert not any(o.is_visible() for o in parts)
+        cell.locator('summary').click()
+        assert parts and all(o.is_visible() for o in parts)
 
 @in_browser
 def test_the_browser_reports_no_errors(pages):
