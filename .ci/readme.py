@@ -1,8 +1,11 @@
 """Makes README.md from nbs/index.ipynb, without the Quarto program.
 
-GitHub shows it, so its links lead to files of the repository.
+A package index shows it, too, so all its links are absolute: to pages of the site, and to files of the repository.
 """
 import re
+from pathlib import Path
+from posixpath import normpath
+from urllib.parse import quote
 
 import nbformat
 from execnb.nbio import nb2str
@@ -12,6 +15,33 @@ from nbdev.doclinks import _nbpath2html
 from nbdev.frontmatter import FrontmatterProc
 from nbdev.process import NBProcessor
 from nbdev.processors import FilterDefaults
+
+def homes(cfg):
+    "Where the site, the files of the repository and its pictures are"
+    pictures = cfg.git_url.replace('https://github.com', 'https://raw.githubusercontent.com')
+    return f'{cfg.doc_host}{cfg.doc_baseurl}/', f'{cfg.git_url}/blob/{cfg.branch}/', f'{pictures}/{cfg.branch}/'
+
+def badges(cfg):
+    "The first line below the title. The site has no badges, because it requests nothing from other hosts."
+    site, files, _ = homes(cfg)
+    workflow = f'{cfg.git_url}/actions/workflows/test.yml'
+    def static(label, value):
+        label, value = (quote(o.replace('-', '--'), safe='') for o in (label, value))
+        return f'https://img.shields.io/badge/{label}-{value}-blue'
+    shown = [('Tests', f'{workflow}/badge.svg', workflow),
+             (f'Python {cfg.min_python} or newer', static('python', f'{cfg.min_python}+'), f'{files}settings.ini'),
+             (f'Licence {cfg.license}', static('licence', cfg.license), f'{files}LICENSE'),
+             ('Documentation', static('documentation', 'site'), site)]
+    return '\n'.join(f'[![{name}]({picture})]({to})' for name, picture, to in shown)
+
+def absolute(to, is_picture, cfg):
+    "The absolute address of what a link in the index names"
+    if re.match(r'\w+:|#', to): return to
+    site, files, pictures = homes(cfg)
+    name, hash_sign, section = to.partition('#')
+    if (cfg.nbs_path/name).is_file() and name.endswith('.ipynb'):
+        return f'{site}{_nbpath2html(Path(name)).as_posix()}{hash_sign}{section}'
+    return (pictures if is_picture else files) + normpath(f'{cfg.nbs_path.name}/{to}')
 
 def render():
     "What the index gives: `{'README.md': bytes, 'nbs/images/readme_7_0.png': bytes}`, the latter drawn by its cell 7."
@@ -23,15 +53,10 @@ def render():
     nb = nbformat.reads(nb2str(proc.nb), as_version=4)
     nb.metadata.language_info = dict(name='python')
     text, found = MarkdownExporter().from_notebook_node(nb, dict(unique_key='readme', output_files_dir='images'))
-    site = f'{cfg.doc_host}{cfg.doc_baseurl}'
-    pages = {f'{site}/{_nbpath2html(p.relative_to(nbs)).as_posix()}': p.relative_to(nbs).as_posix()
-             for p in nbs.rglob('*.ipynb')}
-    def link(m):
-        to = pages.get(m[1].partition('#')[0], m[1])
-        return m[0] if re.match(r'\w+:|#', to) else f']({nbs.name}/{to})'
-    text = re.sub(r'\]\(([^)\s]+)\)', link, text)
+    text = re.sub(r'(!?)(\[[^][]*\])\(([^)\s]+)\)', lambda m: f'{m[1]}{m[2]}({absolute(m[3], bool(m[1]), cfg)})', text)
     text = re.sub(r'<style scoped>.*?</style>\n', '', text, flags=re.S)  # GitHub drops it
-    text = re.sub(r'\n\s*\n\s*\n', '\n\n', text.strip()) + '\n'
+    title, text = text.strip().split('\n', 1)
+    text = re.sub(r'\n\s*\n\s*\n', '\n\n', f'{title}\n\n{badges(cfg)}\n\n{text}') + '\n'
     return {'README.md': text.encode()} | {f'{nbs.name}/{name}': data for name, data in found['outputs'].items()}
 
 def main():

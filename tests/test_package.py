@@ -47,14 +47,21 @@ def test_imports_print_and_warn_nothing():
                           capture_output=True, text=True, encoding='utf-8')
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
-def test_plotting_and_notebook_packages_are_imported_late():
-    # matplotlib is always there, since fastai imports it
-    others = [o for o in modules if o not in ('app.plot', 'all')]
-    imports = '; '.join(f'import rsu.{o}' for o in others)
-    late = ('seaborn', 'nbconvert', 'nbclient', 'IPython.display')
-    code = f"import sys; {imports}; print([o for o in {late} if o in sys.modules])"
+def imported(statements, packages):
+    "Those of the packages that a new process has imported after the statements"
+    code = f'import sys; {statements}; print([o for o in {packages} if o in sys.modules])'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, encoding='utf-8')
-    assert done.stdout == '[]\n', done.stderr
+    assert done.returncode == 0, done.stderr
+    return ast.literal_eval(done.stdout)
+
+def test_plotting_packages_are_imported_late():
+    # matplotlib is always there, since fastai imports it
+    modules_without_plots = [o for o in modules if o not in ('app.plot', 'all')]
+    assert imported('; '.join(f'import rsu.{o}' for o in modules_without_plots), ['seaborn']) == []
+
+def test_no_package_of_an_extra_is_imported_with_rsu():
+    extras = ['nbformat', 'nbclient', 'nbconvert', 'ipykernel', 'IPython', 'optuna', 'dask', 'submitit', 'nbdev', 'execnb']
+    assert imported('; '.join(f'import rsu.{o}' for o in modules) + '; from rsu.all import *', extras) == []
 
 @pytest.mark.parametrize('package', packages)
 def test_every_package_has_a_docstring(package):

@@ -13,7 +13,7 @@ from rsu.app.settings import Settings, from_toml, options_for_settings, parser
 
 # %% ../../nbs/app/04_cli.ipynb #a9980949
 def _run_job(options, out, command):
-    "`rsu run`: prints the main figures and the path of the report"
+    "`rsu run`: prints the main figures and the path of the report, or of the results if there is no report"
     file = options.pop('config')
     settings = Settings(**{**(from_toml(file) if file else {}), **options})
     import pandas as pd
@@ -22,7 +22,7 @@ def _run_job(options, out, command):
     page = run(settings, out, command)
     with pd.option_context('display.width', 160, 'display.max_columns', 20):
         print(pd.read_parquet(Path(out)/'table.parquet')[main_measures].round(3))
-    print(f'Report: {page}')
+    print(f'Report: {page}' if page else f'Results: {out}')
 
 def _tune_job(options, out, command):
     "`rsu tune`: prints the path of the settings that were found"

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from rsu.core.config import InputError
+from rsu.core.extras import check_extra
 from rsu.core.store import check_writable, replacing
 
 # %% ../../nbs/core/12_template.ipynb #f644550a
@@ -92,6 +93,7 @@ def write_report(
     **given                # Arguments of `load_run` or `load_ledger` in the template, `trust=True` for example
 ) -> Path:                 # The page
     "Execute the template in the folder, and store it there as a notebook and as HTML"
+    check_extra('report', 'A report cannot be written')
     import nbformat
     from nbconvert import HTMLExporter
     path = Path(path)

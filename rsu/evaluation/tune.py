@@ -13,13 +13,11 @@ from importlib.resources import files
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
-import numpy as np, optuna, pandas as pd
+import numpy as np, pandas as pd
 from filelock import FileLock
-from optuna.storages import InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
 import rsu
 from rsu.core.config import InputError, Interval, Seed, validated, decode
+from rsu.core.extras import check_extra
 from rsu.core.store import check_writable, key_of, replacing
 from rsu.core.outputs import Outputs
 from rsu.core.split import ForgetSplit
@@ -135,7 +133,7 @@ _first_seed = 10_000 # seed of the first oracle of a search; the seeds of report
 
 def _settings(algorithm, names): return {k: getattr(algorithm, k) for k in names}
 
-def _completed(study): return [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+def _completed(study): return [t for t in study.get_trials(deepcopy=False) if t.state.name == 'COMPLETE']
 
 def _trial_row(t):
     return dict(**t.user_attrs['settings'], seed=t.user_attrs['seed'], again=t.user_attrs['again'],
@@ -160,9 +158,11 @@ def _beyond_best(ranges, trials):
 # %% ../../nbs/evaluation/07_tune.ipynb #c40e8a95
 def _next_trial(study, ranges, seed, trials, settings):
     "The next run of the search: an Optuna trial and its settings, drawn by the sampler if `settings` is None"
+    from optuna.samplers import TPESampler
+    from optuna.trial import TrialState
     tried = [t.user_attrs['settings'] for t in trials] + ([settings] if settings else [])
     wide = {k: r.over([o[k] for o in tried]) for k,r in ranges.items()}
-    study.sampler = optuna.samplers.TPESampler(seed=derive_seed(seed, len(trials)), n_startup_trials=8)
+    study.sampler = TPESampler(seed=derive_seed(seed, len(trials)), n_startup_trials=8)
     # An interrupted search may have enqueued the trial before.
     if settings and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
         values = {k: r.to(settings[k]) for k,r in ranges.items()}
@@ -202,19 +202,23 @@ def _repair_journal(path):
         print(f"'{file}' is damaged in line {n+1}: the search resumes from the lines before it.")
         with replacing(file) as part: part.write_bytes(b''.join(lines[:n]))
 
+# %% ../../nbs/evaluation/07_tune.ipynb #e8000010
 def _storage(path):
     "Optuna's storage in a folder; in memory if `path` is None"
+    from optuna.storages import InMemoryStorage, JournalStorage
+    from optuna.storages.journal import JournalFileBackend
     if not path: return InMemoryStorage()
     _repair_journal(path)
     return JournalStorage(JournalFileBackend(str(path/'search.jsonl'), _Lock(str(path/'search.lock'))))
 
 def _study(path, name):
     "The study with this name, read from its file if there is one"
+    import optuna
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = _storage(path and Path(path))
     study = optuna.create_study(storage=storage, study_name=name, direction='maximize', load_if_exists=True)
     for t in study.get_trials(deepcopy=False): # an interrupted run is repeated
-        if t.state == TrialState.RUNNING: study.tell(t.number, state=TrialState.FAIL)
+        if t.state.name == 'RUNNING': study.tell(t.number, state=optuna.trial.TrialState.FAIL)
     return study
 
 # %% ../../nbs/evaluation/07_tune.ipynb #93fa1c08
@@ -336,6 +340,7 @@ def tune(
     quiet:bool=False      # No progress bar
 ) -> Algorithm:           # With the settings found; its `tuning` is the record of the search
     "Search the settings of an algorithm on validation samples and on seeds that are not used for reported results"
+    check_extra('tune', 'Settings cannot be searched')
     if isinstance(algorithm, type) or not isinstance(algorithm, Algorithm):
         raise InputError(f"algorithm={algorithm!r} is not an algorithm: give an instance such as SCRUB().")
     if not isinstance(algorithm.space, dict) or not algorithm.space:
