@@ -1,4 +1,4 @@
-"""Do sdist and wheel contain what they should, and nothing else? `python .ci/packed.py dist` checks both in a folder."""
+"""Do the sdist and the wheel in a folder contain what they should, and nothing else? `python .ci/packed.py dist`"""
 import sys, tarfile, zipfile
 from pathlib import Path
 

@@ -18,6 +18,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from filelock import FileLock
 from ..core.config import InputError, Interval, choose, validated
+from ..core.extras import check_extra, missing_extra
 from ..core.names import load, names
 from ..core.datasets import mislabel, parquet_images
 from ..core.store import (StoredFileError, check_writable, claim, key_of, read_shard, read_table, replacing,
@@ -227,7 +228,7 @@ def _is_finished(out, note, key):
         read_shard(out/'model.safetensors', kind='model')
         read_shard(out/'unlearned.safetensors', kind='unlearned', key=key)
     except StoredFileError as e: return print(f"'{e.path}' {e.problem}: it is made again.")
-    return all((out/o).exists() for o in _pages)
+    return True
 
 # %% ../../nbs/app/01_pipeline.ipynb #cf5fc0c0
 def _sequence_and_notes(s, dls, split):
@@ -315,7 +316,7 @@ def run(
     s:Settings,    # Settings of the run
     out,           # Folder of the run
     command:str='' # The command line, for the report
-) -> Path:         # The report
+) -> Path:         # The report; None if the packages that it needs are not installed
     "The main job: train, rank, forget in sequence, evaluate, report; resumes a run that was killed"
     out = Path(out)
     _check_run_settings(s)
@@ -327,7 +328,8 @@ def run(
     _check_stages(s, how, split)
     request = _request(s, split)
     key = _key_of_run(s, request)
-    if _is_finished(out, _claim(out, s, request), key): return out/'report.html'
+    if _is_finished(out, _claim(out, s, request), key): return _report_of_finished(out)
+    _print_if_no_report()
     for o in (out, out/'bank', out/'oracles'): check_writable(o)
     for o in notes: print(o)
     print('1/5 The model', flush=True)
@@ -344,7 +346,6 @@ def run(
     runs = evaluate_runs(new, s.oracles, out/'oracles', draws=True)
     write_table(out/'runs.parquet', runs, 'runs', key)
     write_table(out/'table.parquet', summarise(runs), 'table', key)
-    print('5/5 The report', flush=True)
     facts = dict(settings=spelt_out(s.to_dict()), request=request, how=spelt_out(how.to_dict()), taken=notes,
                  recipe=learn.recipe.to_dict(), ranker=ranking.name, before=new.unlearning.before,
                  command=command, folder=os.getcwd(), versions=versions())
@@ -361,10 +362,28 @@ def _finish(out, s, how, facts, key):
     write_json(out/'run.json', dict(facts, done=False), 'run', key)
     with replacing(out/'run.toml') as file:
         file.write_text(''.join(f'# {o}\n' for o in facts['taken']) + to_toml(s, how), encoding='utf-8')
-    page = write_report(out, trust=True) # the run has just imported what the report imports
+    for o in _pages: (out/o).unlink(missing_ok=True) # of earlier results
+    page = _report(out)
     write_json(out/'run.json', dict(facts, done=True), 'run', key)
     (out/'stages.safetensors').unlink() # a killed run would have resumed from it
     return page
+
+def _print_if_no_report():
+    "Print a sentence if the packages that a report needs are not installed"
+    if missing := missing_extra('report'):
+        print(f'No report will be written, because {missing}, then repeat the command.', flush=True)
+
+def _report(out):
+    "Write the report of a run whose results are stored; None if the packages that it needs are not installed"
+    if missing_extra('report'): return None
+    print('5/5 The report', flush=True)
+    return write_report(out, trust=True) # the run has just imported what the report imports
+
+def _report_of_finished(out):
+    "The report of a finished run, written if it is missing; None if the packages that it needs are not installed"
+    if all((out/o).exists() for o in _pages): return out/'report.html'
+    _print_if_no_report()
+    return _report(out)
 
 # %% ../../nbs/app/01_pipeline.ipynb #98d4bfd1
 def _classes_to_search(names):
@@ -425,6 +444,7 @@ def search(
     command:str=''               # The command line
 ) -> pd.DataFrame:               # A row for each algorithm
     "Search settings of algorithms on a model, a forget set and seeds that are used for the search only"
+    check_extra('tune', 'Settings cannot be searched')
     out,classes = Path(out),_classes_to_search(s.algorithm)
     _stored_searches(out) # `InputError` where the file is damaged
     s = s.replace(algorithm='scrub') # all algorithms share the folder
@@ -578,7 +598,7 @@ def forget(
     purge=False,   # Remove what was made from forgotten samples, including the old weights
     removed=(),    # Files and folders on the ledger's list that were removed by hand
     also=()        # Further copies of the weights from before the first request, which are noted, too
-) -> list:         # Of `Path`: the pages of the requests that answer this one
+) -> list:         # Of `Path`: the pages of the requests that answer this one; empty without the packages for pages
     "Answer an erasure request: unlearned weights, an entry in the ledger, and a page"
     _check_forgets_all(s)
     _check_run_settings(s.replace(oracles=max(2, s.oracles)))
@@ -587,6 +607,7 @@ def forget(
     answered,n_before = _answered_requests(s, dls, by, ledger),len(ledger)
     _check_files(s, weights, bank, also, ledger)
     for o in removed: ledger.removed(o)
+    _print_if_no_report()
     refs = _open_bank(bank, ledger)
     learn = _user_learner(s, dls, model, _read_weights(weights, ledger))
     _unlearn_and_print(s, learn, ledger, refs, [(weights, 'weights')] if Path(weights).exists() else [])
@@ -594,6 +615,7 @@ def forget(
         if Path(o).exists(): ledger.note(o, 'weights', requests=0)
     if still := open_requests(ledger.entries): print(f"Open requests: {', '.join(map(str, still))}")
     if purge: print('\n'.join(map(_line_of_purge, ledger.purge().itertuples())) or 'Nothing to purge.')
+    if missing_extra('report'): return []
     return [_write_page(ledger, k) for k in _requests_to_report(ledger.entries, n_before, answered)]
 
 # %% ../../nbs/app/01_pipeline.ipynb #b1e0000a
