@@ -55,9 +55,10 @@ def test_citations_become_links_in_prose_only():
     assert [o.entry for o in citing.citations('Nobody et al. 2024', known)] == [None]
 
 def test_result_pages_state_the_command_that_repeats_them():
-    results = {p: markdown(cells) for p,cells in notebooks().items() if p.startswith('experiments/')}
+    # Their results are stored, and the tests do not run them again.
+    results = {p: text for p,text in zip(notebooks(), map(markdown, notebooks().values())) if 'skip_exec: true' in text}
     commands = {p: re.findall('^    (?:make|rsu|jupyter) .+', text, re.M) for p,text in results.items()}
-    assert len(results) > 5 and [p for p,found in commands.items() if not found] == []
+    assert len(results) > 4 and [p for p,found in commands.items() if not found] == []
 
 @pytest.fixture(scope='module')
 def docs():
