@@ -33,6 +33,18 @@ def test_a_ledger_that_is_not_opened(answered, folder, key, by, says):
 def test_the_key_is_for_its_owner_only(answered):
     assert (answered/'a.key').stat().st_mode & 0o777 == 0o600
 
+@pytest.mark.parametrize('spelling', ['a', 'a/', 'b/../a', './a', 'link', '.'])
+def test_the_key_lies_outside_the_folder_by_default(spelling, tmp_path, monkeypatch):
+    for o in ('a', 'b'): (tmp_path/o).mkdir()
+    (tmp_path/'link').symlink_to(tmp_path/'a')
+    monkeypatch.chdir(tmp_path/'a' if spelling == '.' else tmp_path)
+    ledger = Ledger(spelling)
+    ledger.add(digits(n=100), [3])
+    assert ledger.key_file == tmp_path/'a.key' and ledger.key_file.exists()
+    files = [o for o in (tmp_path/'a').rglob('*') if o.is_file()]
+    assert tmp_path/'a'/'ledger.json' in files
+    assert not [o for o in files if ledger.key.hex() in o.read_text(encoding='utf-8') or o.suffix == '.key']
+
 def test_other_data_and_what_is_not_a_position(answered):
     ledger, dls = Ledger(answered/'a'), digits(n=300)
     with pytest.raises(InputError, match='is not the one that this ledger'): ledger.forgotten(digits(n=300, seed=1))

@@ -23,6 +23,10 @@ forms = sorted((root/'.github/ISSUE_TEMPLATE').glob('*.yml'))
 
 def text_of(name): return (root/name).read_text(encoding='utf-8')
 
+def targets():
+    "The targets of the Makefile; a rule may have several"
+    return {o for names in re.findall(r'^([\w -]+):(?!=)', text_of('Makefile'), re.M) for o in names.split()}
+
 def parsed(path): return yaml.safe_load(path.read_text(encoding='utf-8'))
 
 def test_the_version_is_written_once():
@@ -77,6 +81,15 @@ def test_relative_links_name_files(name):
     found = [o.partition('#')[0] for o in re.findall(r'\]\(([^)\s]+)\)', text_of(name))]
     assert [o for o in found if not o.startswith('https://') and not (root/name).parent.joinpath(o).exists()] == []
 
+def test_commands_and_files_of_contributing_exist():
+    text = text_of('CONTRIBUTING.md')
+    spans = re.findall(r'`([^`\n]+)`', text) + re.findall(r'^    (\S.*)', text, re.M)
+    commands = {o for span in spans if span.startswith('make ') for o in span.split('#')[0].split()[1:]}
+    named = {o for span in spans for o in re.findall(r'(?:nbs|tests|\.ci|\.github)/[\w/.-]*\w', span)}
+    assert {'test', 'test-wheel', 'export', 'clean'} <= commands and len(named) > 8
+    assert [o for o in named if not (root/o).exists()] == []
+    assert {o for o in commands if '=' not in o} <= targets()
+
 def test_the_citation_is_that_of_settings_ini():
     cited = parsed(root/'CITATION.cff')
     assert {'cff-version', 'message', 'title', 'authors'} <= cited.keys() and cited['cff-version'] == '1.2.0'
@@ -89,9 +102,8 @@ def steps(workflow): return [o for job in parsed(workflow)['jobs'].values() for 
 
 @pytest.mark.parametrize('path', workflows, ids=lambda o: o.stem)
 def test_workflows_call_targets_of_the_makefile(path):
-    targets = set(re.findall(r'^([\w-]+):(?!=)', text_of('Makefile'), re.M))
     called = {o for s in steps(path) for o in re.findall(r'\bmake ([\w-]+)', s.get('run', ''))}
-    assert called and called <= targets
+    assert called and called <= targets()
     assert all(('uses' in s) != ('run' in s) for s in steps(path))
 
 def test_the_workflows_run_every_check():
