@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['plot_ranking', 'gallery', 'plot_worlds', 'plot_agreement', 'plot_stability', 'plot_roc', 'plot_cost', 'plot_stages',
-           'plot_margins', 'plot_table', 'plot_tradeoff', 'plot_differences', 'plot_requests', 'plot_orders']
+           'plot_margins', 'plot_outcome', 'plot_table', 'plot_tradeoff', 'plot_differences', 'plot_requests',
+           'plot_orders']
 
 # %% ../../nbs/app/02_plot.ipynb #49c10416
 from functools import wraps
@@ -26,6 +27,7 @@ from rsu.evaluation.distance import margin_z
 from rsu.ranking.rankers import Ranking
 from rsu.sequence.sequence import Groups, Quantiles
 from rsu.algorithms.unlearn import Unlearning
+from rsu.evaluation.verdict import judge
 from rsu.evaluation.compare import Comparison
 
 # %% ../../nbs/app/02_plot.ipynb #da7f3823
@@ -55,6 +57,12 @@ def _inches(names):
 def _palette(n):
     "Colours for `n` groups: distinct ones for up to 8, a scale for more"
     return sns.color_palette('colorblind' if n <= 8 else 'viridis', n)
+
+def _widen(ax, span, axis='x'):
+    "Let an axis of shares cover at least `span`, so that small differences do not look large"
+    low,high = getattr(ax, f'get_{axis}lim')()
+    high = max(high, min(1.02, (low+high+span)/2))
+    getattr(ax, f'set_{axis}lim')(min(low, high-span), high)
 
 def _title_and_label(fig, title, below):
     "Title and shared x label of a figure, wrapped to its width"
@@ -339,22 +347,30 @@ def plot_stages(
     for c,line in [('retain','-'),('test','--')]: ax.plot(df.index, df[c], line, color='.5', lw=1.2, label=c)
     if levels: ax.plot([], [], color='k', ls=':', lw=1, label='oracle')
     if levels and not set(groups) & set(levels): ax.axhline(levels['forget'], color='k', ls=':', lw=1)
-    _label_stages(ax, df, record)
+    _label_stages(ax, df, record, levels.get('forget'))
+    _widen(ax, .2, 'y')
     ax.legend(bbox_to_anchor=(1.01,1), loc='upper left')
     return ax
 
-def _label_stages(ax, df, record):
-    "Label the axes and ticks with what each stage forgot"
+Unlearning.plot = plot_stages
+
+# %% ../../nbs/app/02_plot.ipynb #5e1f0a07
+def _label_stages(ax, df, record, level):
+    "Label the axes and ticks with what each stage forgot; `level` is the oracles' accuracy on the samples to forget"
     ticks = df.index if len(df) <= 12 else df.index[::len(df)//12+1]
     stages = [g if g in ('all','repair') else f'group {g}' for g in record.stages.group]
     names = ['before', *(f'{i}: {g}' for i,g in enumerate(stages, 1))]
     if sum(len(names[i]) for i in ticks) > 60: ax.tick_params(axis='x', rotation=25)
-    before,after = record.before['forget'],df.forget.iloc[-1]
+    change = _from_to(record.before['forget'], df.forget.iloc[-1])
+    retrained = '' if level is None else f', retrained {level:.0%}'
     ax.set(xticks=ticks, xticklabels=[_literal(names[i]) for i in ticks],
            xlabel='stage: what it forgot', ylabel='accuracy',
-           title=f'{type(record.how).__name__} took forget from {before:.0%} to {after:.0%}')
+           title=f'Samples to forget: accuracy {change}{retrained}')
 
-Unlearning.plot = plot_stages
+def _from_to(before, after):
+    "Two shares as text"
+    a,b = f'{before:.0%}', f'{after:.0%}'
+    return f'{a} before and after' if a == b else f'{a} before, {b} after'
 
 # %% ../../nbs/app/02_plot.ipynb #96ed653f
 def _margins_by_part(model, split, groups):
@@ -419,6 +435,48 @@ def plot_margins(
                      f'margin (nats); line: oracles; number: mean distance from them ({unit})')
     return fig
 
+# %% ../../nbs/app/02_plot.ipynb #5e1f0a02
+@_styled
+def plot_outcome(
+    table:pd.DataFrame,   # Result of `evaluate`
+    name:str='unlearned', # The model that is drawn
+    stages=None           # Its `unlearning.stages`, which record whether a stage diverged
+):                        # Figure
+    "Accuracies and attack before and after unlearning, and of retrained models, with the verdict as the title"
+    outcome = judge(table, name, stages).outcome
+    fig,ax = plt.subplots(figsize=(8,2.6))
+    for y,k in enumerate(_outcome_rows): _draw_outcome(ax, y, table[k], table.get(f'{k}_ci'), name)
+    ax.axvline(.5, ymax=.25, color='.6', ls=':', lw=1)
+    ax.set(yticks=range(len(_outcome_rows)), yticklabels=_outcome_rows.values(), ylim=(len(_outcome_rows)-.5, -.5),
+           xlim=(-.03,1.03))
+    ax.tick_params(axis='y', length=0)
+    handles,labels = ax.get_legend_handles_labels()
+    each = dict(zip(labels, handles)) # each label once
+    ax.legend(each.values(), each.keys(), bbox_to_anchor=(1.01,1), loc='upper left')
+    _title_and_label(fig, f'{outcome.capitalize()}. {_change_as_text(table.forget, name)}',
+                     'share of samples, or AUC of the attack (dotted: guessing)')
+    return fig
+
+# %% ../../nbs/app/02_plot.ipynb #5e1f0a06
+_outcome_rows = {'forget': 'accuracy: samples to forget', 'retain': 'accuracy: retained samples',
+                 'test': 'accuracy: test samples', 'auc': 'attack: samples to forget'}
+
+def _draw_outcome(ax, y, values, half, name):
+    "One row: the original model, the unlearned model, and the retrained models with their 95% interval"
+    before,after = values['do nothing'],values[name]
+    retrained,colour = values['retrain'],sns.color_palette('colorblind')[0]
+    ax.plot(before, y, 'o', ms=8, mfc='w', color=colour, label='before', zorder=4)
+    ax.plot(after, y, 'o', ms=5, color=colour, label='after', zorder=5)
+    ax.plot([before,after], [y,y], color=colour, lw=1, zorder=3)
+    ax.plot([retrained]*2, [y-.3,y+.3], color='k', lw=2, label='retrained')
+    if half is not None and half['retrain'] >= 0:
+        ends = np.clip([retrained-half['retrain'], retrained+half['retrain']], 0, 1)
+        ax.fill_betweenx([y-.3,y+.3], *ends, color='.88', lw=0, label='its 95% interval')
+
+def _change_as_text(values, name):
+    text = _from_to(values['do nothing'], values[name])
+    return f"Samples to forget: accuracy {text}, retrained {values['retrain']:.0%}"
+
 # %% ../../nbs/app/02_plot.ipynb #ba77ec98
 def _one_row_a_method(table):
     """A table of means with the methods as its index, and which of them is retraining; `InputError` otherwise.
@@ -443,17 +501,25 @@ def plot_table(
 ):                     # Figure
     "Tug of war and attack AUC of every model, with the floor of retraining"
     table,floor = _one_row_a_method(table)
-    fig,axs = plt.subplots(1, 2, figsize=(8, 1.2+.32*len(table)), sharey=True)
+    fig,axs = plt.subplots(1, 2, figsize=(8.5, 1.2+.32*len(table)), sharey=True)
     y = np.arange(len(table))[::-1]
     axs[0].errorbar(table.tow, y, xerr=table.tow_ci, fmt='o', capsize=3)
     axs[1].errorbar(table.auc, y, xerr=table.auc_ci, fmt='o', capsize=3, color=sns.color_palette('colorblind')[1])
     axs[1].axvline(.5, color='.6', ls=':', lw=1)
     for ax,k in zip(axs, ['tow','auc']):
         for level in table[k][floor]: ax.axvline(level, color='k', lw=.8)
+        _widen(ax, .2)
     axs[0].set(yticks=y, yticklabels=map(_literal, table.index), xlabel='tug of war (95% interval)',
-               title='Accuracy: the line is retraining' if floor.any() else 'Accuracy')
-    axs[1].set(xlabel='AUC of the residual attack (95% interval)', title='Attack: dotted is chance')
+               title=f"Accuracy{_line_as_text(table, floor, 'tow')}")
+    axs[1].set(xlabel='AUC of the residual attack (95% interval)',
+               title=f"Attack{_line_as_text(table, floor, 'auc')}")
     return fig
+
+def _line_as_text(table, floor, k):
+    "The meaning of the line in the panel of the column `k`, and whether a model differs from it"
+    if not floor.any(): return ''
+    gap,half = (table[k]-table[k][floor].mean()).abs(), np.hypot(table[f'{k}_ci'], table[f'{k}_ci'][floor].mean())
+    return ': the line is retraining' if (gap > half).any() else ': no clear difference from retraining'
 
 # %% ../../nbs/app/02_plot.ipynb #a8424d59
 def _half_interval(v):

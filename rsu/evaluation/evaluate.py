@@ -246,9 +246,9 @@ distance | distance to the oracle | 1 - tow (1 - abs(2 auc - 1)) | lower, to 0
 margin | margin above the oracles | mean margin (log-odds of the true class) of the samples to forget minus the mean
     margin of the oracles, in nats | near 0
 z | margin z, mean | mean difference of margins in standard deviations of the oracles; it is negative if the samples are
-    forgotten more than by retraining | near 0
+    forgotten more than by retraining; NaN against a single oracle | near 0
 z_spread | margin z, spread | standard deviation of the margin z over samples; above 1, some samples are forgotten too
-    much and others too little | near 1
+    much and others too little; NaN against a single oracle | near 1
 """
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #9d2a7c41
@@ -297,8 +297,9 @@ klom_retain | KLoM on retain | the same for retained samples | lower, to its flo
 klom_valid | KLoM on validation | the same for validation samples | lower, to its floor | Georgiev et al. 2024
 klom_p95 | KLoM on forget, 95th percentile | 95th percentile over the samples to forget | lower | Georgiev et al. 2024
 klom_floor | KLoM of no difference | KLoM of as many models that do not differ
-steps | gradient steps | steps of the optimiser in all stages | lower
-samples | samples seen | samples in gradient steps; algorithm_table() lists those of closed-form algorithms | lower
+steps | gradient steps | steps of the optimiser in all stages; NaN for a training function, which counts none | lower
+samples | samples seen | samples in gradient steps; algorithm_table() lists those of closed-form algorithms; NaN for a
+    training function, which counts none | lower
 seconds | seconds | time of unlearning without validation | lower
 memory | peak memory | megabytes above the level before unlearning: of the device, or of the process on a CPU | lower
 ratio | ratio to retraining | seconds divided by the mean seconds of the oracles | lower
