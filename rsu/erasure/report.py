@@ -50,6 +50,10 @@ def _if_open(book):
             "Repeat it with a stronger algorithm, "
             "or with retrained models, which may show that every model predicts such samples well.")
 
+def _number_of_ids(e):
+    n = len(e['ids'])
+    return '1 salted id' if n == 1 else f'{n} salted ids'
+
 def requested(
     book # Result of `load_ledger`
 ) -> str:
@@ -60,7 +64,7 @@ def requested(
     return (f"Request {escape_markdown(e['request'])} of {len(book.entries)} in this ledger, "
             f"answered {escape_markdown(e['time'].replace('T', ' '))}: "
             f"to forget **{escape_markdown(e['n'])} training samples** "
-            f"with {len(e['ids'])} salted ids: {ids}.{_if_open(book)}\n\n"
+            f"with {_number_of_ids(e)}: {ids}.{_if_open(book)}\n\n"
             "With the ledger's key one can check whether an id is among them; without the key the ids reveal nothing.")
 
 # %% ../../nbs/erasure/02_report.ipynb #6c720acd
@@ -126,6 +130,8 @@ def supported(
                  "A comparison with retrained models would show which is the case.")
     return '\n\n'.join([text, _drift_as_text(e.get('drift')), _oracles_as_text(e)])
 
+def _is_low(e): return e['after']['forget'] < e['after']['test'] - .2
+
 # %% ../../nbs/erasure/02_report.ipynb #5e1f0d02
 def _result(book):
     "Whether a request was successful, as Markdown: the strongest evidence that the entry contains"
@@ -151,8 +157,6 @@ def _found_by_oracles(evidence):
     return (f"{title}: an attacker with retrained models identifies a forgotten sample in {one['auc']:.0%} of all "
             f"cases (guessing 50%, retraining itself {floor['auc']:.0%}).")
 
-def _is_low(e): return e['after']['forget'] < e['after']['test'] - .2
-
 def _steps_as_text(e):
     "Algorithm, steps and seed of an entry"
     ended = '' if e['ended'] == 'done' else f" It ended early: {escape_markdown(e['ended'])}."
@@ -168,7 +172,7 @@ def in_brief(
     e = book.entry
     return '\n\n'.join([
         f"**Asked:** request {escape_markdown(e['request'])} of {len(book.entries)}, to forget "
-        f"**{escape_markdown(e['n'])} training samples** of {len(e['ids'])} salted ids; answered "
+        f"**{escape_markdown(e['n'])} training samples** of {_number_of_ids(e)}; answered "
         f"{escape_markdown(e['time'].replace('T', ' '))}.",
         f"**Done:** {_steps_as_text(e)}",
         f"**Did it work?** {_result(book)}",

@@ -14,11 +14,11 @@ from rsu.core.config import InputError
 # %% ../../nbs/evaluation/08_verdict.ipynb #0e8d0008
 _verdicts = {
     'nothing to forget': (
-        'the original model already answers on these samples like models that never saw them',
+        'on these samples the original model already cannot be distinguished from models that never saw them',
         'Nothing needs to be done for these samples. They cannot show whether an algorithm forgets: for that, choose '
         'samples that the model has memorised, such as the most exposed ones (top:60) or samples with wrong labels.'),
     'forgotten': (
-        'the model now answers on these samples like models that never saw them, and the original model did not',
+        'on these samples the model cannot be distinguished any more from models that never saw them',
         'Compare the cost with that of retraining, and repeat with other seeds.'),
     'partly forgotten': (
         'the model is nearer than the original model to models that never saw these samples, and still differs from '
