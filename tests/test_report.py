@@ -3,7 +3,6 @@ and no figure is shown as NaN."""
 import re
 
 import numpy as np, pandas as pd, pytest
-from common import small
 from rsu.app.report import carried_out, figures, in_brief, load_run, table_html, verdict
 from rsu.evaluation.evaluate import main_measures
 from rsu.evaluation.verdict import judge, verdict_table
