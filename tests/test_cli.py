@@ -180,7 +180,8 @@ def test_the_report_opens_in_a_browser_without_errors(whole):
     assert {a for a in asked if a != home and not a.startswith('data:')} == set() and complaints == []
     assert headings[0] == 'Unlearning report'
     assert {'What the evidence supports', 'What it does not support', 'What was done, stage by stage',
-            'Who was at risk', 'Words in this report', 'Appendix: to repeat it', 'Appendix: every figure'} < set(headings)
+            'Who was at risk', 'Words in this report', 'Appendix: to repeat it',
+            'Appendix: every figure'} < set(headings)
     assert len(drawn) >= 5 and all(drawn)
     assert wide <= 0, 'the page is wider than the window'
 
