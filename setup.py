@@ -9,7 +9,9 @@ parser.read(root/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
 code = cfg['git_url']
 extras = {k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')}
-extras['dev'] = [*dict.fromkeys(o for requirements in extras.values() for o in requirements)]
+for name in ('docs', 'dev'): # contain the extras that settings.ini lists before them
+    before = list(extras)[:list(extras).index(name)]
+    extras[name] = [*dict.fromkeys(o for k in (*before, name) for o in extras[k])]
 
 setup(
     name=cfg['lib_name'],

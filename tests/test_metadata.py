@@ -39,11 +39,19 @@ def test_the_metadata_are_those_of_settings_ini():
     assert {*links} == {'Documentation', 'Source', 'Issues', 'Changelog'}
     assert all(o.startswith((site.rstrip('/'), cfg['git_url'])) for o in links.values())
 
+def required(extra=None):
+    "The names of the packages that a plain installation requires, or those of an extra"
+    marked = (o.partition(';') for o in requires('rsu'))
+    return {re.match(r'[\w.-]+', o)[0] for o, _, marker in marked
+            if (f'extra == "{extra}"' in marker if extra else not marker)}
+
 def test_a_plain_installation_has_no_package_of_an_extra():
-    plain = {re.match(r'[\w.-]+', o)[0] for o in requires('rsu') if 'extra ==' not in o}
-    extras = {re.match(r'[\w.-]+', o)[0] for o in requires('rsu') if 'extra == "dev"' in o}
-    assert {*metadata('rsu').get_all('Provides-Extra')} == {'report', 'tune', 'dask', 'slurm', 'docs', 'dev'}
-    assert 'torch' in plain and {'nbconvert', 'optuna', 'nbdev', 'dask', 'submitit', 'pytest'} <= extras - plain
+    extras = metadata('rsu').get_all('Provides-Extra')
+    assert extras == ['report', 'tune', 'dask', 'slurm', 'docs', 'dev']
+    assert 'torch' in required() and not required() & set.union(*map(required, extras))
+
+def test_docs_and_dev_contain_the_other_extras():
+    for extra in ('report', 'tune', 'dask', 'slurm'): assert required(extra) < required('docs') < required('dev')
 
 class Links(HTMLParser):
     "The addresses of all links and pictures of a page"
