@@ -638,7 +638,7 @@ def _draw_drift(ax, judged, ticks):
     "The share of forgotten samples that LiRA classifies as members after each request, and its bound"
     x = [e['request'] for e in judged]
     ax.plot(x, [e['drift']['called'] for e in judged], 'o-', label='this model')
-    ax.plot(x, [min(1, e['drift']['called_most']) for e in judged], 'k:',
+    ax.plot(x, [min(1, e['drift']['called_most']) for e in judged], 'k_:', ms=14,
             label='largest share expected of a\nmodel that never saw them')
     ax.set(xlabel='request', ylabel='forgotten samples\nclassified as members', ylim=(-.04,1.04), xticks=ticks,
            title='Above the line retraining is due')

@@ -35,6 +35,8 @@ thead th {{ border-bottom: 1px solid #999 }}
 .figures {{ font-size: .66rem }}
 .figures th:first-child, .figures td:nth-child(2) {{ white-space: normal; text-align: left; min-width: 6rem }}
 .figures td, .figures th {{ padding: .2rem .3rem }}
+table:not([class]) td, table:not([class]) th {{ white-space: normal; text-align: left; min-width: 4rem }}
+table:not([class]) td:last-child code {{ overflow-wrap: anywhere }}
 .words th, .words td {{ white-space: normal; text-align: left; vertical-align: top; min-width: 5rem }}
 pre, code {{ font: .85em ui-monospace, monospace; background: #f6f6f6; border-radius: 3px }}
 code {{ padding: .1em .3em }}
