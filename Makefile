@@ -17,7 +17,7 @@
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test test-gpu gpu coverage test-wheel lab docs site preview export clean outputs check readme
+.PHONY: demo test test-gpu gpu coverage test-wheel lab docs preview export clean outputs check readme
 # The steps of `make test` print one after the other, and its last line is pytest's verdict.
 .NOTPARALLEL:
 
@@ -70,7 +70,7 @@ coverage: $(ENV)
 test-wheel: $(ENV)
 	.ci/wheel
 
-docs site: $(ENV)
+docs: $(ENV)
 	python .ci/site.py
 
 preview: docs

@@ -155,13 +155,12 @@ def test_answers_are_folded(docs):
 @in_browser
 def test_an_answer_opens_with_what_it_prints(pages):
     home, facts, tab = pages
-    for url in [o for o,p in facts.items() if p['folds']][:1]:
-        tab.goto(url, wait_until='load')
-        cell = tab.locator('.cell:has(> details.code-fold)').first
-        parts = cell.locator('pre').all()
-        assert not any(o.is_visible() for o in parts)
-        cell.locator('summary').click()
-        assert parts and all(o.is_visible() for o in parts)
+    tab.goto(next(url for url,p in facts.items() if p['folds']), wait_until='load')
+    cell = tab.locator('.cell:has(> details.code-fold):has(> .cell-output)').first
+    parts = cell.locator('pre, .cell-output').all()
+    assert len(parts) > 1 and not any(o.is_visible() for o in parts)
+    cell.locator('summary').click()
+    assert all(o.is_visible() for o in parts)
 
 @in_browser
 def test_the_browser_reports_no_errors(pages):
