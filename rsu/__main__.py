@@ -10,8 +10,8 @@ import os, signal, sys
 
 # %% ../nbs/main.ipynb #62a10002
 def _is_imported():
-    "Are all modules of a job imported? The last name that `rsu.app.pipeline` defines is `is_unfinished`"
-    return hasattr(sys.modules.get('rsu.app.pipeline'), 'is_unfinished')
+    "Are all modules of a job imported? The last name that `rsu.app.pipeline` defines is `evaluate_weights`"
+    return hasattr(sys.modules.get('rsu.app.pipeline'), 'evaluate_weights')
 
 _stopped = 'rsu: stopped; repeat the command to resume.'
 

@@ -45,7 +45,7 @@ def refused(capsys, *args, says=(), start=quick):
 @pytest.mark.parametrize('option, name, near', [
     ('data', 'digit', 'digits'), ('data', 'fashon_mnist', 'fashion_mnist'), ('ranker', 'lyra', 'lira'),
     ('order', 'descendin', 'descending'), ('algorithm', 'scrab', 'scrub'),
-    ('algorithm', 'NegGradPlus', 'neggradplus'), ('pending', 'retained', 'retain')])
+    ('algorithm', 'NegGradPuls', 'neggradplus'), ('pending', 'retained', 'retain')])
 def test_a_misspelt_name_is_refused_with_the_nearest_one(option, name, near, here, capsys):
     refused(capsys, f'--{option}', name, says=(name, f"'{near}'"))
 
@@ -176,3 +176,27 @@ def test_a_refusal_from_a_shell(command, tmp_path):
     assert (done.returncode, done.stdout) == (2, '')
     assert done.stderr == "rsu: There is no ranker called 'lyra': did you mean 'lira'?\n"
     assert list(tmp_path.iterdir()) == []
+
+@pytest.mark.parametrize('line, says', [
+    ('rank --forget random:0', 'empty'), ('rank --forget ids.csv', 'ids.csv'),
+    ('rank --by person', "no column 'person'"),
+    ('rank --top 0', '--top 0'), ('rank --references 3', '--references 3'), ('rank --ranker lyra', "'lira'"),
+    ('rank --model math:pi', "'math:pi' is given without weights"), ('rank --bank nowhere', "no bank in 'nowhere'"),
+    ('rank --bank nowhere --ranker confidence', 'does not use a reference bank'),
+    ('rank --weights gone.safetensors', 'gone.safetensors'),
+    ('rank --weights gone.safetensors --ranker el2n', 'a record of the training'),
+    ('evaluate --forget random:12 --weights gone.safetensors --unlearned new.safetensors', 'gone.safetensors'),
+    ('evaluate --forget top:12 --weights a.safetensors --unlearned b.safetensors', 'top:'),
+    ('evaluate --forget random:12 --oracles 1 --weights a.safetensors --unlearned b.safetensors', '--oracles 1'),
+    ('evaluate --forget random:12 --weights a.safetensors', '--unlearned')])
+def test_bad_options_of_rank_and_evaluate_are_refused(line, says, here, capsys):
+    assert call(*line.split(), '--data', 'digits', '--n', '300', '--out', 'out') == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and says in err and not os.path.lexists('out'), err
+
+@pytest.mark.parametrize('make', [lambda o: None, lambda o: o.mkdir(), lambda o: o.write_text('{}', encoding='utf-8')],
+                         ids=['missing', 'empty', 'file'])
+def test_information_on_another_folder_is_refused(make, here, capsys):
+    make(here/'other')
+    assert call('info', 'other') == 2
+    assert "'other' is not a folder that rsu wrote" in capsys.readouterr().err

@@ -1,9 +1,11 @@
 "The bank of reference models in several processes, after kills and damage, and on clusters."
 import gc, multiprocessing, weakref
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np, pandas as pd, psutil, pytest, torch
-from common import ended, forked, wait_until
+from common import ended, forked, save_half_bright_pictures, state, wait_until
+from fastai.vision.data import ImageDataLoaders
 from rsu.core.data import Samples, loaders
 from rsu.core.datasets import digits
 from rsu.core.split import ForgetSplit
@@ -217,3 +219,16 @@ def test_a_ledger_by_position_refuses_data_with_deleted_rows(tmp_path):
     ledger.add(dls, [3])
     with pytest.raises(InputError, match='is not the one that this ledger.*or name samples by a column that stays'):
         ledger.forgotten(digits(n=58))
+
+def test_a_bank_without_a_path_is_stored_in_the_current_folder_and_not_among_the_pictures(here, capsys, monkeypatch):
+    save_half_bright_pictures(here/'pictures', 10, np.random.default_rng(0))
+    dls = ImageDataLoaders.from_folder(here/'pictures', valid_pct=.3, seed=0, bs=4)
+    learn, before = Recipe(small_cnn, n_epoch=1, bs=4).learner(dls), state(here/'pictures')
+    assert Path(learn.path) == here/'pictures'
+    banks = [ReferenceBank.fit(learn, n=2, quiet=True) for _ in range(2)]
+    assert banks[0].path == banks[1].path and banks[0].path.parent == Path('bank') and (here/'bank').is_dir()
+    assert capsys.readouterr().out == "The reference models are stored in 'bank': path= names another folder.\n"
+    monkeypatch.chdir(here/'pictures'/'left')
+    bank = ReferenceBank.fit(learn, n=2, quiet=True)
+    assert bank.path.parent == here/'pictures-bank' and str(here/'pictures-bank') in capsys.readouterr().out
+    assert state(here/'pictures') == before

@@ -3,11 +3,16 @@ import json, os, re, shutil, sys
 
 import nbformat, numpy as np, pandas as pd, pytest, torch
 from common import assert_same, call, in_browser, open_browser, rsu, shell, small, state
+from rsu import __version__
+from rsu.algorithms.teacher import SCRUB
+from rsu.app.pipeline import search_summary
 from rsu.app.report import carried_out, load_run
+from rsu.app.settings import Settings, found_toml, from_toml, parser
 from rsu.core.config import value_classes
 from rsu.core.datasets import digits, mislabel
 from rsu.core.indexing import targets
 from rsu.core.recipe import Recipe, small_cnn
+from rsu.core.split import ForgetSplit
 from rsu.core.store import read_shard
 
 documented = {'run.json', 'run.toml', 'ranking.parquet', 'stages.parquet', 'runs.parquet', 'table.parquet',
@@ -71,12 +76,86 @@ def test_a_changed_request_in_the_same_folder_is_refused(here, no_report, capsys
     assert no_report(*options) == 2, 'the report of another forget set was given as the answer'
     assert capsys.readouterr().err.count('\n') == 1
 
+@pytest.mark.parametrize('command', ['', 'run', 'tune', 'forget', 'rank', 'evaluate', 'info'])
+def test_help_fits_eighty_columns_and_shows_examples(command, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    assert call(*filter(None, [command]), '--help') == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.split('\n'))) <= 80
+    if command: assert f'examples:\n  rsu {command}' in text
+
+def test_the_command_alone_prints_its_help_and_its_version(capsys):
+    assert call() == 0
+    text = capsys.readouterr().out
+    assert text.startswith('usage: rsu ') and call('--help') == 0 and capsys.readouterr().out == text
+    assert call('--version') == 0 and capsys.readouterr().out == f'rsu {__version__}\n'
+
+def test_names_are_accepted_in_any_case_and_stored_in_lower_case(here):
+    given = Settings('Digits', ranker='LiRA', algorithm='SCRUB,None,NegGradPlus', network='Small_CNN', rerank='EL2N')
+    assert given == Settings('digits', ranker='lira', algorithm='scrub,none,neggradplus', network='small_cnn',
+                             rerank='el2n')
+    options = vars(parser().parse_args('run --data DIGITS --ranker RMIA --repair FineTune --out x'.split()))
+    settings = {k: v for k, v in options.items() if k in Settings._names()}
+    assert Settings(**settings) == Settings('digits', ranker='rmia', repair='finetune')
+    (here/'run.toml').write_text('data = "Digits"\nalgorithm = [{kind = "scrub", lr = 0.1}, "SalUn"]', encoding='utf-8')
+    assert Settings(**from_toml('run.toml')) == Settings('digits', algorithm=(SCRUB(lr=.1), 'salun'))
+
+def test_a_result_is_printed_as_json_and_progress_on_stderr(copied, capsys):
+    assert call('run', *small, '--out', 'out', '--json') == 0
+    printed = json.loads(capsys.readouterr().out)
+    table = pd.read_parquet('out/table.parquet')
+    assert printed['report'] == 'out/report.html' and [o['model'] for o in printed['table']] == [*table.index]
+    assert [o['tow'] for o in printed['table']] == pytest.approx([*table.tow])
+
+def test_a_run_is_described(copied, capsys):
+    assert call('info', 'out', '--json') == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts['complete'] and facts['command'].startswith('rsu run') and facts['missing'] == []
+    assert (facts['kind'], facts['reference models'], facts['oracles']) == ('run', 4, 2)
+    (copied/'table.parquet').unlink()
+    assert call('info', 'out') == 0
+    text = capsys.readouterr().out
+    assert re.search(r'complete +no\n', text) and re.search(r'missing +table.parquet\n', text)
+
+def test_ranking_alone_equals_the_ranking_of_a_run(whole, here, capsys):
+    options = '--data digits --n 300 --forget random:12 --references 4 --train-epochs 2'.split()
+    assert call('rank', *options, '--out', 'risk', '--json') == 0
+    printed = capsys.readouterr()
+    df, of_run = pd.read_csv('risk/ranking.csv'), pd.read_parquet(whole.out/'ranking.parquet')
+    assert list(df.id) == list(of_run.position) and list(df['rank']) == list(range(1, 13))
+    np.testing.assert_allclose(df.score, of_run.score)
+    assert [o['id'] for o in json.loads(printed.out)['ranking']] == list(df.id) and '2/2 Ranking' in printed.err
+    before = state(here/'risk'/'bank')
+    assert call('rank', *options, '--out', 'risk') == 0 and state(here/'risk'/'bank') == before
+    assert call('rank', *options, '--seed', 5, '--out', 'risk') == 2
+
+def test_a_ranking_of_weights_uses_a_bank_and_selects_the_riskiest(whole, here, capsys):
+    options = ['--data', 'digits', '--n', 300, '--train-epochs', 2, '--weights', whole.out/'model.safetensors']
+    assert call('rank', *options, '--bank', whole.out/'bank', '--forget', 'top:7', '--out', 'risk', '--top', 2) == 0
+    printed = capsys.readouterr().out
+    df = pd.read_csv('risk/ranking.csv')
+    assert len(df) == 7 and df.score.is_monotonic_decreasing and 'Ranking of 7 samples: risk/ranking.csv' in printed
+    assert len(ForgetSplit(digits(n=300), 'risk/ranking.csv')) == 7
+    assert not (here/'risk'/'bank').exists()
+
+def test_an_evaluation_of_files_equals_that_of_the_run(whole, here, capsys):
+    options = '--data digits --n 300 --forget random:12 --oracles 2 --train-epochs 2'.split()
+    (here/'check').mkdir()
+    shutil.copytree(whole.out/'oracles', here/'check'/'oracles') # to save the time of their training
+    files = ['--weights', whole.out/'model.safetensors', '--unlearned', whole.out/'unlearned.safetensors']
+    assert call('evaluate', *options, *files, '--out', 'check', '--json') == 0
+    rows = {o['model']: o for o in json.loads(capsys.readouterr().out)['table']}
+    of_run = pd.read_parquet(whole.out/'table.parquet')
+    for name in ('do nothing', 'unlearned', 'retrain'):
+        for measure in ('forget', 'tow', 'auc'): assert rows[name][measure] == pytest.approx(of_run[measure][name])
+    assert rows['unlearned']['seconds'] is None
+    assert len([*(here/'check'/'oracles').glob('*.safetensors')]) == 2
+
 @pytest.mark.parametrize('command', [(rsu,), (sys.executable, '-m', 'rsu')], ids=['rsu', 'python -m rsu'])
 def test_help_names_every_option(command, tmp_path):
     done = shell('run', '--help', cwd=tmp_path, command=command, env={**os.environ, 'COLUMNS': '120'})
     assert done.returncode == 0 and done.stderr == ''
     assert done.stdout.startswith('usage: rsu run ')
-    from rsu.app.settings import Settings
     for name in [*Settings._names(), 'out']: assert f"--{name.replace('_', '-')} " in done.stdout
     assert max(map(len, done.stdout.split('\n'))) <= 120
 
@@ -135,6 +214,17 @@ def test_a_search_on_mislabelled_samples_uses_its_own_seed(here, capsys):
     assert '12 random training samples get a wrong label (seed 1000)' in capsys.readouterr().out
     row, = json.loads((here/'search'/'settings.json').read_text(encoding='utf-8'))
     assert (row['forget'], row['seed']) == ('mislabelled:12', 1000)
+
+def test_a_search_prints_how_its_settings_are_used(here, capsys):
+    row = dict(settings=dict(kind='FineTune', lr=.02), score=.91, given=.9, nothing=.95, retrained=.99)
+    found = pd.DataFrame([dict(row, settings=dict(kind='SCRUB', lr=.1), score=.97), row])
+    text = search_summary(found, 'search')
+    assert 'rsu run --config search/scrub.toml --out FOLDER\n  SCRUB(lr=0.1)' in text
+    assert text.count('worse than doing nothing (0.910 against 0.950)') == text.count('Warning') == 1
+    assert re.split(r'\s{2,}', text.split('\n')[4]) == ['finetune', '0.91', '0.9', '0.95', '0.99']
+    searched = Settings('digits', forget='top:9', n=300, seed=1000)
+    (here/'scrub.toml').write_text(found_toml(searched, SCRUB(lr=.1)), encoding='utf-8')
+    assert Settings(**from_toml('scrub.toml')) == searched.replace(algorithm=SCRUB(lr=.1), seed=0)
 
 def test_the_same_seed_gives_the_same_run(whole, here, no_report):
     # in another folder and process, where random generators have another state

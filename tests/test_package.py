@@ -151,8 +151,9 @@ print(code, *sorted({slow!r} & set(sys.modules)), time.process_time() < .5)
 """
 
 @pytest.mark.parametrize('line, exit_code, words', [
-    ('--help', 0, '{run,tune,forget}'), ('run --help', 0, 'rmia, attackr'), ('forget --help', 0, 'neggradplus'),
-    ('', 2, 'rsu --help'), ('run --seeds 3 --out x', 2, 'unrecognized arguments'),
+    ('--help', 0, 'rsu COMMAND --help'), ('', 0, 'rsu COMMAND --help'), ('--version', 0, 'rsu '),
+    ('run --help', 0, 'rmia, attackr'), ('forget --help', 0, 'neggradplus'),
+    ('run --ranker LyRa --out x', 2, "did you mean 'lira'"), ('run --seeds 3 --out x', 2, 'unrecognized arguments'),
     ('run --ranker lyra --out x', 2, "did you mean 'lira'"), ('run --data digit --out x', 2, "did you mean 'digits'"),
     ('run --network resnet --out x', 2, "did you mean 'cifar_resnet18'"),
     ('tune --algorithm scrub,scrap --out x', 2, "did you mean 'scrub'"),

@@ -40,10 +40,10 @@ values = [name for kind,_,name in _each_name() if kind in ('algorithm','value')]
 # %% ../../nbs/core/00_names.ipynb #a1f00007
 def load(
     kind:str, # 'data set', 'network', 'ranker', 'algorithm', 'function' or 'value'
-    name:str  # One of `names[kind]`, such as 'scrub'
+    name:str  # One of `names[kind]`, in any case: 'scrub', 'SCRUB'
 ):            # The function or class
     "The function or class with this name; its module is imported"
-    module,attribute = names[kind][name]
+    module,attribute = names[kind][name.lower()]
     return getattr(import_module(module), attribute)
 
 def import_definition(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
+from torch.utils.data import Subset
 from rsu import __version__
 from rsu.core.config import InputError, Interval, PositiveInt, Seed, validated
 from rsu.core.store import (StoredFileError, check_same, check_writable, claim, is_part_of, key_of, read_json,
@@ -322,13 +323,38 @@ def _reference_tensors(net, dls, member, logits):
     whole = subset(valid, np.arange(len(valid.dataset)), bs=at_once(net))
     return dict(res, phi_valid=_to_float16(margin(*predict(net, whole))))
 
+# %% ../../nbs/ranking/01_bank.ipynb #a2100016
+_announced = set() # folders that were printed before
+
+def _default_folder(dls):
+    "'bank' in the current folder, or beside the folder of the training files if that is or holds the current folder"
+    folder,root = Path('bank'),_folder_of_files(dls)
+    if root is not None and Path.cwd().is_relative_to(root): folder = root.with_name(f'{root.name}-bank')
+    if folder.absolute() not in _announced:
+        print(f"The reference models are stored in '{folder}': path= names another folder.")
+    _announced.add(folder.absolute())
+    return folder
+
+def _folder_of_files(dls):
+    "The folder that holds all files of the data sets; None if these are not files"
+    found = [file for dl in dls.loaders for file in _files_of(dl.dataset)]
+    return Path(os.path.commonpath([Path(o).absolute().parent for o in found])) if found else None
+
+def _files_of(ds):
+    "The files that a data set lists, as fastai (`items`) and torchvision (`samples`) do; [] if it lists none"
+    while isinstance(ds, Subset): ds = ds.dataset
+    listed = getattr(ds, 'items', None)
+    if listed is None: listed = [o for o,*_ in getattr(ds, 'samples', None) or []]
+    is_list = not isinstance(listed, pd.DataFrame) and len(listed) and isinstance(listed[0], (str,Path))
+    return listed if is_list and Path(listed[0]).is_file() else []
+
 # %% ../../nbs/ranking/01_bank.ipynb #30164560
 @patch(cls_method=True)
 @validated
 def fit(cls:ReferenceBank,
     learn,                 # The learner whose training set and recipe are used
     n:Interval(int, 2)=16, # Number of references; even, so that every sample is in half of them
-    path=None,             # Folder of the bank; by default a folder below `learn.path`/'bank', named by data and recipe
+    path=None,             # Folder of the bank; default: below 'bank' in the current folder, named by data and recipe
     seed:Seed=0,           # Seed of the halves and the models
     recipe=None,           # A `Recipe` or function, if the learner has none
     logits:bool=False,     # Store all logits besides the margins
@@ -345,7 +371,7 @@ def fit(cls:ReferenceBank,
     dls,recipe = learn.dls,recipe_of(learn, recipe)
     check_outputs(learn.model, dls)
     made = _made_from(dls, recipe)
-    path = Path(path or Path(learn.path)/'bank'/'-'.join(made.values()))
+    path = Path(path or _default_folder(dls)/'-'.join(made.values()))
     claim(path/'bank.json', 'bank', made, 'give another path, or delete it')
     files = {_reference_file(path, seed, k): k for k in range(n)}
     missing = _missing_of(files, logits)
