@@ -145,6 +145,7 @@ slow = {'torch', 'fastai', 'numpy', 'pandas', 'scipy', 'sklearn', 'matplotlib', 
 at_once = """
 import sys, time
 from rsu.__main__ import main
+code = 0
 try: main({args!r})
 except SystemExit as e: code = e.code or 0
 print(code, *sorted({slow!r} & set(sys.modules)), time.process_time() < .5)
