@@ -2,7 +2,7 @@
 import json, os, re, shutil, sys
 
 import nbformat, numpy as np, pandas as pd, pytest, torch
-from common import assert_same, call, in_browser, open_browser, rsu, shell, small, state
+from common import assert_same, call, clinic_request, in_browser, open_browser, request, rsu, shell, small, state
 from rsu import __version__
 from rsu.algorithms.teacher import SCRUB
 from rsu.app.pipeline import search_summary
@@ -150,6 +150,28 @@ def test_an_evaluation_of_files_equals_that_of_the_run(whole, here, capsys):
         for measure in ('forget', 'tow', 'auc'): assert rows[name][measure] == pytest.approx(of_run[measure][name])
     assert rows['unlearned']['seconds'] is None
     assert len([*(here/'check'/'oracles').glob('*.safetensors')]) == 2
+
+def test_commands_on_a_users_model(in_clinic, no_page, capsys):
+    own = '--data clinic_data:loaders --weights clinic.safetensors --by person'.split()
+    request(*(f'patient-{i}' for i in (4, 2)))
+    ranked = [*own, '--model', 'clinic_data:network', '--ranker', 'confidence', '--forget', 'erase.csv']
+    assert call('rank', *ranked, '--out', 'risk') == 0
+    df = pd.read_csv('risk/ranking.csv')
+    assert sorted(df.id) == [4, 5, 8, 9] and [*df.person] == [f'patient-{i//2}' for i in df.id]
+    compared = [*own, '--unlearned', 'clinic.safetensors', '--forget', 'erase.csv', '--oracles', 2, '--out', 'check']
+    capsys.readouterr()
+    assert call('evaluate', *compared, '--model', 'clinic_data:network') == 2
+    assert 'recipe' in capsys.readouterr().err and not (in_clinic/'check').exists()
+    assert call('evaluate', *compared, '--model', 'clinic_data:learner', '--json') == 0
+    rows = {o['model']: o for o in json.loads(capsys.readouterr().out)['table']}
+    assert rows['unlearned']['tow'] == rows['do nothing']['tow'] and rows['unlearned']['ratio'] is None
+    assert call(*clinic_request, '--forget', 'erase.csv', '--out', 'requests', '--json') in (0, 3)
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)['reports'] == ['requests/report-0001.html'] and 'Request 1' in printed.err
+    assert call('info', 'requests', '--json') == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts['kind'], facts['requests'], facts['samples forgotten']) == ('ledger', 1, 4)
+    assert len(facts['copies to purge']) >= 1 and not facts['complete'] and 'patient' not in str(facts)
 
 @pytest.mark.parametrize('command', [(rsu,), (sys.executable, '-m', 'rsu')], ids=['rsu', 'python -m rsu'])
 def test_help_names_every_option(command, tmp_path):

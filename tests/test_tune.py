@@ -2,12 +2,12 @@
 import json, shutil, signal, subprocess, sys, time
 from os import kill
 
-import numpy as np, pytest
+import numpy as np, pandas as pd, pytest
 from common import call, ended, forked, start, wait_until
 from filelock import FileLock
 from rsu.all import FineTune, ForgetSplit, NegGradPlus, Recipe, SCRUB, SalUn, digits, small_cnn
 from rsu.core.config import InputError
-from rsu.evaluation.tune import _bounds, settings_for, tune, tuned_settings
+from rsu.evaluation.tune import Tuning, _bounds, settings_for, tune, tuned_settings
 
 options = ('--data digits --n 300 --forget random:12 --algorithm gradascent --oracles 2 --train-epochs 2 --budget 12 '
            '--seed 1000').split()
@@ -192,7 +192,15 @@ def test_tuned_settings_can_be_read_in_a_new_process(tmp_path):
 
 def test_a_search_has_its_own_default_seed(tmp_path, monkeypatch):
     searches = []
-    monkeypatch.setattr('rsu.app.pipeline.search', lambda s, *args: searches.append(s))
+    def search(s, *args):
+        searches.append(s)
+        return pd.DataFrame(columns=['settings', 'score', 'given', 'nothing', 'retrained'])
+    monkeypatch.setattr('rsu.app.pipeline.search', search)
     for args in (['--out', 'a'], ['--seed', '7', '--out', 'a']): assert call('tune', *args) == 0
     assert [o.seed for o in searches] == [1000, 7]
     assert all(f'--seed {searches[0].seed}' in c for c in tuned_settings().command if c.startswith('rsu tune '))
+
+@pytest.mark.parametrize('score, warned', [(.8, True), (.9, False)])
+def test_a_search_whose_best_is_worse_than_doing_nothing_says_so(score, warned):
+    found = Tuning(pd.DataFrame(dict(ended=['done'])), score=score, given=.7, nothing=.9, retrained=.95)
+    assert ('worse than doing nothing' in repr(found)) == warned

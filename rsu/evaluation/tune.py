@@ -319,6 +319,7 @@ class Tuning:
         lost = (self.trials.ended == 'diverged').sum()
         parts = [f"score {self.score:.3f} after {len(self.trials)} runs (as given {self.given:.3f}, "
                  f"doing nothing {self.nothing:.3f}, retraining {self.retrained:.3f})"]
+        if self.score < self.nothing: parts.append('these settings are worse than doing nothing')
         if lost: parts.append(f"{lost} of the runs diverged")
         if self.diverged: parts[-1] += f", and {self.diverged:.0%} of those with these settings: they are not safe"
         parts += [f"{k} is on the edge of [{low:.3g}, {high:.3g}]: more runs, or a range of your own, may find better"
