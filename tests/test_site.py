@@ -23,6 +23,12 @@ def notebooks():
 
 def markdown(cells): return '\n\n'.join(''.join(o['source']) for o in cells if o['cell_type'] == 'markdown')
 
+def test_links_between_pages_name_the_notebook():
+    # A link to the .html works on the site alone, a link to the .ipynb in Jupyter and on GitHub, too.
+    link = re.compile(r'\]\((?!https?:)([^)\s]+\.html[^)\s]*)\)')
+    found = {page: link.findall(markdown(cells)) for page,cells in notebooks().items()}
+    assert {page: links for page,links in found.items() if links} == {}
+
 def test_the_glossary_is_sorted_and_explains_every_column():
     text = markdown(notebooks()['tutorials/glossary.ipynb'])
     terms = re.findall('^### (.+)', text, re.M)
