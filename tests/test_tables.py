@@ -74,7 +74,8 @@ def test_two_seeds_give_a_warning(made):
 def test_rows_of_groups_are_not_counted_as_seeds(made):
     for by in ('order', ['algorithm', 'order']):
         with pytest.raises(InputError, match="several runs of '.*do nothing' with seed 0.*by="): summarise(made[0], by)
-    with pytest.raises(InputError, match='no column model: they have .*order'): summarise(made[0])
+    assert summarise(made[0]).index.names == ['algorithm', 'order', 'group']
+    with pytest.raises(InputError, match='no column model: they have .*seed'): summarise(made[0].drop(columns='order'))
     assert summarise(made[0], ['order', 'group']).runs.max() == 3
     assert type(summarise(made[0], ['order', 'group'])) is pd.DataFrame
 
@@ -95,6 +96,19 @@ def test_a_study_read_from_a_file_gives_the_same_tables(made, index, tmp_path):
         to = 'one-shot' if by == 'order' else ''
         pd.testing.assert_frame_equal(*(differences(o, to, by=by) for o in parts), check_dtype=False)
     Comparison(read).plot()
+
+def test_differences_of_a_study_are_within_each_algorithm_and_group(made, tmp_path):
+    study, algorithm = made[0], made[0].algorithm.max()
+    both = pd.concat([study, study[study.algorithm != ''].assign(algorithm='another')])
+    apart = differences(both, 'one-shot')
+    groups = study.group.nunique()
+    assert len(apart) == 2*groups*2*4 and set(apart.algorithm) == {algorithm, 'another'}
+    one = differences(study[study.group == 'all'], 'one-shot').drop(columns='p_adjusted')
+    part = apart[(apart.algorithm == 'another') & (apart.group == 'all')].drop(columns='p_adjusted')
+    pd.testing.assert_frame_equal(part.reset_index(drop=True).assign(algorithm=algorithm), one)
+    pd.testing.assert_frame_equal(differences(csv(both, tmp_path), 'one-shot'), apart, check_dtype=False)
+    labels = [o.get_text() for o in plot_differences(apart).axes[0].get_yticklabels()]
+    assert len(set(labels)) == len(labels) == len(apart)/2
 
 def test_runs_read_from_a_file_lose_their_draws(made, tmp_path):
     study, oracles, new = made

@@ -25,7 +25,7 @@ from rsu.core.stacked import Stack, StackError, groups_of, padded, why_not_direc
 from rsu.core.outputs import Outputs
 from rsu.algorithms.base import Algorithm, Diverged, flatten_groups
 from rsu.algorithms.unlearn import (clone_learner, unlearn, resolve_algorithm, import_optimisers, check_retained,
-                                    warn_if_lost, lacks_running_statistics, make_record)
+                                    warn_if_lost, lacks_running_statistics, make_record, n_between_stages, outputs_of)
 
 # %% ../../nbs/algorithms/09_many.ipynb #f79c1075
 class Job(NamedTuple):
@@ -51,6 +51,7 @@ class _SingleRuns:
             warnings.simplefilter('always', Diverged)
             new = unlearn(self.learn, job.split, job.how, seed=job.seed, quiet=True)
         new.dls = new.unlearning.parent = new.unlearning.split = None
+        vars(new).pop('_outputs_of_split', None)
         return new,[o.message for o in caught]
 
 # %% ../../nbs/algorithms/09_many.ipynb #e74b9083
@@ -242,7 +243,7 @@ def _run_together(learn, jobs, hows, k):
     filled = padded(jobs, k)
     splits,stages = [o.split for o in filled], [how.stages(o.split) for how,o in zip(padded(hows, k), filled)]
     news = [clone_learner(learn, o.split.retain_dls) for o in jobs]
-    outputs = [[Outputs(new.model, split).compact()] for new,split in zip(news, splits)]
+    outputs = [[outputs_of(learn, o.split).compact()] for o in jobs]
     nets = [copied(learn.model).to(device_of(learn.dls)).eval()]*k
     rows,diverged = [[] for _ in jobs],set()
     import_optimisers()
@@ -251,7 +252,8 @@ def _run_together(learn, jobs, hows, k):
             nets,cost,samples,lost = _run_stage(learn, nets, splits, now, [derive_seed(o.seed, i) for o in filled])
         diverged |= lost
         for j,row in enumerate(rows):
-            outputs[j].append(Outputs(nets[j], splits[j]).compact())
+            at_most = None if i+1 == len(stages[j]) else n_between_stages
+            outputs[j].append(Outputs(nets[j], splits[j], at_most).compact())
             row.append(dict(stage=i+1, group=now[j].name, n=len(now[j].forget), steps=cost['steps'], samples=samples[j],
                             seconds=cost['seconds']/len(jobs), memory=peak.mb/len(jobs), ended='done'))
     for j,(job,new) in enumerate(zip(jobs, news)):
@@ -304,4 +306,4 @@ def unlearn_many(
     jobs = [Job(*o) for o in jobs]
     hows = [resolve_algorithm(learn, o.split, o.how, seed=o.seed) for o in jobs]
     for o in jobs: check_retained(learn, o.split)
-    return progress(_run_all(learn, jobs, hows, executor), 'Models to unlearn', len(jobs), quiet)
+    return progress(_run_all(learn, jobs, hows, executor), 'Models to unlearn', len(jobs), quiet, equal=True)

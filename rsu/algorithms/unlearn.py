@@ -13,6 +13,7 @@ from numbers import Real
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from torch import nn
+from fastcore.basics import patch
 from fastcore.foundation import L
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import MixedPrecision
@@ -26,6 +27,7 @@ from rsu.core.config import Epochs, InputError, NonNegativeFloat, Seed, Value, v
 from rsu.core.store import (DamagedFile, check_same, check_writable, decrypt_tensors, encrypt_tensors, key_of,
                             read_shard, write_shard)
 from rsu.core.indexing import indices, targets, with_train
+from rsu.core.markup import card, lines
 from rsu.core.outputs import Outputs
 from rsu.core.split import ForgetSplit, is_empty_loader
 from rsu.core.per_sample import check_outputs, copied, with_gradients
@@ -58,8 +60,11 @@ class Unlearning:
     before:dict           # Accuracies before the first stage
     stages:pd.DataFrame   # A row for each stage: group, steps, samples used, seconds, memory (peak above the memory
                           # in use before, MB), how it ended ('done', 'target reached', 'diverged'), accuracies after it
+                          # (before the last stage those on retain, valid and test are of at most 1,000 samples each)
     groups:dict=field(default_factory=dict)  # Indices of each group by name, in order; empty for a single stage
-    outputs:list=field(default_factory=list) # Compact `Outputs` before the first stage and after each
+    # Compact `Outputs` before the first stage and after each; on at most 1,000 samples of retain, valid and test each
+    # between stages
+    outputs:list=field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -82,6 +87,13 @@ class Unlearning:
         steps = 'uncounted' if np.isnan(self.steps) else self.steps
         return (f"{self.how} forgot {n} samples in {n_stages} {'stage' if n_stages == 1 else 'stages'}, "
                 f"{steps} steps, {self.seconds:.1f} s (seed {self.seed})")
+
+# %% ../../nbs/algorithms/01_unlearn.ipynb #26768349
+@patch
+def _repr_html_(self:Unlearning) -> str:
+    "The record in a notebook: the accuracies before and after each stage, and the next call"
+    series = {k: [self.before[k], *self.stages[k]] for k in ('forget','retain','test') if k in self.stages}
+    return card(repr(self), lines(series, 'accuracies before and after each stage'), 'evaluate(new, oracles=3)')
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #b1b00003
 def _total(counts):
@@ -216,6 +228,20 @@ def weights_hash(
     parts = (v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for v in state.values())
     return hashlib.sha256(b''.join(parts)).hexdigest()
 
+# %% ../../nbs/algorithms/01_unlearn.ipynb #a22492bc
+n_between_stages = 1000 # samples of retain, of valid and of test that are evaluated between stages
+
+def _same_samples(a, b): return a is b or (a.key, a.eval_key) == (b.key, b.eval_key)
+
+def outputs_of(learn, split):
+    "The outputs of a learner's model; they are stored with the learner until its weights or the samples change"
+    weights,stored = weights_hash(learn.model), vars(learn).get('_outputs_of_split')
+    if stored is None or stored[0] != weights or not _same_samples(stored[1], split):
+        stored = learn._outputs_of_split = weights,split,Outputs(learn.model, split)
+    res = stored[2]
+    if res.split is None: res.model,res.split = learn.model,split # it was in a pickle, which holds neither
+    return res
+
 # %% ../../nbs/algorithms/01_unlearn.ipynb #b1b00011
 def _with_prefix(tensors, prefix):
     "The tensors whose names start with `prefix`, by the rest of their names"
@@ -231,8 +257,7 @@ def _unpack(tensors, rows, stages, new, split, how):
         for name,v in _with_prefix(tensors, 'memory.').items():
             i,_,k = name.partition('.')
             carry.state.setdefault(int(i), {})[k] = v
-    outputs = _with_prefix(tensors, 'outputs.')
-    outputs = [Outputs.from_tensors({k: v[i] for k,v in outputs.items()}, split) for i in range(len(rows)+1)]
+    outputs = [Outputs.from_tensors(_with_prefix(tensors, f'outputs.{i}.'), split) for i in range(len(rows)+1)]
     return stages[len(rows):], stages[:len(rows)], rows, outputs
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #e480e0c7
@@ -243,6 +268,7 @@ class _Progress:
         self.split,self.how = split,how
         facts = {'samples': split.key, 'validation and test samples': split.eval_key, 'settings': how.key, 'seed': seed,
                  'target': target, 'model': weights_hash(learn.model), 'loss function': loss_key(learn.loss_func),
+                 'samples evaluated between stages': n_between_stages,
                  'groups': key_of(groups=[s.forget.astype(np.int64) for s in todo])[:12]}
         hidden = split.secret is not None # without the key, keyed hashes reveal nothing
         self.made = {k: split.keyed_hash(f'{k} {v}') if hidden else v for k,v in facts.items()}
@@ -255,8 +281,7 @@ class _Progress:
                   if torch.is_tensor(v)}
         stage_of = np.zeros(len(self.split), dtype=np.int32) # the stage that forgets each sample
         for i,s in enumerate([*done, *todo]): stage_of[np.searchsorted(self.split.forget, s.forget)] = i
-        each = [o.to_tensors() for o in outputs]
-        results = {f'outputs.{k}': torch.stack([o[k] for o in each]) for k in each[0]}
+        results = {f'outputs.{i}.{k}': v for i,o in enumerate(outputs) for k,v in o.to_tensors().items()}
         results['turn'] = torch.as_tensor(stage_of)
         facts = dict(rows=json.dumps(rows))
         if (key := self.split.secret) is not None: results,facts = dict(sealed=encrypt_tensors(key, results, facts)),{}
@@ -305,7 +330,7 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
     import_optimisers()
     todo,new = how.stages(split),clone_learner(learn, split.retain_dls)
     _check_fits(learn, new, split, how, todo, cbs, quiet, until)
-    first = Outputs(new.model, split).compact()
+    first = outputs_of(learn, split).compact()
     outputs = [first]
     done,rows = [],[]
     target = _target_function(until, split, first)
@@ -318,7 +343,7 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
         accuracy = stage_target(stage.forget) if len(stage.forget) else None
         rows.append(_forget_stage(stage, len(done), new, split, seed, cbs, quiet, accuracy))
         done.append(stage)
-        outputs.append(Outputs(new.model, split).compact())
+        outputs.append((Outputs(new.model, split, n_between_stages) if todo else outputs_of(new, split)).compact())
         if todo: todo = how.replan(todo, split, new)
         if progress: progress.save(todo, done, rows, outputs, new)
     warn_if_lost(how, outputs)

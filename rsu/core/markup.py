@@ -36,3 +36,44 @@ def figure(
 ) -> str:
     "A number as pages show it, '-' for NaN"
     return '-' if np.isnan(value) else format(value, form)
+
+# %% ../../nbs/core/11_markup.ipynb #51a10011
+_colours = ('#0173b2','#de8f05','#029e73') # seaborn's palette `colorblind`
+_width,_height = 320,70
+
+def _svg(inside, what):
+    "A picture with a description for readers who cannot see it"
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{_width}" height="{_height+16}" role="img" '
+            f'font-size="9" font-family="sans-serif" fill="currentColor"><title>{escape_markdown(what)}</title>'
+            f'{inside}</svg>')
+
+def _label(x, y, text, anchor='middle'):
+    text = str(text) if len(str(text)) <= 12 else f'{str(text)[:11]}…'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape_markdown(text)}</text>'
+
+# %% ../../nbs/core/11_markup.ipynb #51a10012
+def bars(values, labels, what):
+    """Bars from 0, as SVG.
+    `values` are their heights (n,), `labels` their names ('' for none) and `what` the description of the picture."""
+    values,step = np.nan_to_num(np.asarray(values, dtype=float)), _width/len(values)
+    heights = (_height-12)*values/max(values.max(), 1e-12)
+    parts = [f'<rect x="{i*step+1:.1f}" y="{_height-h:.1f}" width="{max(step-2, .5):.1f}" height="{h:.1f}" '
+             f'fill="{_colours[0]}"/>' for i,h in enumerate(heights)]
+    names = [_label((i+.5)*step, _height+12, o) for i,o in enumerate(labels) if o != '']
+    return _svg(''.join(parts + names), what)
+
+def lines(series, what):
+    "Lines between 0 and 1, as SVG. `series` are their values by name, at equal distances."
+    parts = []
+    for i,((name,values),colour) in enumerate(zip(series.items(), _colours)):
+        step = (_width-70)/max(1, len(values)-1)
+        points = [(5+j*step, 5+(_height-5)*(1-v)) for j,v in enumerate(values) if np.isfinite(v)]
+        path = ' '.join(f'{x:.1f},{y:.1f}' for x,y in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
+                     f'<g fill="{colour}">{_label(_width-60, 14+20*i, name, "start")}</g>')
+    return _svg(''.join(parts), what)
+
+def card(text, picture, following):
+    "An object as HTML: its text, a picture (SVG, or ''), and the call that usually follows"
+    return (f'<div>{code_span(text)}<div>{picture}</div>'
+            f'<small>Next: {code_span(following)}</small></div>')

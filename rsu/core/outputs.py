@@ -14,7 +14,7 @@ from fastai.torch_core import to_device
 from torch.utils.data import DataLoader as TorchLoader
 from fastcore.basics import patch
 from rsu.core.config import choose
-from rsu.core.indexing import without_augmentation, indices, sequential
+from rsu.core.indexing import without_augmentation, indices, sequential, subset
 
 # %% ../../nbs/core/05_outputs.ipynb #3745b83f
 @contextmanager
@@ -108,20 +108,28 @@ class SetOutputs:
 def _set_outputs(logits, labels):
     return SetOutputs(is_correct(logits, labels).numpy(), margin(logits, labels), logits, labels)
 
-def _compute_set(model, split, name):
-    "The outputs on the set of a split called `name`; empty ones if the split has no such samples"
-    if name in ('forget','retain'): return _set_outputs(*predict_train(model, split.dls, getattr(split, name)))
-    dl = split.dls.loaders[('valid','test').index(name)+1]
-    if not len(indices(dl)): return SetOutputs(np.zeros(0, dtype=bool), torch.zeros(0))
-    return _set_outputs(*predict(model, dl))
+def _fixed_choice(n, at_most):
+    "Indices of `at_most` of `n` samples, always the same; None if there are no more than that"
+    if at_most is None or n <= at_most: return None
+    return np.sort(np.random.default_rng(0).choice(n, at_most, replace=False))
+
+def _compute_set(model, split, name, at_most=None):
+    """The outputs on the set of a split called `name`; empty ones if the split has no such samples.
+    `at_most` samples are used, except of the forget set."""
+    if name == 'forget': return _set_outputs(*predict_train(model, split.dls, split.forget))
+    dl = split.dls.loaders[('retain','valid','test').index(name)]
+    idx = split.retain if name == 'retain' else indices(dl)
+    if (chosen := _fixed_choice(len(idx), at_most)) is not None: idx = idx[chosen]
+    if name == 'retain': return _set_outputs(*predict_train(model, split.dls, idx))
+    if not len(idx): return SetOutputs(np.zeros(0, dtype=bool), torch.zeros(0))
+    return _set_outputs(*predict(model, dl if chosen is None else subset(dl, idx)))
 
 _n_for_attacks = 1000 # samples of a set from which an attack learns
 
 def _sample_for_attacks(outputs):
     "The outputs on at most 1,000 samples of a set, always the same"
-    n = len(outputs)
-    if n <= _n_for_attacks: return outputs
-    return outputs.part(np.sort(np.random.default_rng(0).choice(n, _n_for_attacks, replace=False)))
+    idx = _fixed_choice(len(outputs), _n_for_attacks)
+    return outputs if idx is None else outputs.part(idx)
 
 # %% ../../nbs/core/05_outputs.ipynb #5c1d0a45
 class Outputs:
@@ -129,9 +137,12 @@ class Outputs:
     sets = ('forget','retain','valid','test')
     def __init__(self,
         model, # A network; it must not change before all needed sets are computed
-        split  # A `ForgetSplit`: the samples to forget, and the loaders
+        split, # A `ForgetSplit`: the samples to forget, and the loaders
+        # Compute at most so many samples of retain, of valid and of test, a fixed random choice; default: all
+        at_most:int|None=None
     ):
         self.model,self.split = model,split
+        self.at_most = at_most
         self._computed,self._retained = {},None
 
     @classmethod
@@ -146,7 +157,7 @@ class Outputs:
     ) -> SetOutputs:
         "The outputs on one set; empty ones if a split has no validation or test samples"
         if name in self._computed: return self._computed[name]
-        res = _compute_set(self.model, self.split, choose('set', name, self.sets))
+        res = _compute_set(self.model, self.split, choose('set', name, self.sets), self.at_most)
         if name == 'retain':
             self._retained = _sample_for_attacks(res)
             res = replace(res, logits=None, labels=None)
@@ -177,6 +188,14 @@ def part(self:Outputs,
 ):      # `Outputs`
     "The same outputs with only some of the samples to forget"
     return self._of({**{k: self[k] for k in self.sets}, 'forget': self['forget'].part(idx)})
+@patch
+def sampled(self:Outputs,
+    at_most:int # Number of samples
+):              # `Outputs`
+    "The outputs on at most so many samples of retain, valid and test, as `Outputs(model, split, at_most)` has them"
+    sets = {k: (self[k], _fixed_choice(len(self[k]), at_most)) for k in self.sets[1:]}
+    sets = {k: o if idx is None else o.part(idx) for k,(o,idx) in sets.items()}
+    return self._of({'forget': self['forget'], **sets}, self.split)
 
 # %% ../../nbs/core/05_outputs.ipynb #5c1d0a52
 @patch

@@ -232,14 +232,26 @@ def progress(
     items,               # The jobs, or their results in the order of completion
     what:str,            # What the items are, for the line in a log
     total:int|None=None, # Number of items; `len(items)` if not given
-    quiet:bool=False     # Show nothing
+    quiet:bool=False,    # Show nothing
+    equal:bool=False     # Do all items take about as long? Then a log also states the minutes that are left after the
+                         # first one, if it is one minute or more
 ):                       # An iterator over `items`
     "Iterate with a progress bar in a notebook or on a terminal; otherwise print one line"
     total = len(items) if total is None else total
     if quiet or not total: return iter(items)
     if on_screen(): return iter(progress_bar(items, total=total))
     print(f'{what}: {total}', flush=True)
-    return iter(items)
+    return _with_estimate(items, what, total, perf_counter()) if equal else iter(items)
+
+def _with_estimate(items, what, total, start):
+    "The items. When the second is requested, the first is done: a line states the time for the others"
+    for i,o in enumerate(items):
+        if i == 1: _print_estimate(what, total-1, perf_counter()-start)
+        yield o
+
+def _print_estimate(what, n, seconds):
+    if n*seconds >= 60: print(f'{what}: the first took {seconds:.0f} s; the other {n} take about {n*seconds/60:.0f} '
+                              'minutes, or less on several cores', flush=True)
 
 # %% ../../nbs/core/08_recipe.ipynb #9a7e0004
 class _FitLine(Callback):

@@ -17,6 +17,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
 from torch.utils.data import DataLoader as TorchLoader, Subset
 from rsu.core.config import InputError, Seed, validated
+from rsu.core.markup import bars, card
 from rsu.core.data import IndexLoader, is_resident, shuffled
 from rsu.core.indexing import (as_fastai, without_augmentation, fingerprint, indices, subset, subset_dls, targets,
                                sequential, check_loaders, hash_samples)
@@ -492,6 +493,22 @@ class ForgetSplit(_HashedRequest):
     def __repr__(self):
         n = [len(self.forget), len(self.retain), *(len(indices(o)) for o in self.dls.loaders[1:])]
         return "{}: forget {}, retain {}, valid {}, test {} samples".format(type(self).__name__, *n)
+
+# %% ../../nbs/core/06_split.ipynb #bcd75451
+@patch
+def _repr_html_(self:ForgetSplit) -> str:
+    "The request in a notebook: sizes, samples to forget by class, and the next call"
+    return card(repr(self), '' if self.secret is not None else self._picture(),
+                "LiRA(bank).rank(learn, split), or learn.unlearn(split, SCRUB())")
+
+@patch
+def _picture(self:ForgetSplit):
+    "The number of samples to forget in each class, as SVG"
+    labels,counts = np.unique(self.y[self.forget], return_counts=True)
+    try: names = class_names(self.dls)
+    except InputError: names = {}
+    shown = [names.get(int(o), o) if len(labels) <= 12 else '' for o in labels]
+    return bars(counts, shown, f'{len(self)} samples to forget by class')
 
 # %% ../../nbs/core/06_split.ipynb #7c093b94
 def _number_rows(x, number):

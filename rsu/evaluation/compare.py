@@ -15,7 +15,7 @@ from rsu.core.split import ForgetSplit
 from rsu.core.recipe import loss_key
 from rsu.ranking.rankers import Ranker, Ranking
 from rsu.algorithms.base import Algorithm
-from rsu.algorithms.unlearn import weights_hash, unlearn, resolve_algorithm
+from rsu.algorithms.unlearn import n_between_stages, outputs_of, resolve_algorithm, unlearn, weights_hash
 from rsu.algorithms.ascent import NegGradPlus
 from rsu.algorithms.many import unlearn_many
 from rsu.sequence.sequence import SeqUnlearn
@@ -102,6 +102,12 @@ def _run_rows(new, run, refs, parts):
     ended = ', '.join(sorted(set(rec.stages.ended)))
     return pd.DataFrame(_rows_by_group(rec.outputs[-1], refs, parts, algorithm=repr(algorithm), order=order, seed=seed,
                                        steps=rec.steps, seconds=rec.seconds, ended=ended))
+def _print_plan(runs, oracles):
+    "Print what a study will run"
+    counts = [len({str(o[i]) for o in runs}) for i in range(3)]
+    parts = ' x '.join(f"{n} {name}{'s'*(n != 1)}" for n,name in zip(counts, ('algorithm','order','seed')))
+    n_oracles = oracles if isinstance(oracles, int) else len(oracles)
+    print(f'Study: {len(runs)} runs ({parts}) and {n_oracles} retrained models', flush=True)
 
 # %% ../../nbs/evaluation/06_compare.ipynb #422bccf9
 def compare_orders(
@@ -127,9 +133,10 @@ def compare_orders(
     if path:
         check_writable(path)
         Path(path).mkdir(parents=True, exist_ok=True)
+    if not quiet: _print_plan(runs, oracles)
     oracles = get_oracles(learn, ranking, oracles, path and Path(path)/'oracles', quiet)
     refs = [Outputs(o.model, ranking) for o in oracles]
-    rows = _control_rows(learn, oracles, Outputs(learn.model, ranking), refs, parts)
+    rows = _control_rows(learn, oracles, outputs_of(learn, ranking), refs, parts)
     hashes = [weights_hash(o.model) for o in oracles]
     keys = [_rows_key(learn, ranking, how, s, hashes, parts, [*rows[0]]) for _,_,s,how in runs]
     done = [_stored_rows(path, k) if path else None for k in keys]
@@ -148,16 +155,18 @@ def evaluate_stages(
     quiet:bool=False  # No progress bar
 ) -> pd.DataFrame:    # A row for each stage (0 is before the first) and group, with the measures that need only
                       # predictions and margins (`measure_table`); `x_se` is the standard error of `x` over samples
-    "Compare every group with the oracles after every stage"
+    """Compare every group with the oracles after every stage.
+    Before the last stage, retain, valid and test are at most 1,000 samples each."""
     rec = new.unlearning
     if not rec.outputs: raise InputError("This record does not hold the outputs after each stage: unlearn again.")
     check_oracles(oracles, rec.split)
     oracles = get_oracles(rec.parent, rec.split, oracles, path, quiet)
     refs = [Outputs(o.model, rec.split) for o in oracles]
-    parts = _group_parts(rec.split, rec.groups)
+    between = [o.sampled(n_between_stages) for o in refs]
+    parts,last = _group_parts(rec.split, rec.groups),len(rec.stages)
     rows = []
     for i,(outputs,group) in enumerate(zip(rec.outputs, ['',*rec.stages.group])):
-        rows += _rows_by_group(outputs, refs, parts, stage=i, forgot=group)
+        rows += _rows_by_group(outputs, refs if i in (0,last) else between, parts, stage=i, forgot=group)
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluation/06_compare.ipynb #088d9057

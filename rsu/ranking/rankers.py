@@ -20,6 +20,7 @@ from rsu.core.config import (Epochs, InputError, NonNegativeFloat, Options, Posi
                              register, validated)
 from rsu.core.indexing import as_fastai, without_augmentation, indices, subset, targets
 from rsu.core.outputs import evaluating, is_correct, margin, predict, predict_train
+from rsu.core.markup import bars, card
 from rsu.core.split import ForgetSplit, held_out_loader
 from rsu.core.recipe import Meter, StepSeed, overriding, n_classes, optimiser, move_loss
 from rsu.core.per_sample import (called, check_outputs, copied, input_grads, refuse_batch_loss, sample_grads,
@@ -66,6 +67,15 @@ class Ranking(ForgetSplit):
         return df.set_index('position').loc[self.order].reset_index().assign(rank=np.arange(1, len(df)+1))
 
     def __repr__(self): return f"{super().__repr__()}; scores by {self.name}"
+
+# %% ../../nbs/ranking/02_rankers.ipynb #74403b7c
+@patch
+def _repr_html_(self:Ranking) -> str:
+    "The ranking in a notebook: a histogram of the scores, and the next call"
+    counts,edges = np.histogram(self.scores, bins=min(20, len(self)))
+    labels = [f'{edges[0]:.3g}', *['']*(len(counts)-2), f'{edges[-1]:.3g}'][:len(counts)]
+    picture = '' if self.secret is not None else bars(counts, labels, f'samples by score ({self.name})')
+    return card(repr(self), picture, "learn.unlearn(ranking, SeqUnlearn(SCRUB(), groups=3))")
 
 # %% ../../nbs/ranking/02_rankers.ipynb #2718ef11
 def _midranks(scores, counts):

@@ -12,6 +12,7 @@ from functools import wraps
 import numpy as np, torch
 from fastai.callback.core import Callback
 from rsu.core.config import InputError, Options, PositiveInt, Seed, Share, TupleOf, Value
+from rsu.core.markup import bars, card
 from rsu.core.split import class_names
 from rsu.algorithms.base import Algorithm, Stage
 
@@ -349,6 +350,17 @@ def regrouped(self:SeqUnlearn,
     retains = self._retained_by_stage(split, forgets)
     changed = [s._replace(forget=f, retain=r) for s,f,r in zip(todo, forgets, retains)]
     return changed + todo[len(forgets):]
+
+# %% ../../nbs/sequence/00_sequence.ipynb #d83f1e28
+@patch
+def _repr_html_(self:SeqUnlearn) -> str:
+    "The sequence in a notebook: the groups in their order if they are known without samples, and the next call"
+    n = self.groups if isinstance(self.groups, int) else getattr(self.groups, 'n', None)
+    names = [str(i+1) for i in range(n or 0)]
+    if isinstance(self.order, tuple): names = list(self.order)
+    elif names and self.order in _orders: names = _orders[self.order](names, self.seed)
+    picture = bars([1]*len(names), names, 'groups in the order of forgetting') if 1 < len(names) <= 12 else ''
+    return card(repr(self), picture, 'learn.unlearn(ranking, how)')
 
 # %% ../../nbs/sequence/00_sequence.ipynb #3c4d647e
 def RUM(
