@@ -583,7 +583,9 @@ def plot_differences(
     (95% interval), p_adjusted."""
     if not len(frame): raise InputError("There is no difference to draw: give a frame with a row for each.")
     one = frame.against.nunique() == 1
+    parts = [frame[k].astype(str) + ', ' for k in ('algorithm','group') if k in frame and frame[k].nunique() > 1]
     df = frame.assign(row=frame.model if one else frame.model + ' less ' + frame.against)
+    for k in parts[::-1]: df['row'] = k + df.row
     rows,measures = df.row.unique(),df.measure.unique()
     n_cols = min(len(measures), 4)
     n_rows = -(-len(measures)//n_cols)

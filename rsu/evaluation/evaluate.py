@@ -6,9 +6,10 @@
 __all__ = ['main_measures', 'fit_oracles', 'measure_table', 'evaluate_runs', 'evaluate']
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #4f1862cc
-import inspect
+import inspect, json
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np, pandas as pd, rsu, torch, torch.nn.functional as F
 from rsu.core.config import InputError, NonNegativeInt, PositiveInt, choose, validated
 from rsu.core.store import StoredFileError, check_writable, key_of, read_shard, write_shard
@@ -16,7 +17,7 @@ from rsu.core.outputs import Outputs, predict_train
 from rsu.core.per_sample import check_outputs
 from rsu.core.recipe import Recipe, derive_seed, progress, recipe_of, describe, loss_key, base_function, source_of
 from rsu.ranking.membership import attack_p, auc
-from rsu.algorithms.unlearn import restored, weights_hash, unlearn
+from rsu.algorithms.unlearn import outputs_of, restored, unlearn
 from rsu.algorithms.exact import Retrain
 from rsu.evaluation.metrics import (auc_se, average_gap, oracle_distance, placements, residual_attack,
                                     residual_scores, tow, tow_mia)
@@ -41,7 +42,7 @@ def fit_oracles(
     res = [_load(learn, split, s, path, key) if path else None for s in seeds]
     todo = [i for i,o in enumerate(res) if o is None]
     if path and todo: check_writable(path)
-    for i in progress(todo, 'Oracles to train', quiet=quiet):
+    for i in progress(todo, 'Oracles to train', quiet=quiet, equal=True):
         res[i] = unlearn(learn, split, Retrain(), seed=seeds[i], quiet=True)
         if path: _save(res[i], seeds[i], path, key)
     return res
@@ -76,14 +77,6 @@ def _load(learn, split, seed, path, key):
     try: state,facts = read_shard(file, kind='oracle', key=key, index=seed)
     except StoredFileError as e: return print(f"'{file}' {e.problem}: it is trained again.")
     return restored(learn, split, Retrain(), seed, state, facts['stage'])
-
-# %% ../../nbs/evaluation/04_evaluate.ipynb #3d5506d7
-def _outputs_of(learn, split):
-    "The outputs of a learner's model; they are stored with the learner until its weights or the samples change"
-    key = split.key,split.eval_key,weights_hash(learn.model)
-    stored_key,*_ = vars(learn).get('_outputs_of_split', (None,))
-    if stored_key != key: learn._outputs_of_split = key,Outputs(learn.model, split)
-    return learn._outputs_of_split[1]
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #e852e775
 def _stacked(outputs, name): return torch.stack([o[name].margins for o in outputs])
@@ -320,19 +313,37 @@ _control_sequences = {
     'shuffled': lambda r: None if r.how.order == 'shuffled' else r.how.replace(order='shuffled', seed=r.seed),
     'reversed': lambda r: None if r.how.order == 'shuffled' else r.how.replace(order=tuple(r.groups)[::-1])}
 
-def _control_runs(models, controls):
-    "Runs of the controls that exist for the records of sequences, by name"
-    res = {}
+class _Control(NamedTuple):
+    "The runs of a control, one for each seed, which may be the control of several methods"
+    records:list # Records of the runs of the first of these methods
+    hows:list    # What each run does
+    of:list      # Names of the methods
+
+def _planned_controls(models, controls):
+    "The controls that exist for the sequences among the models, by name; identical ones once"
     records = {k: [o.unlearning for o in os] for k,os in models.items()}
     sequences = {k: rs for k,rs in records.items() if all(len(r.groups) > 1 for r in rs)}
-    for k,rs in sequences.items():
-        for c in controls:
+    res = {}
+    for c in controls:
+        found = {}
+        for k,rs in sequences.items():
             hows = [_control_sequences[c](r) for r in rs]
             if None in hows: continue
-            res[c if len(sequences) == 1 else f'{k}, {c}'] = [
-                unlearn(r.parent, r.split, how, seed=r.seed, quiet=True) for how,r in zip(hows, rs)]
+            key = tuple((how.key, r.seed) for how,r in zip(hows, rs))
+            found.setdefault(key, _Control(rs, hows, [])).of.append(k)
+        # the short name, where one control belongs to all sequences
+        res.update({c if len(o.of) == len(sequences) else f'{o.of[0]}, {c}': o for o in found.values()})
     return res
 
+def _control_runs(planned, quiet):
+    "The runs of the controls by name"
+    jobs = [(k, r, how) for k,o in planned.items() for r,how in zip(o.records, o.hows)]
+    res = {k: [] for k in planned}
+    for k,r,how in progress(jobs, 'Controls to unlearn', quiet=quiet, equal=True):
+        res[k].append(unlearn(r.parent, r.split, how, seed=r.seed, quiet=True))
+    return res
+
+# %% ../../nbs/evaluation/04_evaluate.ipynb #9ce586d3
 def _shared_record(models):
     "The record of the first of the pairs of name and model; refuses models that differ in parent or split"
     for k,o in models:
@@ -369,7 +380,8 @@ def _check_names(models, controls):
     for c in controls: choose('control', c, _control_sequences)
 
 def _prepare_runs(models, oracles, path, controls, quiet):
-    "The shared record, all runs by name with the controls, and the oracles; all checks come before any work"
+    """The shared record, all runs by name with the controls, the oracles, and the methods of each control.
+    All checks come before any work."""
     models = models if isinstance(models, dict) else {'unlearned': models}
     models = {k: list(o) if isinstance(o, (list,tuple)) else [o] for k,o in models.items()}
     if not isinstance(oracles, int): oracles = list(oracles)
@@ -379,8 +391,21 @@ def _prepare_runs(models, oracles, path, controls, quiet):
     rec = _shared_record(runs)
     check_oracles(oracles, rec.split)
     for _,o in runs: check_outputs(o.model, rec.split.dls)
+    planned = _planned_controls(models, controls)
+    if not quiet: _print_plan(models, planned, oracles)
     refs = get_oracles(rec.parent, rec.split, oracles, path, quiet)
-    return rec, {'do nothing': [rec.parent], **_control_runs(models, controls), **models}, refs
+    runs = {'do nothing': [rec.parent], **_control_runs(planned, quiet), **models}
+    return rec, runs, refs, {k: o.of for k,o in planned.items()}
+
+# %% ../../nbs/evaluation/04_evaluate.ipynb #e41b7f94
+def _print_plan(models, planned, oracles):
+    "Print what an evaluation will run"
+    n_runs,n_controls = (sum(map(len, o)) for o in (models.values(), (o.hows for o in planned.values())))
+    n_oracles = oracles if isinstance(oracles, int) else len(oracles)
+    print(f"Evaluation: {_counted(n_runs, 'unlearned model')}, {_counted(n_controls, 'control run')}, "
+          f"{_counted(n_oracles, 'retrained model')}", flush=True)
+
+def _counted(n, name): return f"{n} {name}{'' if n == 1 else 's'}"
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #a02813b1
 def _untrained_probabilities(learn, split):
@@ -405,14 +430,33 @@ def _cost(learn, parent):
     if learn is parent: return dict(seed=0), dict(steps=0, samples=0, seconds=0., memory=0.)
     return dict(seed=learn.unlearning.seed), learn.unlearning.cost
 
+# %% ../../nbs/evaluation/04_evaluate.ipynb #a02813b3
+_hardly = .1 # share of the change by retraining
+
+def _share_of_change(one, original, oracles):
+    """Mean absolute change of the margins on forget, relative to that by retraining.
+    NaN if the change by retraining is not twice as large as the oracles' standard deviation."""
+    before,refs = original['forget'].margins, _stacked(oracles, 'forget')
+    change,by_retraining = ((o-before).abs().mean() for o in (one['forget'].margins, refs.mean(0)))
+    return float(change/by_retraining) if by_retraining > 2*refs.std(0).mean() else np.nan
+
+def _report_unchanged(outputs, names):
+    "Print which methods hardly changed the model"
+    for k in names:
+        share = np.mean([_share_of_change(o, outputs['do nothing'][0], outputs['retrain']) for o in outputs[k]])
+        if share < _hardly:
+            print(f"'{k}' hardly changed the model: the margins on the forget set moved {share:.0%} as far as by "
+                  "retraining. Its settings are too weak for this model and data: search others with tune, "
+                  "or see tuned_settings.")
+
 # %% ../../nbs/evaluation/04_evaluate.ipynb #c7e02d15
 def _evaluated(models, oracles, path, controls, more, quiet):
     "The frame of runs, and the outputs of the runs of each method"
-    rec,runs,refs = _prepare_runs(models, oracles, path, controls, quiet)
+    rec,runs,refs,of = _prepare_runs(models, oracles, path, controls, quiet)
     split,groups = rec.split,_group_indices(runs, rec.split)
     runs,untrained = {**runs, 'retrain': refs},_untrained_probabilities(rec.parent, split)
     samples = key_of(samples=split.key, evaluated=split.eval_key)[:12]
-    outputs = {k: [_outputs_of(o, split) for o in os] for k,os in runs.items()}
+    outputs = {k: [outputs_of(o, split) for o in os] for k,os in runs.items()}
     with_votes = {k: [(o, _svc_votes(o)) for o in os] for k,os in outputs.items()}
     rows = []
     for k,i,learn in ((k, i, learn) for k,os in runs.items() for i,learn in enumerate(os)):
@@ -420,8 +464,10 @@ def _evaluated(models, oracles, path, controls, more, quiet):
         others = [o for j,o in enumerate(with_votes['retrain']) if (k,i) != ('retrain',j)]
         seed,cost = _cost(learn, rec.parent)
         accuracies = {g: one['forget'].part(idx).accuracy for g,idx in groups.items()}
-        rows.append(dict(model=k, **seed, split=samples, **_all_measures(one, votes, others, untrained),
+        rows.append(dict(model=k, **seed, control_of=json.dumps(of[k]) if k in of else '', split=samples,
+                         **_all_measures(one, votes, others, untrained),
                          **accuracies, **cost, **{c: v for f in more for c,v in f(learn, split).items()}))
+    if not quiet: _report_unchanged(outputs, [k for k in runs if k not in ('do nothing','retrain',*of)])
     df = pd.DataFrame(rows)
     return df.assign(ratio=df.seconds/df.seconds[df.model == 'retrain'].mean()), outputs
 
@@ -436,7 +482,8 @@ def evaluate_runs(
     draws:bool=False, # Return the bootstrap draws over samples, from which `differences` compares single runs
     quiet:bool=False  # No progress bars
 ) -> pd.DataFrame:    # A row for each run: model, seed, and every measure of `measure_table` except those of
-                      # populations; `x_se` is the standard error of `x` over samples. `draws` adds the columns
+                      # populations; `x_se` is the standard error of `x` over samples. `control_of` lists, as JSON, the
+                      # methods to which a control belongs. `draws` adds the columns
                       # `split`, a hash of the samples, and `draws`, a dict by measure (B,)
     "All measures of every run, of the controls and of the oracles"
     runs = _evaluated(models, oracles, path, controls, more, quiet)[0]

@@ -19,6 +19,7 @@ from rsu.core.store import (StoredFileError, check_same, check_writable, claim, 
                             read_shard, replacing, write_shard)
 from rsu.core.indexing import as_fastai, device_of, fingerprint, indices, hash_samples, subset, targets
 from rsu.core.outputs import at_once, is_correct, margin, predict, predict_train
+from rsu.core.markup import bars, card
 from rsu.core.per_sample import check_outputs
 from rsu.core.recipe import base_function, derive_seed, describe, loss_key, progress, recipe_of
 from rsu.core.parallel import one_thread, run_jobs
@@ -111,6 +112,22 @@ def logits(self:ReferenceBank) -> torch.Tensor:
 def variance(self:ReferenceBank) -> str:
     "How standard deviations are estimated: pooled over samples with fewer than 64 references (Carlini et al. 2022)"
     return 'global' if len(self) < 64 else 'per_sample'
+
+# %% ../../nbs/ranking/01_bank.ipynb #149c96e8
+@patch
+def _repr_html_(self:ReferenceBank) -> str:
+    "The bank in a notebook: accuracies, and the next call"
+    return card(repr(self), self._picture(), 'LiRA(bank).rank(learn, split)')
+
+@patch
+def _picture(self:ReferenceBank):
+    "The accuracy of some references on members and on others, as SVG; '' if it is not stored"
+    some = ReferenceBank(self.shards[:8], self.y, self.path, self.seed)
+    try: correct,members = some.correct, some.members
+    except InputError: return ''
+    shares = [correct[o].float().mean().item() for o in (members, ~members)]
+    names = [f'{name}: {v:.0%}' for name,v in zip(('members','others'), shares)]
+    return bars(shares, names, 'accuracy on samples that a reference was trained on, and on others')
 
 # %% ../../nbs/ranking/01_bank.ipynb #eae0769e
 _NO_LABELS = ("This bank has no labels: pass y= to from_arrays, or use the bank in a ranker, "
