@@ -2,7 +2,7 @@
 #
 #   make demo         rank, forget in sequence and evaluate on a small data set; prints where the report is
 #   make test         step check, notebooks, pytest (the site in a browser among it)
-#   make test-gpu     the notebooks, their `#| cuda` cells included
+#   make test-gpu     the notebooks, where there is a GPU for the cells that need one
 #   make gpu          what only a GPU can show: tests and speed in 8 minutes, as a table
 #   make coverage     which lines of rsu do the API notebooks and pytest run? Slow
 #   make test-wheel   the wheel in an environment of its own, with the newest of everything
@@ -38,9 +38,6 @@ export OMP_NUM_THREADS ?= 1
 # Asked without it: nproc takes OMP_NUM_THREADS for the number of processors.
 JOBS := $(shell env -u OMP_NUM_THREADS nproc)
 
-# The flag of the cells that need a GPU, where there is one.
-GPU := python -c "import torch; print('cuda' * torch.cuda.is_available())"
-
 demo: $(ENV)
 	rsu run --data digits --forget random:60 --ranker lira --references 16 --algorithm scrub --groups 3 \
 	    --order descending --seed 0 --out runs/demo
@@ -48,12 +45,12 @@ demo: $(ENV)
 # The files that take longest go first: pytest-xdist gives each to one process, and the last would keep the others waiting.
 LONG := $(patsubst %,tests/test_%.py,cli tune forget kill bank data site gpu_script)
 test: check
-	python .ci/notebooks.py $(JOBS) $$($(GPU))
+	python .ci/notebooks.py $(JOBS)
 	python -m pytest $(LONG) $(filter-out $(LONG),$(wildcard tests/test_*.py)) -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(ENV)
-	flags=$$($(GPU)); test -n "$$flags" || { echo 'No CUDA device here: nothing was tested.' >&2; exit 1; }
-	python .ci/notebooks.py 1 cuda
+	python -c "import sys, torch; torch.cuda.is_available() or sys.exit('No CUDA device here: nothing was tested.')"
+	python .ci/notebooks.py 1
 
 gpu: $(ENV)
 	python .ci/gpu.py

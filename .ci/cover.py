@@ -39,8 +39,7 @@ class ExportedLines(CachingCompiler):
 
 def main(notebook):
     CaptureShell.compiler_class = ExportedLines
-    config = get_config()
-    passed, seconds = test_nb(Path(notebook).absolute(), config.tst_flags.split(), basepath=config.config_path)
+    passed, seconds = test_nb(Path(notebook).absolute(), basepath=get_config().config_path)
     print(f'{notebook}: {seconds:.0f} secs', flush=True)
     return 0 if passed else 1
 

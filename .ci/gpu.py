@@ -2,8 +2,8 @@
 
 First the notebooks that have cells for a GPU, as tests; then the GPU's half of nbs/experiments/speed.ipynb, alone;
 then, in the time that is left, the other notebooks. What did not fit is listed. Prints a table and writes it to
-nbs/experiments/gpu.parquet. With --cpu the same is done on a processor in small, which shows that the cells run; that
-table is printed, and written only with --out.
+nbs/experiments/gpu.parquet. With --cpu the speed notebook's half is done on a processor in small, which shows that its
+cells run; that table is printed, and written only with --out.
 """
 import argparse, os, sys, time
 from pathlib import Path
@@ -29,6 +29,7 @@ class Sends:
 def measure(send, file, changes):
     "Run the cells of a notebook that a GPU needs; sends a dictionary for each figure, and for what went wrong"
     os.chdir(Path(file).parent)
+    os.environ['RSU_FULL'] = '1' # without it the notebook measures nothing
     shell = CaptureShell(file)
     cells = [o for o in read_nb(file).cells if directives(o) & {'gpu_setup', 'cuda'}]
     for i, cell in enumerate(cells, 1):
@@ -42,11 +43,11 @@ def measure(send, file, changes):
             space['scale'].update(changes, **({'networks': space['scale']['networks'][:1]} if changes else {}))
         send(dict(cells_done=i, cells=len(cells)))
 
-def test(files, n_workers, flags, deadline):
+def test(files, n_workers, deadline):
     "Run notebooks; a row for each, with what became of it"
     rows = {f: dict(part='test', name=name, result='not run') for name, f in files.items()}
-    for (file, _), message in in_processes(run_notebook, [(f, flags) for f in files.values()], n_workers, deadline):
-        if message: rows[file] |= dict(result='passed' if message[0] else 'failed', value=message[1], unit='s')
+    for (file,), message in in_processes(run_notebook, [(f,) for f in files.values()], n_workers, deadline):
+        if message: rows[file] |= dict(result='failed' if message[0] else 'passed', value=message[1], unit='s')
         elif rows[file]['result'] == 'not run' and time.monotonic() < deadline: rows[file]['result'] = 'failed'
     return [*rows.values()]
 
@@ -63,16 +64,16 @@ def speed(file, changes, deadline):
         rows.append(dict(part='speed', name=f'after cell {done} of {cells or "?"}', result=how))
     return rows
 
-def run(seconds, n_workers, flags, changes, only=None):
+def run(seconds, n_workers, changes, only=None):
     "All three parts within `seconds`; the rows of the table"
     start, files = time.monotonic(), prepare(n_workers)
     speed_notebook = str(Path('experiments/speed.ipynb').absolute())
     files = {name: f for name, f in files.items() if only is None or name in only}
     first = {name: f for name, f in files.items() if has_gpu_cells(f) and str(f) != speed_notebook}
     rest = {name: f for name, f in files.items() if name not in first and not name.startswith('experiments/')}
-    rows = test(first, n_workers, flags, start + .45*seconds)
+    rows = test(first, n_workers, start + .45*seconds)
     rows += speed(speed_notebook, changes, start + .95*seconds)
-    return rows + test(rest, n_workers, flags, start + seconds)
+    return rows + test(rest, n_workers, start + seconds)
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,7 +88,7 @@ def main(argv=None):
         return 1
     out = args.out or (None if args.cpu else Path('nbs/experiments/gpu.parquet'))
     if out: out = out.absolute()
-    rows = run(60*args.minutes, args.workers, [] if args.cpu else ['cuda'], in_small if args.cpu else {}, args.only)
+    rows = run(60*args.minutes, args.workers, in_small if args.cpu else {}, args.only)
     device = 'cpu' if args.cpu else torch.cuda.get_device_name()
     table = pd.DataFrame(rows, columns=['part', 'name', 'value', 'unit', 'result'])
     table = table.assign(device=device, torch=torch.__version__)

@@ -1,21 +1,22 @@
 """Run a notebook and store its outputs: `python .ci/outputs.py nbs/core/02_data.ipynb`.
 
-Cells that the tests skip (`#| cuda`, `#| slow`, `#| eval: false`) are not run and keep their outputs. If a cell
-fails, the notebook is not changed.
+A cell that skips itself (`if torch.cuda.is_available():`, `if full:`) keeps its outputs. If a cell fails, the notebook
+is not changed.
 """
 import re, sys
 
 import nbformat
 from nbclient import NotebookClient
 from nbdev.clean import nbdev_clean
-from nbdev.config import get_config
 
-skipped = re.compile(rf"^#\|\s*({'|'.join(get_config().tst_flags.split())}|eval:\s*false)\b", re.M)
+condition = re.compile(r'^if (?!__name__)', re.M)
 
 class Client(NotebookClient):
     async def async_execute_cell(self, cell, cell_index, **kwargs):
-        if skipped.search(cell.source): return cell
-        return await super().async_execute_cell(cell, cell_index, **kwargs)
+        before = cell.get('outputs')
+        cell = await super().async_execute_cell(cell, cell_index, **kwargs)
+        if not cell.get('outputs') and condition.search(cell.source): cell.outputs = before
+        return cell
 
 def main(path):
     nb = nbformat.read(path, as_version=4)

@@ -44,10 +44,6 @@ def add_links(cell):
 
 def process():
     "Fill _proc with the notebooks as pages: exported code becomes its documentation, hidden cells go."
-    kept_out, wants_run = set(get_config().tst_flags.split()), nbdev.processors._do_eval
-    # nbdev runs each cell that imports something, for what show_doc needs. One that is kept from the tests, since it
-    # is slow or wants a GPU, is kept from the site as well.
-    nbdev.processors._do_eval = lambda cell: not (kept_out & cell.directives_.keys()) and wants_run(cell)
     nbdev.processors.add_links = add_links
     fastcore.docments.get_dataclass_source = dataclass_source
     refresh_quarto_yml()

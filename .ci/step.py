@@ -76,7 +76,7 @@ def prints(statement):
 
 def has_output(source):
     "Does a cell always show something: a call of `print`, or a value in its last line?"
-    if re.search(r'^#\|\s*(hide|cuda|eval:\s*false)', source, re.M): return False
+    if re.search(r'^#\|\s*(hide|cuda)', source, re.M): return False
     body = parsed(source).body
     last = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
     shows_value = last and not isinstance(last, (ast.Call, ast.Constant)) and not source.rstrip().endswith(';')
@@ -84,6 +84,10 @@ def has_output(source):
 
 def source_problems(source):
     "What is wrong with the form of a code cell; ruff checks the rest"
+    if re.search(r'^#\|\s*(slow|eval:\s*false)', source, re.M):
+        yield 'is skipped by nbdev, and Jupyter would run it: let it skip itself by an `if`, or make it Markdown'
+    if re.search(r'^#\|\s*cuda', source, re.M) and not all(isinstance(o, ast.If) for o in parsed(source).body):
+        yield 'needs a GPU, and Jupyter would run it without: put it under `if torch.cuda.is_available():`'
     length = len(source.splitlines())
     if source.startswith('#| export') and length > 40:
         yield f'exports {length} lines: split it into cells of at most 40'
@@ -118,6 +122,8 @@ def notebooks(fresh):
             bad = [i for i, (a, b) in enumerate(zip(cells, notebook(fresh/nb))) if a != b]
             yield f'{nb}{f", cell {bad[0]}" if bad else ""} is not clean: run make clean'
         for i, c in enumerate(cells):
+            if c['cell_type'] == 'markdown' and '- skip_exec: true' in ''.join(c['source']).splitlines():
+                yield f'{nb}, cell {i} keeps the page from the tests, and Jupyter would run it: remove skip_exec'
             if c['cell_type'] != 'code': continue
             problems = *source_problems(''.join(c['source'])), *output_problems(c)
             for problem in problems: yield f'{nb}, cell {i} {problem}'

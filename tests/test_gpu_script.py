@@ -56,7 +56,7 @@ def test_a_failing_cell_and_a_deadline_keep_the_figures_before_them(gpu, tmp_pat
 def three_parts(gpu, monkeypatch):
     "Replaces the parts of a run by functions that only record their calls; returns the list of calls"
     calls = []
-    def test(files, n_workers, flags, deadline):
+    def test(files, n_workers, deadline):
         calls.append(('test', sorted(files), round(deadline - time.monotonic())))
         return [dict(part='test', name=o, result='passed') for o in files]
     def speed(file, changes, deadline):

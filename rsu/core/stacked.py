@@ -22,7 +22,7 @@ from rsu.core.parallel import one_thread, turn
 
 # %% ../../nbs/core/10_stacked.ipynb #2d96f6ab
 def why_not_stacked(
-    recipe, # A `Recipe` or a function `train(dls) -> Learner`
+    recipe, # A `Recipe` or a function `train(dls)`
     dls     # `DataLoaders`
 ) -> str:   # '' if they can
     "Why models of a recipe cannot be trained by plain steps, but only by a `Learner`"
@@ -363,7 +363,7 @@ def padded(items, k):
 
 # %% ../../nbs/core/10_stacked.ipynb #e74cec22
 def together(
-    recipe, # A `Recipe` or a function `train(dls) -> Learner`
+    recipe, # A `Recipe` or a function `train(dls)`
     dls     # `DataLoaders`
 ) -> int:
     "How many models take their steps together"
@@ -391,7 +391,7 @@ def groups_of(keys, k):
 class Trainer:
     "Trains models of one recipe from scratch, each on its own samples; captured steps are kept for later calls"
     def __init__(self,
-        recipe,            # A `Recipe` or a function `train(dls) -> Learner`
+        recipe,            # A `Recipe` or a function `train(dls)`
         dls,               # `DataLoaders`
         compile:bool=False # Let `torch.compile` make the kernels(on a GPU only; the start takes longer)
     ):
