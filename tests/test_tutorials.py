@@ -28,8 +28,9 @@ def test_run_time_and_requirements_come_first(path):
 @pytest.mark.parametrize('path', tutorials, ids=lambda o: o.stem)
 def test_two_exercises_with_folded_answers_that_are_tests_come_last(path):
     cells = cells_of(path)
-    start = next(i for i, (kind, s) in enumerate(cells) if kind == 'markdown' and re.search('^## Exercises', s, re.M))
-    rest = [o for o in cells[start+1:] if not o[1].startswith('#| hide')]
+    starts = [i for i, (kind, s) in enumerate(cells) if kind == 'markdown' and re.search('^## Exercises', s, re.M)]
+    assert len(starts) == 1
+    rest = [o for o in cells[starts[0]+1:] if not o[1].startswith('#| hide')]
     assert [kind for kind, _ in rest] == ['markdown', 'code']*2
     for number, ((_, question), (_, answer)) in enumerate(zip(rest[::2], rest[1::2]), 1):
         assert question.startswith(f'**{number}.** ')
