@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['small_cnn', 'cifar_resnet18', 'mlp', 'optimiser', 'TrainOnly', 'derive_seed', 'reseed', 'StepSeed', 'Meter',
            'PeakMemory', 'Augment', 'on_screen', 'progress', 'overriding', 'Recipe', 'n_classes', 'everywhere',
-           'recipe_of', 'make']
+           'recipe_of', 'as_learner', 'make']
 
 # %% ../../nbs/core/08_recipe.ipynb #c2097b74
 import hashlib, inspect, sys
@@ -36,7 +36,7 @@ from rsu.core.config import (Epochs, InputError, Interval, Momentum, NonNegative
 from rsu.core.data import Order, is_resident
 from rsu.core.indexing import (as_fastai, without_augmentation, device_of, indices, subset, subset_dls, targets,
                                with_train)
-from rsu.core.split import is_empty_loader
+from rsu.core.split import as_dataloaders, is_empty_loader
 from rsu.core.outputs import evaluating
 from rsu.core.per_sample import check_outputs, with_gradients
 
@@ -150,6 +150,14 @@ class Meter(Callback):
     def _now(self):
         if torch.cuda.is_available(): torch.cuda.synchronize()
         return perf_counter()
+    def add(self,
+        steps:int,    # Optimiser steps
+        samples:int,  # Samples that the network processed
+        seconds:float # Seconds of training
+    ):
+        "Add the costs of a training that no callback saw"
+        self.steps,self.samples = self.steps + steps, self.samples + samples
+        self.seconds += seconds
     def before_train(self): self.started = self._now()
     def after_step(self): self.steps += 1
     def after_cancel_step(self): self.steps -= 1 # fastai calls `after_step` also for a cancelled step
@@ -514,22 +522,47 @@ def everywhere(
 # %% ../../nbs/core/08_recipe.ipynb #78051181
 def recipe_of(
     learn:Learner, # A trained learner
-    recipe=None    # A `Recipe` or a function `train(dls) -> Learner`; if not given, the attribute of the learner
+    recipe=None    # A `Recipe` or a function `train(dls)`; if not given, the attribute of the learner
 ):                 # The recipe
     "The recipe that is given, or else `learn.recipe`"
     recipe = recipe or learn.__dict__.get('recipe')
     if recipe is None:
         raise InputError("It is not known how the model was trained, so no other can be trained like it: "
                          "make the Learner with a Recipe, or set its attribute recipe to a Recipe "
-                         "or to a function train(dls) -> Learner.")
+                         "or to a function train(dls) that returns the trained Learner or model.")
     return recipe
+
+# %% ../../nbs/core/08_recipe.ipynb #a5e10002
+def _plain_learner(model, dls, loss_func=None):
+    "A `Learner` around a model that was trained without fastai"
+    loss = loss_func or getattr(dls.train_ds, 'loss_func', None) or CrossEntropyLossFlat()
+    return Learner(dls, model.to(device_of(dls)), loss, metrics=accuracy)
+
+def as_learner(
+    model:nn.Module, # A trained network; it is not copied
+    loaders,         # PyTorch's loaders (train, test) or (train, valid, test), or `DataLoaders`
+    train=None,      # A function `train(dls)` that trains such a network from scratch on `dls.train` and returns it
+    loss_func=None   # The loss; cross-entropy if not given
+) -> Learner:        # Its attribute `recipe` is `train`
+    "A fastai `Learner` around a network that was trained without fastai"
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model= is a {type(model).__name__}: give the trained network, an nn.Module.")
+    learn = _plain_learner(model, as_dataloaders(loaders, 'loaders='), loss_func)
+    if train is not None: learn.recipe = train
+    return learn
 
 # %% ../../nbs/core/08_recipe.ipynb #fe3fb559
 class _ObservedOrder(Order):
-    "An order of positions that records whether they were read"
+    "An order of positions that records whether they were read, and the batches and samples of the passes that began"
     def __init__(self, order):
         vars(self).update(vars(order))
         self._positions,self.was_read = vars(self).pop('positions'),False
+        self.batches,self.samples = 0,0
+
+    def __call__(self):
+        res = super().__call__()
+        self.batches,self.samples = self.batches - (-len(res)//self.bs), self.samples + len(res)
+        return res
 
     @property
     def positions(self):
@@ -554,7 +587,7 @@ class _OnlyPositions(Callback):
 
 # %% ../../nbs/core/08_recipe.ipynb #3dbc95a8
 def make(
-    recipe,    # A `Recipe` or a function `train(dls) -> Learner`
+    recipe,    # A `Recipe`, or a function `train(dls)` that returns a trained `Learner` or model
     dls,       # Loaders
     idx,       # The positions of the training set to train on
     seed:int,  # Seed of initial weights, order and all other random numbers
@@ -564,9 +597,15 @@ def make(
     if isinstance(recipe, Recipe): return recipe.fit(with_train(dls, subset(dls.train, idx)), seed, quiet=True, cbs=cbs)
     part,cbs = subset_dls(dls, idx, seed=seed), [*L(cbs), _OnlyPositions(dls.train_ds, idx)]
     part.train.get_idxs = order = _ObservedOrder(part.train.get_idxs)
+    start = perf_counter()
     with no_random(seed), with_gradients(), everywhere(cbs): learn = recipe(part)
+    if isinstance(learn, nn.Module):
+        learn = _plain_learner(learn, part)
+        for cb in cbs: # a loop outside of fastai calls no callback: a batch that it draws counts as a step
+            if isinstance(cb, Meter): cb.add(order.batches, order.samples, perf_counter()-start)
     if not isinstance(learn, Learner):
-        raise InputError(f"The recipe function returned a {type(learn).__name__}: it must return the trained Learner.")
+        raise InputError(f"The recipe function returned a {type(learn).__name__}: "
+                         "it must return the trained Learner or the trained model.")
     if not order.was_read:
         raise InputError("The recipe function drew no sample from the loaders that it was given, "
                          "so its model was trained on other samples, which may include the forget set: "
