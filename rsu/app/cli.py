@@ -108,7 +108,7 @@ def _main(argv):
     except InputError as e:
         print(f'rsu: {options_for_settings(str(e), job)}', file=sys.stderr)
         sys.exit(2)
-    print(json.dumps(result.data, indent=1) if as_json else result.text)
+    if text := json.dumps(result.data, indent=1) if as_json else result.text: print(text)
     if result.code: sys.exit(result.code)
 
 def main(
