@@ -231,7 +231,9 @@ def weights_hash(
 # %% ../../nbs/algorithms/01_unlearn.ipynb #a22492bc
 n_between_stages = 1000 # samples of retain, of valid and of test that are evaluated between stages
 
-def _same_samples(a, b): return a is b or (a.key, a.eval_key) == (b.key, b.eval_key)
+def _same_samples(a, b):
+    "Do two splits have the same samples? The keys are compared last, because they need a pass over the data"
+    return a is b or np.array_equal(a.forget, b.forget) and (a.key, a.eval_key) == (b.key, b.eval_key)
 
 def outputs_of(learn, split):
     "The outputs of a learner's model; they are stored with the learner until its weights or the samples change"
