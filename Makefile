@@ -39,8 +39,8 @@ export OMP_NUM_THREADS ?= 1
 JOBS := $(shell env -u OMP_NUM_THREADS nproc)
 
 demo: $(ENV)
-	rsu run --data digits --forget random:60 --ranker lira --references 16 --algorithm scrub --groups 3 \
-	    --order descending --seed 0 --out runs/demo
+	rsu run --data digits --forget mislabelled:60 --ranker lira --references 8 --algorithm neggradplus --groups 3 \
+	    --train-epochs 40 --out runs/demo
 
 # The files that take longest go first: pytest-xdist gives each to one process, and the last would keep the others waiting.
 LONG := $(patsubst %,tests/test_%.py,cli tune forget kill bank data site gpu_script)
