@@ -43,6 +43,10 @@ def absolute(to, is_picture, cfg):
         return f'{site}{_nbpath2html(Path(name)).as_posix()}{hash_sign}{section}'
     return (pictures if is_picture else files) + normpath(f'{cfg.nbs_path.name}/{to}')
 
+def show_once(text):
+    "Text in which an output that is shown elsewhere, with its own caption, is not shown a second time"
+    return re.sub(r'!\[png\]\(([^)\s]+)\)\n', lambda m: '' if text.count(f']({m[1]})') > 1 else m[0], text)
+
 def render():
     "What the index gives: `{'README.md': bytes, 'nbs/images/readme_7_0.png': bytes}`, the latter drawn by its cell 7."
     cfg = get_config()
@@ -53,6 +57,7 @@ def render():
     nb = nbformat.reads(nb2str(proc.nb), as_version=4)
     nb.metadata.language_info = dict(name='python')
     text, found = MarkdownExporter().from_notebook_node(nb, dict(unique_key='readme', output_files_dir='images'))
+    text = show_once(text)
     text = re.sub(r'(!?)(\[[^][]*\])\(([^)\s]+)\)', lambda m: f'{m[1]}{m[2]}({absolute(m[3], bool(m[1]), cfg)})', text)
     text = re.sub(r'<style scoped>.*?</style>\n', '', text, flags=re.S)  # GitHub drops it
     title, text = text.strip().split('\n', 1)
