@@ -61,14 +61,19 @@ def _linked(text, known, to):
         end = start+len(text_of)
     return ''.join([*res, text[end:]])
 
-_markup = re.compile(r'(<!--.*?-->|<(?:script|style)\b.*?</(?:script|style)>|<[^>]+>)', re.S)
+_markup = re.compile(r'(<!--.*?-->|<(?:script|style)\b.*?</(?:script|style)>|<span class="math.*?</span>|<[^>]+>)',
+                     re.S)
 _no_links = {'a','button','code','pre','title','h1','h2','h3','h4','h5','h6'}
 
-def link_citations(page, known, to):
-    "The HTML of a page in which the citations in prose and tables are links to the entries on the page `to`"
+def in_prose(page, change):
+    "The HTML of a page after `change` of every piece of text in which a link may stand"
     parts,inside = _markup.split(page),0 # how many of the open elements may not contain a link
     for i,part in enumerate(parts):
         tag = re.match(r'<(/?)(\w+)', part)
         if tag and tag[2] in _no_links: inside += -1 if tag[1] else 1
-        elif i % 2 == 0 and not inside: parts[i] = _linked(part, known, to)
+        elif i % 2 == 0 and not inside: parts[i] = change(part)
     return ''.join(parts)
+
+def link_citations(page, known, to):
+    "The HTML of a page in which the citations in prose and tables are links to the entries on the page `to`"
+    return in_prose(page, lambda text: _linked(text, known, to))

@@ -18,6 +18,7 @@ from smalldocs.layout import KATEX
 from smalldocs.site import build
 
 from citations import entries, link_citations
+from terms import link_terms
 
 root = Path(__file__).resolve().parent.parent
 
@@ -94,7 +95,7 @@ def unlink_undocumented(docs):
         p.write_text(code_link.sub(partial(documented, p.resolve(), sections), text), encoding='utf-8')
 
 def finish(docs, names):
-    "Give the pages their names, align tables, link citations, and keep every link and request within the site."
+    "Give the pages their names, align tables, link citations and terms, and keep links and requests within the site."
     shutil.copytree(root/'.ci/katex', docs/'site_libs/katex')
     cited = entries()
     home = f'{get_config().doc_host}{get_config().doc_baseurl}/'
@@ -107,6 +108,7 @@ def finish(docs, names):
             text = text.replace(KATEX, f'{up}/site_libs/katex').replace(f'<a href="{home}', f'<a href="{up}/')
             text = re.sub('<table[^>]*class="dataframe.*?</table>', mark_words, text, flags=re.S)
             if p.name != 'references.html': text = link_citations(text, cited, f'{up}/references.html')
+            if p.name != 'glossary.html': text = link_terms(text, f'{up}/tutorials/glossary.html')
         p.write_text(text, encoding='utf-8')
     unlink_undocumented(docs)
 

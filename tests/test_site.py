@@ -1,5 +1,5 @@
 "The documentation site, built and opened in a browser."
-import importlib.util, json, re, subprocess, sys
+import importlib, json, re, subprocess, sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,9 +12,8 @@ from nbdev.doclinks import _nbpath2html
 from rsu.evaluation.evaluate import main_measures
 
 root = Path(__file__).parent.parent
-spec = importlib.util.spec_from_file_location('citations', root/'.ci/citations.py')
-citing = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(citing)
+sys.path.insert(0, str(root/'.ci'))
+citing,glossary_terms = (importlib.import_module(o) for o in ('citations','terms'))
 
 def notebooks():
     "The cells of each notebook below nbs/, by its path"
@@ -59,6 +58,16 @@ def test_citations_become_links_in_prose_only():
                  'Nobody et al. 2024'):
         assert link(same) == same
     assert [o.entry for o in citing.citations('Nobody et al. 2024', known)] == [None]
+
+def test_the_first_use_of_a_term_becomes_a_link_to_the_glossary():
+    def link(html): return glossary_terms.link_terms(html, 'G')
+    assert link('<p>Oracles, and an oracle') == '<p><a href="G#oracle">Oracle</a>s, and an oracle'
+    assert link('<p>the tug of\nwar') == '<p>the <a href="G#tug-of-war">tug of\nwar</a>'
+    for same in ('<code>oracle</code>', '<h2>Margin</h2>', '<p>marginal', '<p>pre-margin',
+                 '<span class="math inline">margin</span>'):
+        assert link(same) == same
+    headings = re.findall('^### (.+)$', markdown(notebooks()['tutorials/glossary.ipynb']), re.M)
+    assert set(glossary_terms.terms) <= set(headings)
 
 def test_result_pages_state_the_command_that_repeats_them():
     # Their results are stored, and most tests do not compute them again.
