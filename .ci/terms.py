@@ -8,7 +8,7 @@ terms = ['oracle', 'reference model', 'reference bank', 'margin', 'nats', 'EL2N'
          'membership inference', 'memorization', 'privacy risk', 'pending group', 'entanglement', 'TPR at FPR',
          'attack AUC', 'one-shot', 'retain set', 'forget set', 'machine unlearning']
 _anchors = {o.lower(): o.lower().replace(' ', '-') for o in terms}
-_term = re.compile(rf"(?<![\w-])({'|'.join(o.replace(' ', chr(92)+'s+') for o in terms)})(?=s?(?![\w-]))", re.I)
+_term = re.compile(rf"(?<![\w-])({'|'.join(o.replace(' ', chr(92)+'s+') for o in terms)})s?(?![\w-])", re.I)
 
 def link_terms(page, to):
     "The HTML of a page in which the first use of each term in prose is a link to its entry on the page `to`"

@@ -61,7 +61,7 @@ def test_citations_become_links_in_prose_only():
 
 def test_the_first_use_of_a_term_becomes_a_link_to_the_glossary():
     def link(html): return glossary_terms.link_terms(html, 'G')
-    assert link('<p>Oracles, and an oracle') == '<p><a href="G#oracle">Oracle</a>s, and an oracle'
+    assert link('<p>Oracles, and an oracle') == '<p><a href="G#oracle">Oracles</a>, and an oracle'
     assert link('<p>the tug of\nwar') == '<p>the <a href="G#tug-of-war">tug of\nwar</a>'
     for same in ('<code>oracle</code>', '<h2>Margin</h2>', '<p>marginal', '<p>pre-margin',
                  '<span class="math inline">margin</span>'):
