@@ -96,6 +96,8 @@ def prepare(n_workers):
     os.chdir(nbs)
     # processes of a notebook's own would only wait for the other notebooks
     os.environ.setdefault('LOKY_MAX_CPU_COUNT', str(max(1, os.cpu_count()//n_workers)))
+    # torch says so whenever fastai or torchvision is imported, in each kernel
+    os.environ.setdefault('PYTHONWARNINGS', 'ignore:`torch.jit.script` is deprecated:FutureWarning')
     return {o.relative_to(nbs).as_posix(): o for o in files}
 
 def main(n_workers, only):

@@ -25,7 +25,7 @@ from fastai.learner import Learner, defaults
 from fastai.torch_core import no_random
 from rsu.core.config import Epochs, InputError, NonNegativeFloat, Seed, Value, validated
 from rsu.core.store import (DamagedFile, check_same, check_writable, decrypt_tensors, encrypt_tensors, key_of,
-                            read_shard, write_shard)
+                            raw_bytes, read_shard, write_shard)
 from rsu.core.indexing import indices, targets, with_train
 from rsu.core.markup import card, lines
 from rsu.core.outputs import Outputs
@@ -225,8 +225,7 @@ def weights_hash(
 ) -> str:
     "SHA-256 of the weights and buffers, in hexadecimal digits: it identifies a model"
     state = model if isinstance(model, dict) else model.state_dict()
-    parts = (v.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for v in state.values())
-    return hashlib.sha256(b''.join(parts)).hexdigest()
+    return hashlib.sha256(b''.join(map(raw_bytes, state.values()))).hexdigest()
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #a22492bc
 n_between_stages = 1000 # samples of retain, of valid and of test that are evaluated between stages

@@ -57,7 +57,8 @@ def _signature(lines):
 
 def _of_function(f):
     "The lines of comments of the parameters of a function"
-    code = inspect.unwrap(f).__code__
+    code = getattr(inspect.unwrap(f), '__code__', None) # a callable object has none
+    if code is None: return {}
     lines = list(_signature(_source(code.co_filename)[code.co_firstlineno-1:code.co_firstlineno+99]))
     if not lines: return {}
     indent = len(lines[0])-len(lines[0].lstrip())+4

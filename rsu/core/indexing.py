@@ -18,6 +18,7 @@ from fastai.callback.data import WeightedDL
 from fastai.data.load import DataLoader
 from fastai.torch_core import default_device, no_random
 from rsu.core.config import InputError
+from rsu.core.store import raw_bytes
 from rsu.core.data import IndexLoader, Order, Samples, is_resident, leaves_singleton, class_labels, is_plain_tensors
 
 # %% ../../nbs/core/04_indexing.ipynb #d8056528
@@ -299,8 +300,6 @@ def check_loaders(dls):
                       stacklevel=3)
 
 # %% ../../nbs/core/04_indexing.ipynb #8cc1dab9
-def _bytes(t): return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
 def _read_seeded(dl, idx, seed):
     "The samples at these positions in one batch, with all random generators seeded by `seed`"
     with no_random(seed): return next(iter(without_augmentation(as_fastai(dl).new(num_workers=0), idx, len(idx))))
@@ -312,16 +311,16 @@ def hash_samples(h, dl, idx):
     else:
         b,repeated = (_read_seeded(dl, idx[:64], 0) for _ in range(2))
         # the data set has a random generator of its own: hash what does not change
-        if any(_bytes(o) != _bytes(p) for o,p in zip(b[:-1], repeated)):
+        if any(raw_bytes(o) != raw_bytes(p) for o,p in zip(b[:-1], repeated)):
             h.update(repr([(tuple(o.shape), o.dtype) for o in b]).encode())
             b = b[-1:]
-    for t in b: h.update(_bytes(t))
+    for t in b: h.update(raw_bytes(t))
 
 def _changes(dl):
     "Does the data set return other samples each time it is read?"
     idx = indices(dl)[:64]
     if _indexes_tensors(dl) or not len(idx): return False
-    return any(_bytes(o) != _bytes(p) for o,p in zip(*(_read_seeded(dl, idx, seed) for seed in (0, 1))))
+    return any(raw_bytes(o) != raw_bytes(p) for o,p in zip(*(_read_seeded(dl, idx, seed) for seed in (0, 1))))
 
 # %% ../../nbs/core/04_indexing.ipynb #27ebc0bb
 def fingerprint(

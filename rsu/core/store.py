@@ -62,12 +62,16 @@ def _canonical(v):
     if isinstance(v, np.generic): return v.item()
     if isinstance(v, np.ndarray) and v.dtype != object:
         return [str(v.dtype), list(v.shape), hashlib.sha256(np.ascontiguousarray(v).tobytes()).hexdigest()]
-    if isinstance(v, torch.Tensor): return [str(v.dtype), list(v.shape), hashlib.sha256(_raw(v)).hexdigest()]
+    if isinstance(v, torch.Tensor): return [str(v.dtype), list(v.shape), hashlib.sha256(raw_bytes(v)).hexdigest()]
     if v is None or isinstance(v, (bool,int,float,str)): return v
     raise InputError(f"{v!r} cannot be part of a key: "
                      "give a number, a string, an array, a value of rsu, or a list or dict of them.")
 
-def _raw(t): return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def raw_bytes(t):
+    "The bytes of a tensor's values, in the order of its indices"
+    # A clone, because a view of a single element may have stride 0.
+    flat = t.detach().cpu().reshape(-1).clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).numpy().tobytes()
 
 # %% ../../nbs/core/01_store.ipynb #b0a7000a
 def key_of(
