@@ -20,14 +20,14 @@ easy = '--data digits --forget random:60 --ranker confidence --groups 1 --oracle
     ([*wrong, '--algorithm', 'finetune', '--n-epoch', 1, '--lr', 1e-7], 'not forgotten', 'It was completed'),
     ([*wrong, '--algorithm', 'gradascent', '--n-epoch', 4, '--lr', .01], 'damaged', 'accuracy on test samples'),
     ([*wrong, '--algorithm', 'gradascent', '--n-epoch', 4, '--lr', 10], 'diverged', '**1 of 1 stages diverged**'),
-    (easy, 'nothing to forget', 'the original model already cannot be distinguished')])
+    (easy, 'nothing to forget', 'not even before unlearning')])
 def test_the_verdict_of_a_run(options, outcome, words, here, no_report):
     assert no_report(*options, '--out', 'out') == 0
     run = load_run('out')
     brief = in_brief(run)
     assert judge(run.table, stages=run.stages).outcome == outcome, run.table[main_measures].round(3).to_string()
     assert f'**Did it work?** **{outcome.capitalize()}**: ' in brief and words in brief
-    assert verdict(run.table, stages=run.stages).startswith(f'**{outcome.capitalize()}**: ')
+    assert verdict(run.table, stages=run.stages).startswith(f'**{outcome.capitalize()}.** ')
     assert [o.split(':')[0] for o in brief.split('\n\n')] == ['**Asked', '**Done', '**Did it work?** **'
             + outcome.capitalize() + '**', '**Cost']
 
@@ -59,6 +59,14 @@ def test_an_undefined_ratio_is_left_out(whole):
     run.table = run.table.assign(ratio=np.nan)
     assert 'nan' not in in_brief(run) and 'of the time' not in in_brief(run)
     assert 'nan' not in figures(run.table).to_string()
+
+def test_the_cost_includes_the_bank(whole):
+    run = load_run(whole.out)
+    assert run.facts['references'] == (run.settings.references if (whole.out/'bank').is_dir() else 0)
+    run.facts['references'] = 8
+    assert 'The ranking also needed 8 reference models, once: about 4 trainings.' in in_brief(run)
+    del run.facts['references'] # runs of older versions
+    assert 'reference models, once' not in in_brief(run)
 
 def test_every_verdict_is_explained():
     table = verdict_table()

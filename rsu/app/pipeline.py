@@ -355,6 +355,7 @@ def run(
     write_table(out/'table.parquet', summarise(runs), 'table', key)
     facts = dict(settings=spelt_out(s.to_dict()), request=request, how=spelt_out(how.to_dict()), taken=notes,
                  recipe=learn.recipe.to_dict(), ranker=ranking.name, before=new.unlearning.before,
+                 references=s.references if 'bank' in _arguments(s.ranker) else 0,
                  command=command, folder=os.getcwd(), versions=versions())
     return _finish(out, s, how, facts, key)
 

@@ -85,8 +85,9 @@ def plot_ranking(
         i = np.searchsorted(ranking.forget, idx)
         ax.scatter(place[i]+1, scores[i], s=14, color=colour, label=_literal(f'group {name}'))
     if 1 < len(parts) <= 8: ax.legend(title='most exposed first')
+    colours = '' if len(parts) == 1 else '; each colour is a group'
     ax.set(xlabel='samples to forget, riskiest first', ylabel=_literal(f'risk ({ranking.name})'),
-           title=f'{(scores > scores.mean()).mean():.0%} of the samples lie above the mean risk')
+           title=f'The risk falls from {scores.max():.3g} to {scores.min():.3g}{colours}')
     return ax
 
 Ranking.plot = plot_ranking

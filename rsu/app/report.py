@@ -88,8 +88,9 @@ def in_brief(
         f"{code_span(s.data)}), selected by {code_span(s.forget)}.",
         f"**Done:** {_how_in_words(run)}. {_endings_in_words(run.stages)}",
         f"**Did it work?** **{judged.outcome.capitalize()}**: {judged.sentence}.",
-        f"**Cost:** {_cost_in_words(row)} The accuracy on test samples was {before['test']:.1%} before and "
-        f"{row.test:.1%} after; retrained models have {run.table.test['retrain']:.1%}."])
+        f"**Cost:** {_cost_in_words(row)}{_bank_in_words(run.facts.get('references', 0))} "
+        f"The accuracy on test samples was {before['test']:.1%} before and {row.test:.1%} after; "
+        f"retrained models have {run.table.test['retrain']:.1%}."])
 
 def _how_in_words(run):
     "Algorithm, number of stages, order and ranker"
@@ -107,11 +108,18 @@ def _endings_in_words(stages):
     if not diverged: return 'Every stage was completed.' if n > 1 else 'It was completed.'
     return f"**{diverged} of {n} stages diverged**, and the last good weights were restored."
 
+# %% ../../nbs/app/03_report.ipynb #5e1f0b09
 def _cost_in_words(row):
     "Seconds of unlearning, compared with retraining, as a sentence"
     if not row.ratio >= 0: return f"{figure(row.seconds, '.1f')} s." # the seconds of retraining are unknown
     more = ': **retraining would have cost less**' if row.ratio > 1 else ''
     return f"{row.seconds:.1f} s, {row.ratio:.0%} of the time of a retraining{more}."
+
+def _bank_in_words(n):
+    "The cost of a bank of `n` reference models, each trained on half of the data, as a further sentence"
+    if not n: return ''
+    training = 'training' if n == 2 else 'trainings'
+    return f" The ranking also needed {escape_markdown(n)} reference models, once: about {n/2:g} {training}."
 
 # %% ../../nbs/app/03_report.ipynb #f1e00003
 _endings = {'done': 'completed', 'target reached': 'stopped at the target accuracy',
@@ -160,25 +168,33 @@ def verdict(
     stages=None           # `learn.unlearning.stages` of that model, which record whether a stage diverged
 ) -> str:                 # Markdown
     "A comparison of one model with the original model and with retraining, in words"
+    judged = judge(table, name, stages)
     new,nothing = table.loc[name],table.loc['do nothing']
-    floor,judged = table.loc['retrain'],judge(table, name, stages)
+    floor = table.loc['retrain']
     accuracy,attack = _changes[judged.accuracy], _changes[judged.attack]
     half = f' ± {new.auc_ci:.0%}' if new.auc_ci >= 0 else ''
     return '\n\n'.join([
-        f"**{judged.outcome.capitalize()}**: {judged.sentence}. {verdict_table().loc[judged.outcome, 'next step']}",
+        f"**{judged.outcome.capitalize()}.** {judged.advice}",
         f"**By accuracy, the model {accuracy}.** The tug of war combines the accuracies on the samples to forget, on "
         "retained and on test samples, and is 1 if they equal those of a retrained model: "
         f"{new.tow:.3f} ± {new.tow_ci:.3f} (original model {nothing.tow:.3f}, retraining itself {floor.tow:.3f}).",
         f"**By attack, the model {attack}.** An attacker who has retrained models for comparison sees a forgotten "
-        "sample and a sample that was never trained on, and identifies the forgotten one in "
-        f"{new.auc:.0%}{half} of all cases; guessing gives 50% (original model {nothing.auc:.0%}, retraining itself "
-        f"{floor.auc:.0%}). Clearly less than 50% is a trace, too.",
-        f"**Cost:** {_cost_in_words(new)}",
-        "A difference counts if it exceeds its 95% interval and .02. This is the result of one model and one seed: "
-        "another seed, another model or other samples to forget may give a different result."])
+        f"sample and a sample that was never trained on, and picks the forgotten one in {new.auc:.0%}{half} of such "
+        f"pairs{_compared_with_guessing(new)} (original model {nothing.auc:.0%}, retraining itself {floor.auc:.0%}).",
+        "A difference counts if it is larger than both its 95% interval and .02. This is the result of one model and "
+        "one seed: another seed, another model or other samples to forget may give a different result."])
+
+def _compared_with_guessing(new):
+    "Whether the share of pairs of an attack differs from guessing; fewer than half of the pairs are a trace, too"
+    low,high = new.auc-new.auc_ci, new.auc+new.auc_ci
+    if not new.auc_ci >= 0: return '; guessing gives 50%'
+    if low > .5: return ', more than guessing (50%)'
+    if high < .5: return ', fewer than guessing (50%), which is a trace, too'
+    just = ', though only just' if .5-low < .1*new.auc_ci or high-.5 < .1*new.auc_ci else ''
+    return f', not clearly different from guessing (50%){just}'
 
 _changes = dict(none='does not differ clearly from a retrained one, and neither did the original model',
-                closed='does not differ clearly from a retrained one any more',
+                closed='does not differ clearly from a retrained one; the original model did',
                 smaller='is nearer to a retrained one than before, and still differs',
                 unchanged='differs from a retrained one as much as before',
                 larger='is farther from a retrained one than before',
@@ -196,26 +212,37 @@ def orders(
                 'or each group has its own algorithm.')
     means = runs.groupby('model')[['tow','auc']].mean()
     compared = differences(runs[runs.model.isin([name, *controls])], name).set_index(['model','measure'])
-    items = [_order_item(means.loc[name], means.loc[k], compared.loc[k], what) for k,what in controls.items()]
-    return ('\n'.join(items) + '\n\nThe intervals describe these models on other samples of the same kind. A sequence '
-            'is called nearer or farther only if p, adjusted for the number of comparisons, is below .05. Use '
+    items = '\n'.join(_order_item(compared.loc[k], what) for k,what in controls.items())
+    rows = '\n'.join([_order_row('this sequence', means.loc[name]),
+                      *(_order_row(k, means.loc[k], compared.loc[k,'tow']) for k in controls)])
+    return ('For these models only; one run cannot show an effect of the order. Decided by the tug of war:\n\n'
+            f'{items}\n\n| | tug of war | sequence minus control (95% interval) | p | AUC | its distance from 0.5 |\n'
+            f'|---|---|---|---|---|---|\n{rows}\n\n'
+            'The intervals describe these models on other samples of the same kind. A sequence is called nearer or '
+            'farther only if the p of the tug of war, adjusted for the number of comparisons, is below .05. Use '
             '`compare_orders` to test whether a difference holds for other seeds.')
 
 _control_names = {'one-shot': 'forgetting all groups in one stage, with as many steps and the same settings',
                   'shuffled': 'the same groups in a random order',
                   'reversed': 'the same groups in the opposite order'}
 
-def _order_item(new, control, compared, what):
-    "The difference between a sequence and one control, as an item of a list"
-    def interval(o): # of the sequence minus the control
-        if not o.over: return 'no interval'
-        p = f'p {o.p_adjusted:.3f}' if o.p_adjusted >= .001 else 'p below 0.001'
-        return f'95% interval {-o.high:+.3f} to {-o.low:+.3f}, {p}'
-    figures = '; '.join(f'{words} {new[k]:.3f} against {control[k]:.3f}, {new[k]-control[k]:+.3f}, '
-                        f'{interval(compared.loc[k])}' for k,words in {'tow': 'tug of war', 'auc': 'AUC'}.items())
+def _order_item(compared, what):
+    "Whether a sequence is nearer to retraining than one control, as an item of a list"
     if not compared.p_adjusted['tow'] < .05: result = 'does not differ clearly from'
     else: result = f"is {'nearer to' if compared.difference['tow'] < 0 else 'farther from'} retraining than"
-    return f"- The sequence {result} **{what}** ({figures})."
+    return f"- The sequence {result} **{what}**."
+
+# %% ../../nbs/app/03_report.ipynb #5e1f0b0a
+def _order_row(name, means, compared=None):
+    "A model's figures as a row of a table; `compared` is the difference of a control from the sequence"
+    difference,p = ('', '') if compared is None else _difference_and_p(compared)
+    return f'| {name} | {means.tow:.3f} | {difference} | {p} | {means.auc:.3f} | {abs(means.auc-.5):.3f} |'
+
+def _difference_and_p(compared):
+    "The sequence minus a control with its 95% interval, and the adjusted p, as text"
+    if not compared.over: return f'{-compared.difference:+.3f} (no interval)', '-'
+    p = f'{compared.p_adjusted:.3f}' if compared.p_adjusted >= .001 else 'below 0.001'
+    return f'{-compared.difference:+.3f} ({-compared.high:+.3f} to {-compared.low:+.3f})', p
 
 # %% ../../nbs/app/03_report.ipynb #3425ad19
 def figures(

@@ -14,11 +14,11 @@ from rsu.core.config import InputError
 # %% ../../nbs/evaluation/08_verdict.ipynb #0e8d0008
 _verdicts = {
     'nothing to forget': (
-        'on these samples the original model already cannot be distinguished from models that never saw them',
+        'on these samples no clear difference from models that never saw them was found, not even before unlearning',
         'Nothing needs to be done for these samples. They cannot show whether an algorithm forgets: for that, choose '
         'samples that the model has memorised, such as the most exposed ones (top:60) or samples with wrong labels.'),
     'forgotten': (
-        'on these samples the model cannot be distinguished any more from models that never saw them',
+        'on these samples no clear difference from models that never saw them was found, unlike before unlearning',
         'Compare the cost with that of retraining, and repeat with other seeds.'),
     'partly forgotten': (
         'the model is nearer than the original model to models that never saw these samples, and still differs from '
@@ -56,6 +56,7 @@ class Verdict(NamedTuple):
     accuracy:str  # The gap to retraining by accuracy: 'none', 'closed', 'smaller', 'unchanged', 'larger' or 'unknown'
     attack:str    # The same for the attack
     lost:tuple=() # Which accuracies fell: 'retain', 'test'
+    advice:str='' # What to do next
 
 _smallest,_widest = .02,.3 # smaller differences do not matter; wider intervals decide nothing
 _needed = ['runs','forget','retain','test','tow','tow_ci','auc','auc_ci']
@@ -110,6 +111,44 @@ def _figures_as_text(new, nothing, retrained, lost):
     return ', '.join(f'{words} {text(new[k], form)} (before {text(nothing[k], form)}, '
                      f'retrained {text(retrained[k], form)})' for k,words,form in rows)
 
+# %% ../../nbs/evaluation/08_verdict.ipynb #0e8d0c01
+_near,_uneven = .75,2. # share of the interval over samples, spread of the margin z: from here on they are mentioned
+
+def _reservations(new, retrained):
+    "What speaks against a model of which no clear difference from retrained models was found, as sentences"
+    res = []
+    for k,words in {'tow': 'tug of war', 'auc': 'AUC'}.items():
+        gap,half = abs(new[k]-retrained[k]), new[f'{k}_ci']
+        if gap > max(_near*half, _smallest):
+            res.append(f'This is close to the limit: the {words} differs by {gap:.2f} from that of retrained models, '
+                       f'and its 95% interval over samples is ± {half:.2f}')
+    if new.get('z_spread', 0.) > _uneven:
+        res.append(f'The margins differ from those of retrained models in both directions (spread of the margin z '
+                   f'{new.z_spread:.1f}, of a retrained model about 1): some of these samples are forgotten too much '
+                   'and others too little')
+    return res
+
+def _nothing_before(changes): return {*changes} <= {'none','larger'}
+
+def _in_words(outcome, changes, figures, reservations):
+    "The sentence and the advice of a verdict"
+    meaning,advice = _verdicts[outcome]
+    if outcome in ('damaged','worse','forgotten too much') and _nothing_before(changes):
+        meaning = ('before unlearning no clear difference from models that never saw these samples was found, so there '
+                   f'was nothing to forget; now {meaning}')
+        advice = 'Keep the original model: nothing needs to be done for these samples.'
+    more = reservations if outcome in ('forgotten','nothing to forget') else []
+    return '. '.join([f'{meaning}: {figures}', *more]), advice
+
+def _check_rows(table, name):
+    "`InputError` for a table without the rows that are compared"
+    for k in (name, 'do nothing', 'retrain'):
+        if k in table.index: continue
+        others = [repr(o) for o in table.index if o not in ('do nothing','retrain')]
+        remedy = f"name one of its models by name=, {' or '.join(others)}" if k == name and others else (
+            'give the result of evaluate')
+        raise InputError(f"The table has no row '{k}': {remedy}.")
+
 # %% ../../nbs/evaluation/08_verdict.ipynb #0e8d000d
 def judge(
     table:pd.DataFrame,   # Result of `evaluate`; with `every=True` the intervals of all accuracies are used
@@ -117,8 +156,7 @@ def judge(
     stages=None           # `learn.unlearning.stages` of that model, which record whether a stage diverged
 ) -> Verdict:
     "Compare a model with the original model and with retraining: was there something to forget, and is it forgotten?"
-    for k in (name, 'do nothing', 'retrain'):
-        if k not in table.index: raise InputError(f"The table has no row '{k}': give the result of evaluate.")
+    _check_rows(table, name)
     if missing := [k for k in _needed if k not in table]:
         raise InputError(f"The table has no column '{missing[0]}': give the result of evaluate.")
     new,nothing = table.loc[name],table.loc['do nothing']
@@ -127,5 +165,6 @@ def judge(
     lost = _lost(new, nothing, retrained)
     outcome = _outcome((accuracy, attack), lost, _is_too_much(new, retrained, accuracy))
     if outcome == 'not forgotten' and stages is not None and (stages.ended == 'diverged').any(): outcome = 'diverged'
-    sentence = f'{_verdicts[outcome][0]}: {_figures_as_text(new, nothing, retrained, lost)}'
-    return Verdict(outcome, sentence, accuracy, attack, lost)
+    sentence,advice = _in_words(outcome, (accuracy, attack), _figures_as_text(new, nothing, retrained, lost),
+                                _reservations(new, retrained))
+    return Verdict(outcome, sentence, accuracy, attack, lost, advice)

@@ -505,7 +505,7 @@ class LiRA(_BankRanker):
         online:bool=True # Compare in models with out models; otherwise a one-sided test against the out models
     ): self.bank,self.online = bank,online
     @property
-    def name(self): return f"lira {'online' if self.online else 'offline'}, {len(self.bank)} references"
+    def name(self): return f"LiRA{'' if self.online else ' offline'}, {len(self.bank)} reference models"
 
     def score(self, learn, idx):
         bank,cols = self._columns(learn, idx, self.bank.variance == 'global')
