@@ -20,7 +20,7 @@ from rsu.algorithms.unlearn import Unlearning
 from rsu.sequence.sequence import SeqUnlearn
 from rsu.evaluation.intervals import differences
 from rsu.evaluation.evaluate import measure_table
-from rsu.evaluation.verdict import judge, verdict_table
+from rsu.evaluation.verdict import judge
 from rsu.app.settings import Settings, import_kinds, is_imported, to_toml
 from rsu.app.pipeline import load_data
 
