@@ -1,10 +1,14 @@
 "`rsu forget --weights`: a file of torch.save is refused, with the command that converts it."
 import subprocess
+from functools import partial
 
 import pytest, torch
+from fastai.learner import Learner
+from fastai.optimizer import Adam, OptimWrapper
 from rsu.app.pipeline import _read_weights, _unwrapped
 from rsu.core.recipe import mlp
 from rsu.core.config import InputError
+from rsu.core.data import Samples, loaders
 
 @pytest.mark.parametrize('what', [lambda o: o, lambda o: dict(model=o, opt=dict(lr=.1))],
                          ids=['state dict', 'learn.save'])
@@ -16,6 +20,17 @@ def test_a_file_of_torch_save_is_refused_with_a_command(tmp_path, what, new):
     subprocess.run(str(e.value).splitlines()[1], shell=True, check=True, capture_output=True)
     got = _read_weights(tmp_path/'my model.safetensors', [])
     assert got.keys() == state.keys() and all(torch.equal(got[k], v) for k, v in state.items())
+
+@pytest.mark.parametrize('opt_func', [Adam, partial(OptimWrapper, opt=torch.optim.AdamW)], ids=['fastai', 'PyTorch'])
+def test_the_command_converts_a_file_of_fastai_after_training(tmp_path, opt_func):
+    dls = loaders(*[Samples(torch.rand(16, 4), torch.arange(16) % 2)]*3)
+    learn = Learner(dls, mlp(4, 2), torch.nn.CrossEntropyLoss(), opt_func=opt_func, path=tmp_path)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1) # its settings are numbers of NumPy in an `L`
+    path = learn.save('mine')
+    with pytest.raises(InputError, match='convert it once') as e: _read_weights(path, [])
+    subprocess.run(str(e.value).splitlines()[1], shell=True, check=True, capture_output=True)
+    got = _read_weights(path.with_suffix('.safetensors'), [])
+    assert all(torch.equal(got[k], v) for k, v in learn.model.state_dict().items())
 
 def test_a_damaged_file_is_refused_without_a_command(tmp_path):
     (tmp_path/'a.safetensors').write_bytes(b'damaged')
