@@ -14,6 +14,7 @@ from fastai.tabular.all import Categorify, FillMissing, Normalize, TabularDataLo
 from fastai.vision.all import ImageBlock, ImageDataLoaders, PILImageBW, resnet18, vision_learner
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from common import half_bright_picture, save_half_bright_pictures, timeless
+from rsu.core.config import InputError
 from rsu.core.datasets import digits, fashion_mnist
 from rsu.core.outputs import predict_train
 from rsu.core.split import ForgetSplit
@@ -208,3 +209,8 @@ def test_predictions_by_index_use_the_file_at_that_index(folder, results):
 def test_digits_are_disjoint():
     train, valid, test = (rows(dl.dataset) for dl in digits().loaders)
     assert len(train) == 1295 and not train & valid and not train & test and not valid & test
+
+def test_an_exported_learner_has_no_training_data(folder):
+    exported = from_folder(folder).new_empty() # as `learn.export` does
+    with pytest.raises(InputError, match='training set is empty. .*load_learner.*make the DataLoaders again'):
+        ForgetSplit(exported, ['0.png'])

@@ -122,8 +122,26 @@ def test_samples_can_be_named_by_their_file(tmp_path):
     class Unique(Plain): samples = [(f'{i}.png', 0) for i in range(80)]
     assert ForgetSplit(three(Files), [Path('folder-0/1.png'), 'folder-1/1.png']).forget.tolist() == [2, 3]
     assert ForgetSplit(three(Unique), saved(tmp_path, 'id\n7.png\n5.png\n')).forget.tolist() == [5, 7]
-    with pytest.raises(InputError, match="no file '1.png', or several"): ForgetSplit(three(Files), ['1.png'])
+    with pytest.raises(InputError, match="2 files '1.png': give more of the path, for example 'folder-0.1.png'"):
+        ForgetSplit(three(Files), ['1.png'])
+    with pytest.raises(InputError, match="no file 'left.1.png': .* lists it, for example 'folder-0.1.png'"):
+        ForgetSplit(three(Files), [Path('left/1.png')])
+    with pytest.raises(InputError, match="no file '99.png': .* for example 'folder-0.0.png'"):
+        ForgetSplit(three(Files), ['99.png'])
     with pytest.raises(InputError, match="'Ada' is not one: .* by="): ForgetSplit(three(), ['Ada'])
+
+def test_files_may_be_given_by_other_paths_than_the_data_set_lists(tmp_path, monkeypatch):
+    class Files(Plain): items = [Path(f'pictures/folder-{i % 2}/{i//2}.png') for i in range(80)]
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path/'pictures/folder-1/3.png', './pictures/folder-0/../folder-1/3.png', 'folder-1/3.png'):
+        assert ForgetSplit(three(Files), [path]).forget.tolist() == [7]
+    with pytest.raises(InputError, match="no file"): ForgetSplit(three(Files), [tmp_path/'folder-1/3.png'])
+    with pytest.raises(InputError, match="The file 'pictures.folder-1.3.png' is named twice"):
+        ForgetSplit(three(Files), ['folder-1/3.png', tmp_path/'pictures/folder-1/3.png'])
+
+def test_a_request_in_words_that_is_not_understood_lists_the_forms():
+    with pytest.raises(InputError, match="'1.png' is not understood: .*a list of files.*.csv of positions or files"):
+        ForgetSplit(three(), '1.png')
 
 # --- positions and masks
 

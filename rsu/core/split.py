@@ -6,7 +6,7 @@
 __all__ = ['class_names', 'ForgetSplit']
 
 # %% ../../nbs/core/06_split.ipynb #12c75104
-import copy, csv, difflib, hashlib, hmac, re
+import copy, csv, difflib, hashlib, hmac, os, re
 from functools import cached_property
 from pathlib import Path
 from collections.abc import Iterable
@@ -253,27 +253,40 @@ def _indices_of_class(name, dls):
     return np.flatnonzero(targets(dls) == labels[name])
 
 # %% ../../nbs/core/06_split.ipynb #0253ddb9
-def _file_indices(dls):
-    "The position of each file of the training set, by its path, and by its name if no other file has that name"
-    items = getattr(dls.train_ds, 'items', None)
-    if items is None: items = [o for o,*_ in getattr(dls.train_ds, 'samples', None) or []]
-    if len(items) != len(dls.train_ds) or not all(isinstance(o, (str,Path)) for o in items): return {}
-    names = pd.Series([Path(o).name for o in items])
-    unique = names[~names.duplicated(keep=False)]
-    return {**{k: i for i,k in unique.items()}, **{str(o): i for i,o in enumerate(items)}}
+def listed_files(ds) -> list:
+    "The files of a data set, which fastai lists as `items` and torchvision as `samples`; [] if it lists none"
+    files = getattr(ds, 'items', None)
+    if files is None: files = [o for o,*_ in getattr(ds, 'samples', None) or []]
+    if isinstance(files, pd.DataFrame) or len(files) != len(ds): return []
+    return list(files) if all(isinstance(o, (str,Path)) for o in files) else []
+
+def _index_of_file(name, files, same_name):
+    "The index of a file in `files`, given by its path or by the end of its path; `same_name`: the indices to compare"
+    parts = Path(name).parts
+    found = [i for i in same_name if str(files[i]) == str(name)]
+    found = found or [i for i in same_name if os.path.realpath(files[i]) == os.path.realpath(name)]
+    found = found or [i for i in same_name if Path(files[i]).parts[-len(parts):] == parts]
+    if len(found) == 1: return found[0]
+    example = f"for example '{files[[*found, *same_name, 0][0]]}'"
+    if found:
+        raise InputError(f"The training set has {len(found)} files '{name}': give more of the path, {example}.")
+    raise InputError(f"The training set has no file '{name}': give the path as the data set lists it, {example}.")
 
 def _indices_of_files(dls, names):
     "The positions of files"
-    idx = _file_indices(dls)
-    if not idx:
+    files,by_name = listed_files(dls.train_ds),{}
+    if not files:
         raise InputError(f"Positions are whole numbers, and {names[0]!r} is not one: "
                          "to request samples by a column's values, give its name as by=. "
                          "Files can be named only if the data set lists them as .items or .samples.")
-    unknown = [str(o) for o in names if str(o) not in idx]
-    if unknown:
-        raise InputError(f"The training set has no file '{unknown[0]}', or several of that name: "
-                         "give paths as the data set lists them.")
-    return np.array([idx[str(o)] for o in names])
+    for i,file in enumerate(files): by_name.setdefault(Path(file).name, []).append(i)
+    found = set()
+    for name in names:
+        i = _index_of_file(name, files, by_name.get(Path(name).name, []))
+        if i in found:
+            raise InputError(f"The file '{files[i]}' is named twice in the forget set: name each file once.")
+        found.add(i)
+    return np.array([*found])
 
 # %% ../../nbs/core/06_split.ipynb #4c71bb6b
 def _indices_of_phrase(dls, phrase, by, pool, seed):
@@ -282,7 +295,8 @@ def _indices_of_phrase(dls, phrase, by, pool, seed):
     if kind == 'random' and what: return _draw_random(what, pool, seed)
     if kind == 'class' and what: return np.intersect1d(_indices_of_class(what, dls), pool)
     if phrase.endswith('.csv'): return None
-    forms = "positions, a mask, 'random:60', 'random:0.05', 'class:3' or the path of a .csv of ids"
+    forms = ("positions, a mask, a list of files, 'random:60', 'random:0.05', 'class:3', "
+             "or the path of a .csv of positions or files")
     if by is not None:
         forms = (f"a list of values of {by if isinstance(by, str) else 'by='}, [{phrase!r}], "
                  "or the path of a .csv of ids")
@@ -414,6 +428,9 @@ def with_held_out(dls, test, seed):
 def _three_loaders(dls, test, seed):
     "Loaders for training, validation and test; the last two are empty if only training data are given"
     dls = as_dataloaders(dls)
+    if not len(as_fastai(dls.loaders[0]).dataset):
+        raise InputError("The training set is empty. A learner that load_learner has read contains no data: "
+                         "make the DataLoaders again, and load the weights into a learner of these.")
     return _without_held_out(dls) if test is None and _trains_alone(dls) else with_held_out(dls, test, seed)
 
 # %% ../../nbs/core/06_split.ipynb #d06a000f
