@@ -542,7 +542,12 @@ def _conversion_command(path):
     with open(path, 'rb') as f: head = f.read(2)
     if head[:1] != b'\x80' and head != b'PK': return ''
     to = str(Path(path).with_suffix('.safetensors'))
-    code = ("import torch; from safetensors.torch import save_file; "
+    # `learn.save` of fastai stores the optimiser's settings as an `L` with numbers of NumPy
+    code = ("import torch, numpy as np; from fastcore.foundation import L; from safetensors.torch import save_file; "
+            "scalar = np.float64(0).__reduce__()[0]; "
+            "scalars = [(scalar, f'numpy.{k}.multiarray.scalar') for k in ('core','_core')]; "
+            "dtypes = [np.dtype, *(type(np.dtype(k)) for k in ('f8','f4','i8'))]; "
+            "torch.serialization.add_safe_globals([L, *scalars, *dtypes]); "
             f"d = torch.load({str(path)!r}, map_location='cpu', weights_only=True); "
             "d = next((d[k] for k in ('state_dict', 'model_state_dict', 'model') if k in d), d); "
             f"save_file({{k: v.clone().contiguous() for k,v in d.items() if torch.is_tensor(v)}}, {to!r})")
