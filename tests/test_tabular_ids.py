@@ -57,7 +57,7 @@ def test_encoded_ids_of_any_type_and_missing_ones_are_translated(kind, tmp_path)
 def test_the_rows_of_a_subset_are_translated():
     _, dls = table(1000 + np.arange(200)//2)
     whole = ids_by_sample(dls, 'person')
-    part = loaders(Samples(torch.randn(4, 2), torch.arange(4) % 2), *2*[Samples(torch.randn(4, 2), torch.arange(4) % 2)])
+    part = loaders(*3*[Samples(torch.randn(4, 2), torch.arange(4) % 2)])
     part.train.dataset = Subset(dls.train_ds, [5, 0, 9, 3])
     assert ids_by_sample(part, 'person').tolist() == whole[[5, 0, 9, 3]].tolist()
 

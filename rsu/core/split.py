@@ -15,6 +15,8 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.load import DataLoader
+from fastai.data.transforms import Categorize, RegressionSetup
+from fastai.tabular.core import Categorify, FillMissing, Normalize, Tabular
 from torch.utils.data import DataLoader as TorchLoader, Subset
 from rsu.core.config import InputError, Seed, validated
 from rsu.core.markup import bars, card
@@ -53,16 +55,61 @@ def _as_id(o):
     if isinstance(o, (date,np.datetime64)): return pd.Timestamp(o)
     return o.item() if isinstance(o, (np.generic,torch.Tensor)) else o
 
+def _as_series(values):
+    "Ids of any kind as a Series; those of a list as they are, because an array of floats would round large numbers"
+    if torch.is_tensor(values): values = values.cpu().numpy()
+    return pd.Series(values, dtype=object if isinstance(values, list) else None)
+
 def _as_ids(values):
     "Ids of any kind as (n,) objects, None if one is missing (None, NaN, NaT, pd.NA)"
-    values = pd.Series(values.cpu().numpy() if torch.is_tensor(values) else values)
+    values = _as_series(values)
     res = np.empty(len(values), dtype=object)
     res[:] = [None if missing else _as_id(o) for o,missing in zip(values.astype(object), values.isna())]
     return res
 
+# %% ../../nbs/core/06_split.ipynb #054a5d05
+def _transforms_of(to, name):
+    "The transforms that changed a column of fastai's table"
+    changed = {Categorify: to.cat_names, Normalize: to.cont_names, Categorize: to.y_names, RegressionSetup: ()}
+    own = [*to.cat_names, *to.cont_names, *to.y_names] # those that a transform of the user may change
+    return [f for f in to.procs.fs
+            if name in (getattr(f, 'na_dict', ()) if type(f) is FillMissing else changed.get(type(f), own))]
+
+def _categories(codes, classes):
+    "The categories with these codes, None for a missing one; None if a code has no category"
+    if not pd.api.types.is_integer_dtype(codes.dtype) or not codes.between(0, len(classes)-1).all(): return None
+    values = [None if i == 0 and o == '#na#' else o for i,o in enumerate(classes)]
+    return pd.Series([values[o] for o in codes], index=codes.index, dtype=object)
+
+def _original_values(to, name):
+    "A column of fastai's table as it was before the transforms; `InputError` if it cannot be restored"
+    column,transforms = to.items[name], _transforms_of(to, name)
+    if not transforms: return column
+    if [type(f) for f in transforms] == [Categorify]:
+        res = _categories(column, list(transforms[0].classes[name]))
+        if res is not None: return res
+    raise InputError(f"The column '{name}' was changed by {', '.join(type(f).__name__ for f in transforms)} and no "
+                     "longer holds the original ids: give them as by=, an array with one id per training sample, "
+                     "or leave the column out of the model's inputs.")
+
+# %% ../../nbs/core/06_split.ipynb #d06a0017
+def _name_of(by): return by if isinstance(by, str) else 'by='
+
+def _check_rounding(ids, by):
+    "`InputError` if ids are floats that may be rounded, because two persons could then have the same one"
+    ids = _as_series(ids)
+    if not pd.api.types.is_float_dtype(ids.dtype): return
+    size = ids.dtype.itemsize
+    known = ids.dropna().to_numpy(dtype=f'f{size}')
+    rounded = known[(abs(known) >= 2.**(np.finfo(known.dtype).nmant+1)) | ((size < 8) & (known % 1 != 0))]
+    if len(rounded):
+        raise InputError(f"{_name_of(by)} holds numbers such as {rounded[0]:.15g} as floats of {8*size} bits, which "
+                         "may be rounded, so that two persons have the same id: give whole numbers or text.")
+
 # %% ../../nbs/core/06_split.ipynb #d06a0004
 def _frame_column(ds, name):
-    "A column of the training set's table"
+    "A column of the training set's table, with the values that it had before fastai's transforms"
+    if type(ds) is Subset: return _frame_column(ds.dataset, name).iloc[ds.indices]
     frame = _frame(ds)
     if frame is None or name not in frame.columns:
         has = "it has no table" if frame is None else f"its columns are {', '.join(map(str, frame.columns))}"
@@ -73,16 +120,17 @@ def _frame_column(ds, name):
     if res.ndim > 1:
         raise InputError(f"The training set has {res.shape[1]} columns '{res.columns[0]}': "
                          "give each column a different name.")
-    return res
+    return _original_values(ds, name) if isinstance(ds, Tabular) else res
 
 def ids_by_sample(dls, by):
     """The id of each training sample, (N,) objects, None if it has none.
     `by` is an array with one id per sample, or the name of a column of the training set's table."""
     N = len(dls.train_ds)
-    by = _frame_column(dls.train_ds, by) if isinstance(by, str) else flatten_listed(by, 'by=')
-    if len(by) != N:
-        raise InputError(f"by= holds {len(by)} values for {N} training samples: give one value per sample.")
-    res,by_text = _as_ids(by),{}
+    ids = _frame_column(dls.train_ds, by) if isinstance(by, str) else flatten_listed(by, 'by=')
+    if len(ids) != N:
+        raise InputError(f"by= holds {len(ids)} values for {N} training samples: give one value per sample.")
+    _check_rounding(ids, by)
+    res,by_text = _as_ids(ids),{}
     for o in dict.fromkeys(res):
         if o is not None and by_text.setdefault(str(o), o) is not o:
             raise InputError(f"{o!r} and {by_text[str(o)]!r} are two ids with the same text: "
@@ -116,9 +164,8 @@ def requested_ids(dls, request, by):
     "The ids that a request lists, (n,) objects of the column's type; `InputError` if one is missing"
     if isinstance(request, (str,Path)):
         if not Path(request).exists():
-            whose = by if isinstance(by, str) else 'by='
             raise InputError(f"There is no file '{request}': give the path of a CSV file, "
-                             f"or a list of values of {whose}, as [{str(request)!r}].")
+                             f"or a list of values of {_name_of(by)}, as [{str(request)!r}].")
         return _read_csv_ids(request, dls, by)
     ids = _match_types(_as_ids(flatten_listed(request, 'forget=')), ids_by_sample(dls, by))
     if missing := sum(o is None for o in ids):
@@ -298,7 +345,7 @@ def _indices_of_phrase(dls, phrase, by, pool, seed):
     forms = ("positions, a mask, a list of files, 'random:60', 'random:0.05', 'class:3', "
              "or the path of a .csv of positions or files")
     if by is not None:
-        forms = (f"a list of values of {by if isinstance(by, str) else 'by='}, [{phrase!r}], "
+        forms = (f"a list of values of {_name_of(by)}, [{phrase!r}], "
                  "or the path of a .csv of ids")
     raise InputError(f"forget='{phrase}' is not understood: give {forms}.")
 
