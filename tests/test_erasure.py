@@ -203,6 +203,7 @@ def test_a_request_stays_open_while_the_model_still_knows_its_samples(here, call
     printed, one = capsys.readouterr().out, ledger_of('out')['entries'][0]
     assert f"forgotten {one['before']['forget']:.3f} -> {one['after']['forget']:.3f}" in printed
     assert 'Request 1 stays open' in printed
+    assert 'Request 1 is open: the exit code is 3.' in printed
     assert call(*ask, *request(*twenty), '--out', 'out') == 0 # retrained: the open request is worked on, and closed
     first, second = ledger_of('out')['entries']
     assert first['open'] and not second['open'] and first['ids'] == second['ids']
@@ -212,6 +213,45 @@ def test_a_request_stays_open_while_the_model_still_knows_its_samples(here, call
     assert len(ledger_of('out')['entries']) == 2
     assert call(*descent, *request(*twenty), '--oracles', '2', '--out', 'out') == 0
     assert 'evidence was added to it' in capsys.readouterr().out and 'evidence' in ledger_of('out')['entries'][1]
+
+twenty = [f'patient-{i}' for i in range(20)]
+faint = [*descent, '--lr', '1e-6'] # leaves a request open
+
+def test_nothing_is_purged_while_a_request_is_open(here, call, capsys):
+    assert call(*faint, *request(*twenty), '--purge', '--out', 'out') == 3
+    assert 'Not purged: nothing is removed while a request is open (Request 1).' in capsys.readouterr().out
+    assert (here/'clinic.safetensors').exists()
+    assert call(*ask, *request('patient-30'), '--purge', '--out', 'out') == 3 # another person's request is answered
+    printed = capsys.readouterr().out
+    assert 'Request 1, for other samples, is open, too' in printed and 'Not purged' in printed
+    assert (here/'clinic.safetensors').exists()
+    assert call(*ask, *request(*twenty), '--purge', '--out', 'out') == 0
+    assert not (here/'clinic.safetensors').exists()
+
+def test_the_exit_code_is_3_whenever_the_named_request_is_open(here, call, capsys):
+    for _ in range(2): assert call(*faint, *request(*twenty), '--out', 'out') == 3
+    assert 'Request 2 is open: the exit code is 3.' in capsys.readouterr().out
+    assert (page(1), page(2)) == ('page 1', 'page 2') # the page of the repeated request is written again
+    assert call(*ask, *request('patient-30'), '--out', 'out') == 0 # the open request is of others
+    assert 'Request 2, for other samples, is open, too' in capsys.readouterr().out
+    assert call(*ask, *request(*twenty), '--out', 'out') == 0
+    assert [page(k) for k in (1, 2, 3, 4)] == ['page 4', 'page 5', 'page 3', 'page 6'] # the whole chain
+
+def test_what_a_request_prints(here, call, capsys):
+    weights = ask.index('--weights')
+    without = ask[:weights] + ask[weights+2:]
+    assert call(*without, *request('patient-3'), '--out', 'out') == 2
+    assert "The first request needs the model's weights" in capsys.readouterr().err
+    assert call(*ask, *request('patient-3'), '--out', 'out') == 0
+    printed = capsys.readouterr().out
+    assert 'Weights: out/model-0001.safetensors (the answer to the next request replaces' in printed
+    assert 'Key: out.key' in printed
+    assert call(*without, *request('patient-4'), '--json', '--out', 'out') == 0
+    captured = capsys.readouterr()
+    assert 'Starting from out/model-0001.safetensors, the weights after request 1.' in captured.err
+    facts = json.loads(captured.out)
+    assert (facts['complete'], facts['open'], facts['weights']) == (True, [], 'out/model-0002.safetensors')
+    assert [o['request'] for o in facts['requests']] == [2] and 'ids' not in facts['requests'][0]
 
 # Who was erased?
 

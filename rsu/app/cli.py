@@ -53,15 +53,17 @@ def _tune_job(options, command):
 _own = 'weights','model','by','key','bank','purge','removed','also','unlearned'
 
 def _forget_job(options, command):
-    "`rsu forget`: the paths of the pages; the exit code is 3 if something is left to do"
+    "`rsu forget`: what was changed, and the paths of weights, key and pages; the exit code is 3 if something is left to do"
     out,own = options.pop('out'),{k: options.pop(k) for k in _own if k in options}
     settings = Settings(**options)
-    from rsu.app.pipeline import forget, is_unfinished, ledger_entries
-    before = len(ledger_entries(out))
-    pages = forget(settings, out, **own)
-    unfinished = is_unfinished(out, before, own.get('purge'))
-    return _Result(dict(reports=[*map(str, pages)], complete=not unfinished),
-                   '\n'.join(f'Report: {o}' for o in pages), 3 if unfinished else 0)
+    from rsu.app.pipeline import forget
+    answer = forget(settings, out, **own)
+    text = [f'Weights: {answer.weights} (the answer to the next request replaces this file)',
+            f'Key: {answer.key} (without it, the ledger cannot be continued: keep a copy elsewhere)',
+            *(f'Report: {o}' for o in answer.pages)]
+    data = dict(reports=[*map(str, answer.pages)], complete=answer.complete, open=answer.open,
+                weights=str(answer.weights), key=str(answer.key), requests=answer.entries)
+    return _Result(data, '\n'.join(text), 0 if answer.complete else 3)
 
 # %% ../../nbs/app/04_cli.ipynb #a2100015
 def _rank_job(options, command):

@@ -45,11 +45,10 @@ def _searched(path, kind):
 # %% ../../nbs/app/05_info.ipynb #a220000a
 def _describe_ledger(path):
     "The state of a ledger; needs no key, and names nobody"
-    from rsu.erasure.ledger import open_requests
+    from rsu.erasure.ledger import open_requests, stale_copies
     facts = json.loads((path/'ledger.json').read_text(encoding='utf-8'))
     entries = facts['entries']
-    left = [o for o in facts['made'] if o['purged'] is None and o['requests'] < len(entries)]
-    still = open_requests(entries)
+    left,still = stale_copies(facts),open_requests(entries)
     return {'folder': str(path), 'kind': 'ledger', 'complete': not (left or still), 'requests': len(entries),
             'samples forgotten': sum(o['n'] for o in entries), 'open requests': still,
             'copies to purge': [o['path'] for o in left],

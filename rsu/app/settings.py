@@ -317,13 +317,14 @@ def _add_forget(job):
     "The options of `rsu forget`"
     what = job.add_argument_group('what')
     _add_data(what, 'ids.csv: a column id of positions, or of values of the column --by; or class:3')
-    _add_own(what, 'model', 'weights', 'by', 'key', 'bank', required=['weights'])
+    _add_own(what, 'model', 'weights', 'by', 'key', 'bank')
     rest = _add_groups(job, {'how to forget': _how_settings, 'the rest': 'ranker seed'},
                        groups=1, ranker='confidence', oracles=0)
     _add_setting(rest, 'oracles', 0, help='retrained models to compare the result with, where the recipe is known; '
                                           'also added to a request that was answered before')
     rest.add_argument('--purge', action='store_true',
-                      help='remove files that were made from the forgotten samples: the old weights and the bank')
+                      help='remove files that were made from the forgotten samples, the old weights and the bank; '
+                           'nothing is removed while a request is open')
     rest.add_argument('--also', action='append', default=[], metavar='PATH',
                       help='a further copy of the weights, such as the model.pt that they were converted from: '
                            'noted, and removed by --purge; may be repeated')
@@ -406,8 +407,9 @@ _commands = [
      'Search the settings of algorithms on validation samples and on seeds that no report uses.'),
     ('forget', _add_forget, 'answer an erasure request',
      'Forget samples of an existing model: write unlearned weights, an entry in the ledger and a report to the '
-     'folder. The same folder serves all requests for one model. The exit code is 3 if the request stays open (the '
-     'model predicts the samples as well as before) or a copy was not purged.'),
+     'folder. The same folder serves all requests for one model. The exit code is 3 if the request is open (the '
+     'model predicts the samples as well as before) or a copy was not purged; open requests for other samples do not '
+     'count.'),
     ('rank', _add_rank, 'rank training samples by privacy risk',
      'Rank the training samples of a model by privacy risk, and write the ranking as a CSV file. The model is '
      'trained as by rsu run, or has the weights of a file.'),

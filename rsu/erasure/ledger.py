@@ -269,9 +269,18 @@ def name(self:Ledger,
     return hmac.new(self.key, ' '.join(_salted(self.key, ids)).encode(), hashlib.sha256).hexdigest()[:12]
 
 def open_requests(entries):
-    "Numbers of the open requests, without those whose ids all have a later request"
+    "Numbers of the open requests: the last request of at least one id, and that answer left it open"
     latest = {o: e for e in entries for o in e['ids']}
     return sorted({e['request'] for e in latest.values() if e.get('open')})
+
+def later_requests(entries, entry):
+    "Numbers of the later requests that repeat a request or a part of it, and are the last ones of its ids"
+    latest = {o: e['request'] for e in entries for o in e['ids']}
+    return sorted({latest[o] for o in entry['ids']} - {entry['request']})
+
+def stale_copies(facts):
+    "The copies, of all in the contents of a ledger, that exist as far as is known and contain forgotten samples"
+    return [o for o in facts['made'] if o['purged'] is None and o['requests'] < len(facts['entries'])]
 
 # %% ../../nbs/erasure/00_ledger.ipynb #b7fd82de
 def _as_positions(idx, N):
@@ -520,8 +529,12 @@ def _move(made):
 def purge(
     self:Ledger
 ) -> pd.DataFrame: # A row for each copy: kind, path, state ('removed', 'not found there', 'changed since it was noted')
-    "Remove the copies that were made before samples were forgotten. If it is killed, it can be called again"
+    """Remove the copies that were made before samples were forgotten. If it is killed, it can be called again.
+    `InputError` while a request is open, since nothing can restore the copies."""
     with self.locked():
+        if still := open_requests(self.entries):
+            raise InputError(f"Nothing is purged while a request is open (request {', '.join(map(str, still))}): "
+                             "repeat it with a stronger algorithm, or with Retrain(), and purge then.")
         stale = np.flatnonzero(self.made().stale)
         return pd.DataFrame([self._purged(i) for i in stale], columns=['kind','path','state'])
 

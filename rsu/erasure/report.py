@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pandas as pd
 from ..core.config import InputError, decode
-from .ledger import timestamp, open_requests
+from .ledger import timestamp, later_requests, open_requests, stale_copies
 from ..core.markup import code_span, escape_markdown, figure
 from ..core.template import write_report
 
@@ -34,18 +34,23 @@ def load_ledger(
 
 # %% ../../nbs/erasure/02_report.ipynb #8318e630
 def _status(e, entries):
-    "Is a request open? 'yes', 'no', or which later request closed it"
+    "Is a request open? 'yes', 'no', or which later request repeated it and whether that one closed it"
+    still = open_requests(entries)
     if not e.get('open'): return 'no'
-    if e['request'] in open_requests(entries): return 'yes'
-    return f"closed by {max(o['request'] for o in entries if {*o['ids']} & {*e['ids']})}"
+    if e['request'] in still: return 'yes'
+    later = later_requests(entries, e)
+    open_ = [o for o in later if o in still]
+    return f"repeated as {_list(open_)}, still open" if open_ else f"closed by {_list(later)}"
+
+def _list(numbers): return ', '.join(map(str, numbers))
 
 def _if_open(book):
     "A sentence about a request after which the model predicts its samples as well as before; '' for others"
     status = _status(book.entry, book.entries)
     if status == 'no': return ''
     if status != 'yes':
-        return (" After it the model predicted its samples as well as before; "
-                f"the request was {status.replace('by', 'by request')}.")
+        state = status.replace('by', 'by request').replace('as', 'as request').replace(', still', ', which is still')
+        return f" After it the model predicted its samples as well as before; the request was {state}."
     return (" **The request is open**: after it the model predicts its samples as well as before, or better. "
             "Repeat it with a stronger algorithm, "
             "or with retrained models, which may show that every model predicts such samples well.")
@@ -182,8 +187,12 @@ def request_in_brief(
 
 def _left(book):
     "How many copies still contain traces, as a sentence"
-    n = len(book.entries)
-    stale = [o for o in book.made if not o['purged'] and o['requests'] < n]
+    stale,still = stale_copies(vars(book)),open_requests(book.entries)
+    if still:
+        name = code_span(f'model-{len(book.entries):04}.safetensors')
+        text = f"**the current weights, {name}, may still contain traces**, since request {_list(still)} is open. "
+        if stale: text += f"So may {len(stale)} of {len(book.made)} noted copies, "
+        return text + ("which are kept until it is answered, see below." if stale else "")
     if stale:
         return f"**{len(stale)} of {len(book.made)} noted copies contain traces** of forgotten samples, see below."
     if not book.made: return "no copy was noted, so old weights, reference models and caches are not known here."
@@ -195,7 +204,7 @@ def _state_as_text(o, n):
     if o['purged']: return f"removed {escape_markdown(o['purged'].replace('T', ' '))}"
     if o['requests'] >= n: return 'not removed; it contains none of the forgotten samples'
     return ('not removed, or not found where it was: **it contains traces of forgotten samples**; '
-            'purge it, or remove it by hand and confirm that')
+            'purge it, or remove it by hand and confirm that with `--removed` (Python: `ledger.removed(path)`)')
 
 def remaining(
     book # Result of `load_ledger`
