@@ -53,7 +53,7 @@ def _tune_job(options, command):
 _own = 'weights','model','by','key','bank','purge','removed','also','unlearned'
 
 def _forget_job(options, command):
-    "`rsu forget`: what was changed, and the paths of weights, key and pages; the exit code is 3 if something is left to do"
+    "`rsu forget`: the answer and the paths of its files; the exit code is 3 if something is left to do"
     out,own = options.pop('out'),{k: options.pop(k) for k in _own if k in options}
     settings = Settings(**options)
     from rsu.app.pipeline import forget
