@@ -267,6 +267,13 @@ def test_the_report_is_one_self_contained_file(whole):
     assert '<script' not in page and '@import' not in page
     assert page.count('data:image/png;base64,') >= 5
 
+def test_each_picture_of_the_report_is_described(whole):
+    page = (whole.out/'report.html').read_text(encoding='utf-8')
+    pictures = re.findall(r'<img[^>]*>', page)
+    descriptions = [re.search(r'alt="([^"]*)"', o)[1] for o in pictures]
+    assert len({*descriptions}) == len(pictures) >= 6 and min(map(len, descriptions)) > 20
+    assert 'No description' not in page
+
 def test_the_report_notebook_has_no_errors(whole):
     cells = nbformat.read(whole.out/'report.ipynb', as_version=4).cells
     outputs = [o for c in cells if c.cell_type == 'code' for o in c.outputs]

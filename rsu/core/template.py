@@ -87,6 +87,12 @@ def _execute(nb, path):
             if e.ename == 'InputError': raise InputError(e.evalue) from None
             raise
 
+# %% ../../nbs/core/12_template.ipynb #a1c00a02
+def _describe_pictures(nb):
+    "Make the comment `#| fig-alt:` of each cell the alternative text of its pictures on the page"
+    for cell in nb.cells:
+        if found := re.search(r'^#\| fig-alt: *(.+)', cell.source, re.M): cell.metadata['alt'] = found[1]
+
 # %% ../../nbs/core/12_template.ipynb #8ae71a46
 def write_report(
     path,                  # Folder of a run, or of a ledger
@@ -103,6 +109,7 @@ def write_report(
     nb = nbformat.reads((files('rsu')/'templates'/f'{template}.ipynb').read_text(encoding='utf-8'), as_version=4)
     for k,v in given.items():
         for cell in nb.cells: cell.source = re.sub(rf'\b{k}=\w+', f'{k}={v!r}', cell.source)
+    _describe_pictures(nb)
     _execute(nb, path)
     with replacing(path/f'{name}.ipynb') as file: nbformat.write(nb, file)
     # without base folders, the exporter does not search the current folder for templates
