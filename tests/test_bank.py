@@ -232,3 +232,17 @@ def test_a_bank_without_a_path_is_stored_in_the_current_folder_and_not_among_the
     bank = ReferenceBank.fit(learn, n=2, quiet=True)
     assert bank.path.parent == here/'pictures-bank' and str(here/'pictures-bank') in capsys.readouterr().out
     assert state(here/'pictures') == before
+
+def test_a_log_states_the_time_of_the_other_references_after_the_first(tmp_path, monkeypatch, capsys):
+    now = [0.]
+    def write(file, *args, **kwargs):
+        now[0] += 40*file.name.startswith('reference') # as if its training had taken so long
+        return write_shard(file, *args, **kwargs)
+    learn = Recipe(small_cnn, n_epoch=1).fit(digits(n=100), quiet=True)
+    monkeypatch.setattr('rsu.core.recipe.perf_counter', lambda: now[0])
+    monkeypatch.setattr(rsu.ranking.bank, 'write_shard', write)
+    ReferenceBank.fit(learn, n=4, path=tmp_path)
+    assert capsys.readouterr().out.splitlines() == [
+        'Reference models to train: 4',
+        'Reference models to train: the first took 40 s; the other 3 take about 2 minutes, or less on several cores',
+        'Reference models to train: 3 of 4 done, about 40 s left']

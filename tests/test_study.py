@@ -27,12 +27,19 @@ def test_a_study_prints_its_runs_unless_quiet(made, capsys):
     evaluate(new, oracles, controls=['one-shot'], quiet=True)
     assert capsys.readouterr().out == ''
 
-def test_minutes_are_estimated_from_the_first_item(monkeypatch, capsys):
+def test_minutes_are_estimated_from_the_first_item_and_again_later(monkeypatch, capsys):
     now = [0.]
     monkeypatch.setattr(recipe, 'perf_counter', lambda: now[0])
-    for i in progress(range(24), 'Runs', equal=True): now[0] += 15
+    for i in progress(range(24), 'Runs', equal=True): now[0] += 15 if i < 12 else 25
     assert capsys.readouterr().out.splitlines() == [
-        'Runs: 24', 'Runs: the first took 15 s; the other 23 take about 6 minutes, or less on several cores']
+        'Runs: 24', 'Runs: the first took 15 s; the other 23 take about 6 minutes, or less on several cores',
+        'Runs: 5 of 24 done, about 5 minutes left', 'Runs: 9 of 24 done, about 4 minutes left',
+        'Runs: 13 of 24 done, about 3 minutes left', 'Runs: 16 of 24 done, about 2 minutes left',
+        'Runs: 19 of 24 done, about 2 minutes left', 'Runs: 22 of 24 done, about 39 s left']
+    for i in progress(range(600), 'Runs', equal=True): now[0] += 60
+    assert len(capsys.readouterr().out.splitlines()) == 11, 'a line for each tenth'
+    for i in progress(range(8), 'Runs', equal=True, at_once=4): now[0] += 60*(i % 4 == 0)
+    assert 'Runs: the first 4 took 60 s; the other 4 take about 60 s' in capsys.readouterr().out
 
 def test_between_stages_only_a_part_is_evaluated(made, monkeypatch):
     learn, risk = made

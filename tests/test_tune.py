@@ -7,7 +7,7 @@ from common import call, ended, forked, start, wait_until
 from filelock import FileLock
 from rsu.all import FineTune, ForgetSplit, NegGradPlus, Recipe, SCRUB, SalUn, digits, small_cnn
 from rsu.core.config import InputError
-from rsu.evaluation.tune import Tuning, _bounds, settings_for, tune, tuned_settings
+from rsu.evaluation.tune import Tuning, WorseThanNothing, _bounds, settings_for, tune, tuned_settings
 
 options = ('--data digits --n 300 --forget random:12 --algorithm gradascent --oracles 2 --train-epochs 2 --budget 12 '
            '--seed 1000').split()
@@ -136,7 +136,8 @@ def test_settings_that_diverge_are_not_chosen():
     learn = Recipe(small_cnn, n_epoch=6, lr=5e-3).fit(digits(n=300), quiet=True)
     wild = FineTune(bs=16, lr=30.)
     wild.space = dict(lr=(.001, 1000.))
-    best = tune(learn, ForgetSplit(learn.dls, 'random:12', seed=1), wild, budget=10, oracles=2, quiet=True)
+    with pytest.warns(WorseThanNothing, match='worse than doing nothing .0.*: do not use them, but search with'):
+        best = tune(learn, ForgetSplit(learn.dls, 'random:12', seed=1), wild, budget=10, oracles=2, quiet=True)
     runs = best.tuning.trials
     assert runs.ended.iloc[0] == 'diverged' and (runs.ended == 'diverged').sum() >= 2 and (runs.ended == 'done').any()
     # a diverged run restores the old weights, which may score higher than a finished run, and is not chosen
@@ -204,3 +205,6 @@ def test_a_search_has_its_own_default_seed(tmp_path, monkeypatch):
 def test_a_search_whose_best_is_worse_than_doing_nothing_says_so(score, warned):
     found = Tuning(pd.DataFrame(dict(ended=['done'])), score=score, given=.7, nothing=.9, retrained=.95)
     assert ('worse than doing nothing' in repr(found)) == warned
+    assert ('do not use them' in found.advice) == warned and 'Even retrained' not in found.advice
+    found.retrained = .75
+    assert ('Even retrained models score 0.750: there are too few samples' in found.advice) == warned

@@ -241,25 +241,40 @@ def progress(
     what:str,            # What the items are, for the line in a log
     total:int|None=None, # Number of items; `len(items)` if not given
     quiet:bool=False,    # Show nothing
-    equal:bool=False     # Do all items take about as long? Then a log also states the minutes that are left after the
-                         # first one, if it is one minute or more
+    equal:bool=False,    # Do all items take about as long? Then a log also states the minutes that are left, after the
+                         # first one, if it is one minute or more, and then at most once in a minute
+    at_once:int=1        # Number of items that are done at the same time
 ):                       # An iterator over `items`
     "Iterate with a progress bar in a notebook or on a terminal; otherwise print one line"
     total = len(items) if total is None else total
     if quiet or not total: return iter(items)
     if on_screen(): return iter(progress_bar(items, total=total))
     print(f'{what}: {total}', flush=True)
-    return _with_estimate(items, what, total, perf_counter()) if equal else iter(items)
+    return _with_estimate(items, what, total, at_once) if equal else iter(items)
 
-def _with_estimate(items, what, total, start):
-    "The items. When the second is requested, the first is done: a line states the time for the others"
-    for i,o in enumerate(items):
-        if i == 1: _print_estimate(what, total-1, perf_counter()-start)
+# %% ../../nbs/core/08_recipe.ipynb #07a00002
+def _with_estimate(items, what, total, at_once):
+    """The items. When the next one is requested, the last one is done: lines state the time for the others,
+    the first one after `at_once` items, later ones at least a minute and a tenth of the items apart."""
+    start,shown = perf_counter(),None
+    for done,o in enumerate(items, 1):
         yield o
+        now = perf_counter()
+        if done == at_once: _print_estimate(what, done, total-done, now-start)
+        if shown is None: shown = (done, now) if done >= at_once else None
+        elif done < total and done-shown[0] >= total/10 and now-shown[1] >= 60:
+            shown = done,now
+            _print_rest(what, done, total, (now-start)*(total-done)/done)
 
-def _print_estimate(what, n, seconds):
-    if n*seconds >= 60: print(f'{what}: the first took {seconds:.0f} s; the other {n} take about {n*seconds/60:.0f} '
-                              'minutes, or less on several cores', flush=True)
+def _as_time(seconds): return f'{seconds/60:.0f} minutes' if seconds >= 90 else f'{seconds:.0f} s'
+
+def _print_estimate(what, done, n, seconds):
+    rest,first = n*seconds/done, 'first' if done == 1 else f'first {done}'
+    if rest >= 60: print(f'{what}: the {first} took {seconds:.0f} s; the other {n} take about {_as_time(rest)}, '
+                         'or less on several cores', flush=True)
+
+def _print_rest(what, done, total, seconds):
+    print(f'{what}: {done} of {total} done, about {_as_time(seconds)} left', flush=True)
 
 # %% ../../nbs/core/08_recipe.ipynb #9a7e0004
 class _FitLine(Callback):
@@ -528,8 +543,8 @@ def recipe_of(
     recipe = recipe or learn.__dict__.get('recipe')
     if recipe is None:
         raise InputError("It is not known how the model was trained, so no other can be trained like it: "
-                         "make the Learner with a Recipe, or set its attribute recipe to a Recipe "
-                         "or to a function train(dls) that returns the trained Learner or model.")
+                         "make the Learner with a Recipe, or with as_learner(model, loaders, train), or set its "
+                         "attribute recipe; train is a function train(dls) that returns the trained Learner or model.")
     return recipe
 
 # %% ../../nbs/core/08_recipe.ipynb #a5e10002

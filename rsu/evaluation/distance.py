@@ -255,10 +255,7 @@ def layer_distance(
     model_r, # The retrained one, of the same architecture
 ) -> pd.DataFrame: # One row per layer: 'distance', and 'relative' to the norm of the retrained layer
     "Euclidean distance of two networks' weights, layer by layer"
-    us,rs = _layer_parameters(model_u), _layer_parameters(model_r)
-    if _layer_shapes(us) != _layer_shapes(rs):
-        raise InputError("The two networks have different layers: "
-                         "give an unlearned and a retrained one of the same architecture.")
+    us,rs = _layers_of_both(model_u, model_r)
     distance = pd.Series({k: _norm_of_all(a-b for a,b in zip(us[k], rs[k])) for k in us}).rename_axis('layer')
     norms = pd.Series({k: _norm_of_all(v) for k,v in rs.items()})
     return pd.DataFrame(dict(distance=distance, relative=distance/norms))
@@ -271,3 +268,18 @@ def _layer_parameters(model):
 def _layer_shapes(layers): return {k: [p.shape for p in v] for k,v in layers.items()}
 
 def _norm_of_all(tensors): return sqrt(sum(t.double().square().sum().item() for t in tensors))
+
+# %% ../../nbs/evaluation/01_distance.ipynb #07a00003
+def _layers_of_both(model_u, model_r):
+    "The parameters of both networks by layer; `InputError` if their layers differ"
+    us,rs = _layer_parameters(model_u), _layer_parameters(model_r)
+    if _layer_shapes(us) != _layer_shapes(rs):
+        raise InputError("The two networks have different layers: "
+                         "give an unlearned and a retrained one of the same architecture.")
+    return us,rs
+
+def weight_distance(model_u, model_r):
+    "Euclidean distance of all weights of two networks, relative to the norm of the second's; NaN if that is 0"
+    us,rs = ([p for layer in o.values() for p in layer] for o in _layers_of_both(model_u, model_r))
+    norm = _norm_of_all(rs)
+    return _norm_of_all(u-r for u,r in zip(us, rs))/norm if norm else float('nan')

@@ -22,7 +22,7 @@ from rsu.algorithms.exact import Retrain
 from rsu.evaluation.metrics import (auc_se, average_gap, oracle_distance, placements, residual_attack,
                                     residual_scores, tow, tow_mia)
 from rsu.evaluation.distance import (activation_distance, agreement, forgetting_floor, forgetting_quality,
-                                     forgetting_score, js_divergence, klom, layer_distance, margin_z, zrf)
+                                     forgetting_score, js_divergence, klom, margin_z, weight_distance, zrf)
 from rsu.evaluation.audit import indiscernibility, lr_mia, svc_votes
 from rsu.evaluation.intervals import resampled, summarise, tow_draws
 
@@ -126,9 +126,8 @@ def _population_attacks(outputs):
 # %% ../../nbs/evaluation/04_evaluate.ipynb #5c3ef1a2
 def _weight_distance(a, b):
     "Distance between all weights, relative to the norm of the second model's; NaN if the networks differ"
-    try: d = layer_distance(a, b)
+    try: return weight_distance(a, b)
     except InputError: return np.nan
-    return float(d.distance.pow(2).sum()**.5 / (d.distance/d.relative).pow(2).sum()**.5)
 
 def _mean_agreement(one, oracles, name):
     return np.mean([agreement(one[name].logits.argmax(1), o[name].logits.argmax(1)) for o in oracles])

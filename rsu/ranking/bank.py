@@ -393,7 +393,8 @@ def fit(cls:ReferenceBank,
     files = {_reference_file(path, seed, k): k for k in range(n)}
     missing = _missing_of(files, logits)
     if missing: check_writable(path)
-    bar = progress(range(len(missing)), 'Reference models to train', quiet=quiet)
+    bar = progress(range(len(missing)), 'Reference models to train', quiet=quiet, equal=True,
+                   at_once=min(Trainer(recipe, dls).k, len(missing)))
     y = torch.as_tensor(targets(dls))
     _store_labels(path, made, y, dls)
     _train_missing(_ReferenceJob(recipe, dls, seed, logits, compile), made, files, missing, executor, bar)
@@ -418,6 +419,7 @@ def _train_missing(job, made, files, missing, executor, bar):
     """Train the missing files: first those that no other process has locked;
     then, one by one, those that another process had locked and did not complete."""
     size,name = Trainer(job.recipe, job.dls).k, {k: f for f,k in files.items()}
+    next(bar, None)
     with _FileLocks(job.logits) as locks:
         def train(some, wait=False):
             ours = (files[f] for f in some if locks.take(f, wait))
