@@ -38,7 +38,7 @@ from ..algorithms.table import algorithms
 from ..sequence.sequence import ByClass, Groups, Labelled, NaturalBreaks, SeqUnlearn, Singly, Thresholds
 from ..evaluation.intervals import summarise
 from ..evaluation.evaluate import evaluate, evaluate_runs
-from ..evaluation.tune import tune, find_search
+from ..evaluation.tune import WorseThanNothing, tune, find_search
 from ..erasure.ledger import Ledger, open_requests, stale_copies
 from ..erasure.stream import RetrainingDue, StillKnown, answered_by, unlearn_stream
 from ..erasure.report import write_page
@@ -435,7 +435,10 @@ def _store_search(out, row, budget, s):
 def _search_one(name, cls, s, learn, split, budget, out, command):
     "Search the settings of one algorithm, print and store them; False where an error ended the search"
     print(f'Searching {name}')
-    try: best = tune(learn, split, cls(), budget, s.oracles, s.seed, out)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', WorseThanNothing) # `search_summary` reports it
+            best = tune(learn, split, cls(), budget, s.oracles, s.seed, out)
     except InputError as e: print(f'{name} is left out. {e}')
     except BrokenPipeError: raise # nobody reads the output: not a fault of the algorithm
     except Exception: # the other algorithms are still searched

@@ -294,7 +294,8 @@ def _add_tune(job):
 
 # %% ../../nbs/app/00_settings.ipynb #a2100004
 _own_options = dict(
-    model=('NAME', 'package.module:function that returns the network, or a fastai Learner (which may have a recipe)'),
+    model=('NAME', 'package.module:function that returns the network, or a fastai Learner; oracles need the recipe of '
+                   'a Learner, such as the argument train of as_learner'),
     weights=('FILE', "the model's weights, .safetensors"),
     by=('NAME', 'column of the training data that identifies the person of each sample'),
     key=('FILE', "file of the ledger's key; default: FOLDER.key beside the folder"),
@@ -364,6 +365,12 @@ def _add_info(job):
     _add_json(job)
 
 # %% ../../nbs/app/00_settings.ipynb #c3ac0f17
+_learner_example = """
+
+my/net.py for a PyTorch network and its training loop, where train is the recipe:
+  from rsu.all import as_learner
+  def train(dls): return fit(Network(), dls.train)
+  def learner(): return as_learner(Network(), loaders(), train)"""
 _examples = dict(
     run="""examples:
   rsu run --data digits --forget random:60 --out runs/demo
@@ -383,17 +390,17 @@ _examples = dict(
       --weights model.safetensors --out runs/risk
   rsu run --data digits --forget runs/risk60/ranking.csv --out runs/demo""",
     forget="""examples:
-  rsu forget --data my.data:loaders --model my.net:make --by person \\
+  rsu forget --data my.data:loaders --model my.net:learner --by person \\
       --weights model.safetensors --forget erase.csv --out requests
-  rsu forget --data my.data:loaders --model my.net:make --by person \\
-      --weights model.safetensors --forget erase.csv --out requests --purge""",
+  rsu forget --data my.data:loaders --model my.net:learner --by person \\
+      --weights model.safetensors --forget erase.csv --out requests --purge""" + _learner_example,
     evaluate="""examples:
   rsu evaluate --data digits --forget random:60 \\
       --weights runs/demo/model.safetensors \\
       --unlearned runs/demo/unlearned.safetensors --out runs/check
   rsu evaluate --data my.data:loaders --model my.net:learner \\
       --weights original.safetensors --unlearned new.safetensors \\
-      --forget erase.csv --out runs/check""",
+      --forget erase.csv --out runs/check""" + _learner_example,
     info="""examples:
   rsu info
   rsu info runs/demo""")
