@@ -15,6 +15,7 @@ from nbdev.doclinks import _nbpath2html
 from nbdev.frontmatter import FrontmatterProc
 from nbdev.process import NBProcessor
 from nbdev.processors import FilterDefaults
+from terms import unlink_columns
 
 def homes(cfg):
     "Where the site, the files of the repository and its pictures are"
@@ -57,7 +58,8 @@ def render():
     nb = nbformat.reads(nb2str(proc.nb), as_version=4)
     nb.metadata.language_info = dict(name='python')
     text, found = MarkdownExporter().from_notebook_node(nb, dict(unique_key='readme', output_files_dir='images'))
-    text = show_once(text)
+    text = show_once(unlink_columns(text))
+    text = re.sub(r'^#\| .*\n', '', text, flags=re.M)  # directives, which mean something to Quarto alone
     text = re.sub(r'(!?)(\[[^][]*\])\(([^)\s]+)\)', lambda m: f'{m[1]}{m[2]}({absolute(m[3], bool(m[1]), cfg)})', text)
     text = re.sub(r'<style scoped>.*?</style>\n', '', text, flags=re.S)  # GitHub drops it
     title, text = text.strip().split('\n', 1)

@@ -18,7 +18,7 @@ from smalldocs.layout import KATEX
 from smalldocs.site import build
 
 from citations import entries, link_citations
-from terms import link_terms
+from terms import link_terms, unlink_columns
 
 root = Path(__file__).resolve().parent.parent
 
@@ -34,7 +34,8 @@ def linkify(text):
     "Markdown in which the package's names are links, but not those that are part of a link's text"
     lookup = NbdevLookup()
     links = re.split(r'(\[[^][]*`[^][]*\]\([^)]*\))', text)
-    return ''.join(part if i % 2 else lookup.linkify(part) or part for i, part in enumerate(links))
+    linked = (part if i % 2 else lookup.linkify(part) or part for i, part in enumerate(links))
+    return unlink_columns(''.join(linked))
 
 def add_links(cell):
     "Link the package's names in prose only: nbdev would also put links into signatures, which show them as text."

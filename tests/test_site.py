@@ -69,6 +69,10 @@ def test_the_first_use_of_a_term_becomes_a_link_to_the_glossary():
     headings = re.findall('^### (.+)$', markdown(notebooks()['tutorials/glossary.ipynb']), re.M)
     assert set(glossary_terms.terms) <= set(headings)
 
+def test_the_name_of_a_column_is_no_link():
+    unlink = glossary_terms.unlink_columns
+    assert unlink('[`forget`](a.html#forget) and [`tune`](b.html)') == '`forget` and [`tune`](b.html)'
+
 def test_result_pages_state_the_command_that_repeats_them():
     # Their results are stored, and most tests do not compute them again.
     results = {p: markdown(cells) for p,cells in notebooks().items()
