@@ -8,7 +8,8 @@ terms = ['oracle', 'reference model', 'reference bank', 'margin', 'nats', 'EL2N'
          'membership inference', 'memorization', 'privacy risk', 'pending group', 'entanglement', 'TPR at FPR',
          'attack AUC', 'one-shot', 'retain set', 'forget set', 'machine unlearning']
 # Columns of the table of results, some of which are also names of functions.
-_columns = ['runs', 'forget', 'retain', 'test', 'tow', 'auc', 'tpr', 'z', 'steps', 'seconds', 'ratio', 'shuffled', 'reversed']
+_columns = ['runs', 'forget', 'retain', 'test', 'tow', 'auc', 'tpr', 'z', 'steps', 'seconds', 'ratio', 'shuffled',
+            'reversed']
 _column_link = re.compile(rf"\[(`(?:{'|'.join(_columns)})`)\]\([^)]*\)")
 _anchors = {o.lower(): o.lower().replace(' ', '-') for o in terms}
 _term = re.compile(rf"(?<![\w-])({'|'.join(o.replace(' ', chr(92)+'s+') for o in terms)})s?(?![\w-])", re.I)
