@@ -26,8 +26,17 @@ def test_an_unknown_id_is_refused_with_the_nearest_ids(unknown, near, as_file, t
 def test_an_unknown_number_is_refused_with_the_nearest_numbers(ids, unknown, near):
     with pytest.raises(InputError, match=f'the data have .*{near}'): ForgetSplit(people(ids), [unknown], by='who')
 
-def test_a_number_may_have_leading_zeros():
-    assert len(ForgetSplit(people([7, 8, 9]), ['007'], by='who')) == 10
+def test_a_number_is_read_from_text_only_if_it_is_written_in_the_usual_way():
+    # the ids '1055' and '01055' may belong to two persons
+    for o in ('7', '7.0', 7.0): assert len(ForgetSplit(people([7, 8, 9]), [o], by='who')) == 10
+    for o in ('007', ' 7', '7 ', '+7', '-07'):
+        with pytest.raises(InputError, match='No training sample belongs to'):
+            ForgetSplit(people([7, 8, 9]), [o], by='who')
+    with pytest.raises(InputError, match="belongs to '007': the data have 7, and ids must match exactly"):
+        ForgetSplit(people([7, 8, 9]), ['007'], by='who')
+
+def test_an_empty_list_of_ids_is_refused():
+    with pytest.raises(InputError, match='The list of ids is empty'): ForgetSplit(people(names), [], by='who')
 
 def test_an_id_unlike_any_other_is_refused():
     with pytest.raises(InputError, match="belongs to 'xyz': check the ids"):

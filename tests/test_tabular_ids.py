@@ -103,3 +103,9 @@ def test_large_numbers_are_not_rounded_together():
     assert ForgetSplit(people([1, 2, 3]), [2**60+1], by=ids).forget.tolist() == [*range(0, 30, 3)]
     with pytest.raises(InputError, match='by= holds numbers such as .* as floats of 64 bits'):
         ForgetSplit(people([1, 2, 3]), [2**60+1], by=np.array(ids, dtype=float))
+
+def test_an_id_that_only_held_out_rows_have_is_refused_with_the_reason():
+    df, dls = table(1000 + np.arange(200), cat_names=())
+    held_out = df.person[dls.valid_ds.items.row.iloc[0]]
+    with pytest.raises(InputError, match=f'{held_out} has rows only in the validation or test data'):
+        ForgetSplit(dls, [held_out], by='person')

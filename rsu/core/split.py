@@ -155,7 +155,11 @@ def _convert_id(o, by_text, convert):
     try: return by_text[text] if text in by_text else convert(text)
     except ValueError: return text
 
-def _parse_number(text): return int(text) if text.strip().isdecimal() else float(text)
+def _parse_number(text):
+    "The number that a text writes in the usual way; the text itself if not, as '01055', which may be another person"
+    if not re.fullmatch(r'-?(0|[1-9][0-9]*)([.][0-9]+)?', text): return text
+    whole,_,fraction = text.partition('.')
+    return float(text) if fraction.strip('0') else int(whole)
 
 def _parse_date(text): return pd.Timestamp(text) if text[:4].isdecimal() else text
 
@@ -186,12 +190,23 @@ def _similar_ids(o, known):
     near = difflib.get_close_matches(_normalised(o), normalised.values(), n=3, cutoff=.8)
     return [next(k for k,text in normalised.items() if text == found) for found in dict.fromkeys(near)]
 
+def _held_out_ids(dls, by):
+    "The ids of the validation and test samples; none if their data sets have no such column"
+    frames = [(o, _frame(o.dataset)) for o in dls.loaders[1:]] if isinstance(by, str) else []
+    return {o for dl,frame in frames if frame is not None and by in frame.columns
+            for o in _as_ids(_frame_column(dl.dataset, by).iloc[indices(dl)])}
+
 def _indices_of_ids(dls, request, by):
     "The positions of all samples whose id is in the request"
     ids,requested = ids_by_sample(dls, by), dict.fromkeys(requested_ids(dls, request, by))
+    if not requested: raise InputError("The list of ids is empty: name at least one.")
     known = set(ids)
     unknown = [o for o in requested if o not in known]
     if unknown:
+        held_out = [o for o in unknown if o in _held_out_ids(dls, by)]
+        if held_out:
+            raise InputError(f"{held_out[0]!r} has rows only in the validation or test data: the model was not trained "
+                             "on them; leave this id out of the request.")
         near = dict.fromkeys(k for o in unknown[:3] for k in _similar_ids(o, known))
         hint = f"the data have {', '.join(map(repr, near))}, and ids must match exactly" if near else "check the ids"
         raise InputError(f"No training sample belongs to {', '.join(map(repr, unknown[:3]))}: {hint}.")
