@@ -1,5 +1,5 @@
 "Sequences: which samples each stage is fed, resumed runs, and refusals."
-import numpy as np, pytest, torch, warnings
+import numpy as np, pytest, re, torch, warnings
 from common import InterruptAt
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation
@@ -136,6 +136,20 @@ def test_a_resumed_state_of_the_optimiser_has_the_strides_of_the_weights(learn, 
 def test_sequences_that_do_not_fit_the_request(how, words, learn, risk):
     with pytest.raises(InputError) as e: learn.unlearn(risk, how)
     assert words in str(e.value)
+
+@pytest.mark.parametrize('algorithm', [SCRUB(bs=256), SCRUB(bs=64, bs_forget=60), DELETE(bs=64)], ids=repr)
+def test_too_few_steps_advise_settings_with_which_the_sequence_runs(algorithm, learn, risk):
+    how = SeqUnlearn(algorithm, groups=30)
+    with pytest.raises(InputError, match='too few for') as e: how.stages(risk)
+    batches = re.search(r'algorithm.replace\((.*?)\)', str(e.value))[1]
+    settings = {k: eval(v) for k, v in (o.split('=') for o in batches.split(', '))}
+    groups = int(re.search(r'groups=(\d+)', str(e.value))[1])
+    assert len(how.replace(algorithm=algorithm.replace(**settings)).stages(risk)) == 30
+    assert len(how.replace(groups=groups).stages(risk)) == groups
+    # larger batches or more groups do not fit
+    with pytest.raises(InputError, match='too few'):
+        how.replace(algorithm=algorithm.replace(**{**settings, 'bs': 2*settings['bs']})).stages(risk)
+    with pytest.raises(InputError, match='too few'): how.replace(groups=groups+1).stages(risk)
 
 @pytest.mark.parametrize('groups', [3, ByClass()])
 def test_groups_and_orders_need_scores(groups, learn, risk):

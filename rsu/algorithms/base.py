@@ -244,6 +244,9 @@ def budget(self:Algorithm,
 @patch
 def _bs(self:Algorithm, role): return (self.bs_forget or self.bs) if role == 'forget' else self.bs
 
+class TooFewSteps(InputError):
+    "A stage has fewer gradient steps than its passes need"
+
 @patch
 def _plan(self:Algorithm, stage, roles):
     "For each epoch the passes and their steps, `stage.steps` of them in total"
@@ -251,9 +254,9 @@ def _plan(self:Algorithm, stage, roles):
     res = [self.schedule(e, n, total) for e,total in enumerate(stage.steps)]
     for e,passes in enumerate(res):
         if min(steps for _,steps in passes) < 1:
-            raise InputError(f"{stage.steps[e]} steps in epoch {e+1} are too few for {type(self).__name__} "
-                             f"to forget the {len(stage.forget)} samples of group {stage.name}: "
-                             "use fewer groups, or smaller batches (bs).")
+            raise TooFewSteps(f"{stage.steps[e]} steps in epoch {e+1} are too few for {type(self).__name__} "
+                              f"to forget the {len(stage.forget)} samples of group {stage.name}: "
+                              "use fewer groups, or smaller batches (bs).")
     return res
 
 @patch

@@ -14,7 +14,7 @@ from fastai.callback.core import Callback
 from rsu.core.config import InputError, Options, PositiveInt, Seed, Share, TupleOf, Value
 from rsu.core.markup import bars, card
 from rsu.core.split import class_names
-from rsu.algorithms.base import Algorithm, Stage
+from rsu.algorithms.base import Algorithm, Stage, TooFewSteps
 
 # %% ../../nbs/sequence/00_sequence.ipynb #970054ac
 def _partition(divide):
@@ -306,6 +306,12 @@ def stages(self:SeqUnlearn,
     ranking # A `Ranking`; or a `ForgetSplit`, if neither groups nor order need scores
 ) -> list:  # `Stage`s, in the order of execution
     "The stages of the sequence"
+    try: return self._made_stages(ranking)
+    except TooFewSteps as e: raise InputError(f"{str(e).split(':')[0]}: use {self._enough_steps(ranking)}.") from None
+
+@patch
+def _made_stages(self:SeqUnlearn, ranking):
+    "The stages of the sequence; `TooFewSteps` if a stage has fewer steps than its passes need"
     groups = self._divided(ranking)
     names = _ordered(self.order, groups, ranking, self.seed)
     hows,untils = _per_group(self.algorithm, groups, 'An algorithm'), _per_group(self.until, groups, 'until')
@@ -322,6 +328,25 @@ def stages(self:SeqUnlearn,
         res.append(Stage('repair', none, ranking.retain, self.repair, self.repair.budget(ranking)))
     for s in res: s.algorithm._plan(s, s.algorithm.roles(ranking, s.forget, s.retain, self.seed))
     return res
+
+# %% ../../nbs/sequence/00_sequence.ipynb #c611d0ba
+@patch
+def _enough_steps(self:SeqUnlearn, ranking):
+    "Advice on settings with which every stage has enough steps: the largest power of 2 as bs, and fewer groups"
+    def fits(how):
+        try: return bool(how._made_stages(ranking))
+        except InputError: return False
+    def batched(settings): return self._change_algorithms(lambda o: o.replace(**settings))
+    hows = [o for o in (self.algorithm if isinstance(self.algorithm, tuple) else [self.algorithm]) if o is not None]
+    same = {} if all(o.bs_forget is None for o in hows) else dict(bs_forget=None)
+    sizes = [dict(bs=2**i, **same) for i in reversed(range(max(int(np.log2(o.bs)) for o in hows)+1))]
+    small = next((k for k in sizes if fits(batched(k))), {})
+    few = self.groups if isinstance(self.groups, int) else 1
+    fewer = next((k for k in reversed(range(1, few)) if fits(self.replace(groups=k))), None)
+    settings = ', '.join(f'{k}={v}' for k,v in small.items())
+    advice = [f'smaller batches, algorithm.replace({settings})' if small else '',
+              f'fewer groups, groups={fewer}' if fewer else '']
+    return ', or '.join(filter(None, advice)) or 'fewer groups, or smaller batches (bs)'
 
 # %% ../../nbs/sequence/00_sequence.ipynb #d83f1e27
 @patch
