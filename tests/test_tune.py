@@ -56,6 +56,17 @@ def test_the_packages_tuned_settings_are_consistent():
         assert all(lo <= getattr(r.settings, k) <= hi for o in (r.edges, r.ends) for k, (lo, hi) in o.items())
         assert not set(r.edges) & set(r.ends)
 
+def test_settings_for_says_where_the_settings_come_from(capsys):
+    settings_for('digits', 'small_cnn', 'random:60', 'scrub')
+    assert capsys.readouterr().out == ''
+    settings_for('digits', 'small_cnn', 'random:20', 'scrub')
+    words = 'The settings of scrub for random:20 were found with random:60 of 1,295 training samples\n'
+    assert capsys.readouterr().out == words
+    with pytest.raises(InputError, match='the searches of scrub are digits small_cnn random, digits'):
+        settings_for('digits', 'small_cnn', 'worst:60', 'scrub')
+    with pytest.raises(InputError, match='no tuned settings of SCRUB .*: the algorithms are .*, scrub, '):
+        settings_for('digits', 'small_cnn', 'random:60', 'SCRUB')
+
 def search(other_valid=False):
     "Search settings of an algorithm that is quick to run, and print the best"
     dls = digits(n=300)
