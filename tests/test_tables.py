@@ -109,6 +109,22 @@ def test_differences_of_a_study_are_within_each_algorithm_and_group(made, tmp_pa
     pd.testing.assert_frame_equal(differences(csv(both, tmp_path), 'one-shot'), apart, check_dtype=False)
     labels = [o.get_text() for o in plot_differences(apart).axes[0].get_yticklabels()]
     assert len(set(labels)) == len(labels) == len(apart)/2
+    assert apart.applies_to.eq('1 trained model, 1 forget set').all()
+    several = both.assign(trained=['model 1']*len(study)+['model 2']*(len(both)-len(study)))
+    assert differences(several, 'one-shot').applies_to.eq('2 trained models, 1 forget set').all()
+
+def test_tables_and_figures_of_a_study_name_the_algorithm_without_its_settings(made):
+    study, name = made[0], made[0].algorithm.max().split('(')[0]
+    whole = study[study.group == 'all']
+    text = format_table(summarise(whole), 'csv')
+    assert f'{name},one-shot,all' in text and '-,retrain,all' in text
+    apart = differences(whole, 'one-shot')
+    label = ' '.join(plot_differences(apart).get_supxlabel().split())
+    assert f'difference of {name} from one-shot' in label and '1 trained model, 1 forget set' in label
+    other = whole.assign(algorithm=whole.algorithm.str.replace('n_epoch=', 'n_epoch=9'))
+    latex = format_table(summarise(pd.concat([whole, other[other.algorithm != '']])))
+    settings = whole.algorithm.max()
+    assert f': {settings}\n' in latex and f'{name}(n\\_epoch=9' in latex
 
 def test_runs_read_from_a_file_lose_their_draws(made, tmp_path):
     study, oracles, new = made

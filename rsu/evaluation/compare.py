@@ -122,7 +122,8 @@ def compare_orders(
     executor=None,                     # Where runs are executed, as in `unlearn_many`
     quiet:bool=False,                  # No progress bars
     **more                             # Settings of all sequences: pending, repair, schedule, optimiser, until, rerank
-) -> Comparison:                       # A row for each run and group; `x_se` is the standard error of `x` over samples
+) -> Comparison:                       # A row for each run and group; `x_se` is the standard error of `x` over samples;
+                                       # `trained` and `forget_set` identify the trained model and the samples
     """Compare orders: every algorithm in every order with every seed.
     The controls are one-shot, shuffled groups, doing nothing and retraining."""
     if isinstance(algorithms, Algorithm): algorithms = [algorithms]
@@ -145,7 +146,8 @@ def compare_orders(
         i = todo[j]
         done[i] = _run_rows(new, runs[i], refs, parts)
         if path: write_table(_run_file(path, keys[i]), done[i], kind='rows', key=keys[i])
-    return Comparison(pd.concat([pd.DataFrame(rows), *done], ignore_index=True))
+    res = pd.concat([pd.DataFrame(rows), *done], ignore_index=True)
+    return Comparison(res.assign(trained=f'model {weights_hash(learn.model)[:8]}', forget_set=f'set {ranking.key[:8]}'))
 
 # %% ../../nbs/evaluation/06_compare.ipynb #578e1aa4
 def evaluate_stages(

@@ -6,7 +6,7 @@
 __all__ = ['resampled', 'tow_draws', 'FewSeeds', 'summarise', 'differences', 'format_table']
 
 # %% ../../nbs/evaluation/03_intervals.ipynb #ebcd15b8
-import json, re, warnings
+import ast, json, re, warnings
 import numpy as np, pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype, is_object_dtype, is_string_dtype
 from scipy.stats import false_discovery_control, norm, t, ttest_1samp, ttest_ind
@@ -132,8 +132,8 @@ def differences(
     by:str|None=None         # The column that identifies a method; by default 'model', or 'order' for a result of
                              # `compare_orders`, in which each algorithm and group is compared on its own
 ) -> pd.DataFrame:           # One row per measure and method: measure, model, against, n (pairs, or runs), paired,
-                             # over, difference, low, high, effect, p, p_adjusted; for a result of `compare_orders`
-                             # also algorithm and group
+                             # over, difference, low, high, effect, p, p_adjusted (over the rows of this call); for a
+                             # result of `compare_orders` also algorithm, group and applies_to
     "Compare every method with one of them: difference, 95% interval, effect size, and adjusted p values"
     measures = [measures] if isinstance(measures, str) else list(measures)
     runs = _as_runs(runs)
@@ -144,7 +144,13 @@ def differences(
     if len(two := res[(res.n == 2) & (res.over == 'seeds')]): _warn_of_two_seeds(two.model.unique())
     res['p_adjusted'],known = np.nan,res.p.notna()
     if known.any(): res.loc[known, 'p_adjusted'] = false_discovery_control(res.p[known])
+    if {'trained','forget_set'} <= {*runs}: res['applies_to'] = _scope(runs)
     return res
+
+def _scope(runs):
+    "The trained models and forget sets of a study; an interval over seeds of unlearning applies to these alone"
+    counts = {'trained model': runs.trained.nunique(), 'forget set': runs.forget_set.nunique()}
+    return ', '.join(f"{n} {name}{'s'*(n != 1)}" for name,n in counts.items())
 
 # %% ../../nbs/evaluation/03_intervals.ipynb #bdb6d63e
 def _parts(runs, by):
@@ -231,7 +237,7 @@ def _with_limits(value, low, high):
 
 def _plain(value, name):
     "A cell without an interval"
-    if not isinstance(value, (float,np.floating)): return str(value)
+    if not isinstance(value, (float,np.floating)): return str(value) or '-'
     if name in ('p','p_adjusted') and value < .001: return '<0.001'
     return figure(value)
 
@@ -243,23 +249,56 @@ def _cells(table, name):
         return [_with_limits(*o) for o in zip(table.difference, table.low, table.high)]
     return [_plain(o, name) for o in table[name]]
 
+# %% ../../nbs/evaluation/03_intervals.ipynb #a7207270
+def _call_of(text):
+    "Name and settings of an algorithm's text, `SCRUB(n_epoch=4)`; None if it is not of this form"
+    try: call = ast.parse(text, mode='eval').body
+    except SyntaxError: return None
+    if isinstance(call, ast.Call) and not call.args and isinstance(call.func, ast.Name):
+        return call.func.id, {o.arg: ast.unparse(o.value) for o in call.keywords}
+
+def short_names(texts):
+    "A dict: the text of each algorithm without the settings that all algorithms of its name share"
+    calls = {k: _call_of(k) for k in dict.fromkeys(texts)}
+    res = {}
+    for k,call in calls.items():
+        if call is None: continue
+        name,settings = call
+        others = [o[1] for o in calls.values() if o and o[0] == name]
+        differ = [f'{p}={v}' for p,v in settings.items() if any(o.get(p) != v for o in others)]
+        res[k] = name + f"({', '.join(differ)})"*bool(differ)
+    return res
+
 # %% ../../nbs/evaluation/03_intervals.ipynb #a7207258
 @validated
 def format_table(
     table:pd.DataFrame,                # Result of `evaluate`, `summarise` or `differences`
     to:Options('latex','csv')='latex', # A LaTeX tabular for the package booktabs, or CSV
-    columns=None                       # Columns to show, in this order; by default all
+    columns=None,                      # Columns to show, in this order; by default all. All columns of the index come
+                                       # first, unless `columns` names some of them
+    names:dict|None=None,              # Other texts for cells and headers, such as `{'one-shot': 'all at once'}`
+    caption:str='',                    # Caption of a LaTeX table, as LaTeX code; it is then a float
+    label:str=''                       # Label of a LaTeX table, such as 'tab:orders'; it is then a float
 ) -> str:
     "A table as text for a paper, with each value and its 95% interval in one cell"
     index = [k for k in table.index.names if k is not None]
     if index: table = table.reset_index()
-    limits = {'low','high'} if 'difference' in table else set()
-    if columns is None: columns = [k for k in table if not str(k).endswith(('_ci','_ci_seeds')) and k not in limits]
-    columns = [*index, *(k for k in columns if k not in index)]
-    _check_columns(table, columns)
-    text = pd.DataFrame({k: _cells(table, k) for k in columns})
+    columns = _shown_columns(table, index, columns)
+    text,names = pd.DataFrame({k: _cells(table, k) for k in columns}), names or {}
+    short = short_names(text.algorithm) if 'algorithm' in text else {}
+    if short: text['algorithm'] = [k if k in names else short.get(k, k) for k in text.algorithm]
+    text = text.replace(names).rename(columns=names)
     if to == 'csv': return text.to_csv(index=False)
     sides = ''.join('r' if is_numeric_dtype(table[k]) and not is_bool_dtype(table[k]) else 'l' for k in columns)
-    latex = text.to_latex(index=False, escape=True, column_format=sides)
+    latex = text.to_latex(index=False, escape=True, column_format=sides, caption=caption or None, label=label or None)
     latex = re.sub(r'(?<=[\s\[])-(?=\d)', '$-$', latex)
-    return latex.replace(' ± ', r' $\pm$ ').replace('<0.', '$<$0.')
+    notes = ''.join(f"% {v}: {' '.join(k.split())}\n" for k,v in short.items() if v != k)
+    return notes + latex.replace(' ± ', r' $\pm$ ').replace('<0.', '$<$0.')
+
+def _shown_columns(table, index, columns):
+    "The columns that a formatted table shows; `index` are those that were its index"
+    limits = {'low','high'} if 'difference' in table else set()
+    if columns is None: columns = [k for k in table if not str(k).endswith(('_ci','_ci_seeds')) and k not in limits]
+    if not {*index} & {*columns}: columns = [*index, *columns]
+    _check_columns(table, columns)
+    return columns
