@@ -24,6 +24,7 @@ from rsu.core.outputs import Outputs
 from rsu.core.split import ForgetSplit
 from rsu.ranking.membership import auc
 from rsu.evaluation.distance import margin_z
+from rsu.evaluation.intervals import short_names
 from rsu.ranking.rankers import Ranking
 from rsu.sequence.sequence import Groups, Quantiles
 from rsu.algorithms.unlearn import Unlearning
@@ -581,8 +582,9 @@ def plot_differences(
 ):                     # Figure
     """Differences of models with their intervals, a panel for each measure; full and blue where the adjusted p is
     below .05. Columns: measure, model, against, n (pairs), over ('seeds', 'samples'), difference, low and high
-    (95% interval), p_adjusted."""
+    (95% interval), p_adjusted. `fig.suptitle('')` removes the title."""
     if not len(frame): raise InputError("There is no difference to draw: give a frame with a row for each.")
+    if 'algorithm' in frame: frame = frame.assign(algorithm=frame.algorithm.replace(short_names(frame.algorithm)))
     one = frame.against.nunique() == 1
     parts = [frame[k].astype(str) + ', ' for k in ('algorithm','group') if k in frame and frame[k].nunique() > 1]
     df = frame.assign(row=frame.model if one else frame.model + ' less ' + frame.against)
@@ -610,13 +612,15 @@ def _draw_differences(ax, part, rows, title):
     ax.locator_params(axis='x', nbins=4)
 
 def _label_of_differences(frame, one):
-    "The axis label: difference from what, mean of how many pairs, interval over what"
+    "The axis label: difference from what, of which algorithm, mean of how many pairs, interval over what"
     over = ' or '.join(k for k in ('seeds','samples') if k in set(frame.over))
     over = f' over {over}' if set(frame.over) - {''} else ''
     pairs = '–'.join(str(o) for o in np.unique([frame.n.min(), frame.n.max()]))
     pairs += ' pairs' if frame.n.max() > 1 else ' pair'
+    of = f" of {frame.algorithm.iloc[0]}" if 'algorithm' in frame and frame.algorithm.nunique() == 1 else ''
+    scope = f'; {frame.applies_to.iloc[0]}' if 'applies_to' in frame else ''
     against = f' from {frame.against.iloc[0]}' if one else ''
-    return f'difference{against} (mean of {pairs}, 95% interval{over}); full: adjusted p < 0.05'
+    return f'difference{of}{against} (mean of {pairs}, 95% interval{over}{scope}); full: adjusted p < 0.05'
 
 # %% ../../nbs/app/02_plot.ipynb #904942cc
 @_styled

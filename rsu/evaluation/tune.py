@@ -395,10 +395,23 @@ def settings_for(
     network:str,   # Name of the network
     forget:str,    # The forget set as on the command line: 'random:60', 'top:60'
     algorithm:str  # Name of the algorithm, in lower case
-):                 # An algorithm, or None if there was no search
-    "The tuned settings of an algorithm; the search may have used more or fewer samples to forget"
+):                 # An algorithm; `InputError` if there was no search for this kind of forget set
+    "The tuned settings of an algorithm; a line is printed if the search had another number of samples to forget"
     found = find_search(data, network, forget, algorithm)
-    return None if found is None else found.settings
+    if found is None: raise InputError(_no_search(data, network, forget, algorithm))
+    if found.forget != forget:
+        print(f'The settings of {algorithm} for {forget} were found with {found.forget} of {found.train:,} '
+              'training samples')
+    return found.settings
+
+def _no_search(data, network, forget, algorithm):
+    "A sentence that lists the searches for this algorithm, or the algorithms if there is none"
+    df = tuned_settings()
+    names = df.settings.map(lambda o: o.name)
+    kinds = (df.data + ' ' + df.network + ' ' + df.forget.str.split(':').str[0])[names == algorithm].unique()
+    known = f"the searches of {algorithm} are {', '.join(kinds)}" if len(kinds) else \
+            f"the algorithms are {', '.join(sorted(names.unique()))}"
+    return f"There are no tuned settings of {algorithm} for {data}, {network} and {forget}: {known}."
 
 # %% ../../nbs/evaluation/07_tune.ipynb #0e6c94bd
 def find_search(data, network, forget, algorithm):
