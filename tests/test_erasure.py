@@ -1,6 +1,7 @@
 "Erasure requests remove only their own files, survive crashes and changed files, and do not reveal who was erased."
 import hashlib, json, os, random, secrets, shutil, sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np, pandas as pd, pytest, torch
 from common import call as exit_code, make_clinic, request
@@ -14,6 +15,7 @@ from rsu.core.outputs import predict_train
 from rsu.core.split import ForgetSplit
 from rsu.algorithms.exact import Retrain
 from rsu.erasure.ledger import Ledger
+from rsu.erasure.report import _result
 from rsu.core.recipe import derive_seed
 from rsu.algorithms.unlearn import _Progress
 from safetensors.torch import load_file
@@ -252,6 +254,15 @@ def test_what_a_request_prints(here, call, capsys):
     facts = json.loads(captured.out)
     assert (facts['complete'], facts['open'], facts['weights']) == (True, [], 'out/model-0002.safetensors')
     assert [o['request'] for o in facts['requests']] == [2] and 'ids' not in facts['requests'][0]
+
+def test_the_result_names_exact_answers_and_the_interval():
+    figures = dict(forget=.9, test=.8)
+    evidence = dict(unlearned=dict(auc=.548, auc_ci=.087), retrain=dict(auc=.51, forget=.85))
+    def result(kind):
+        entry = dict(request=1, ids=['a'], how=dict(kind=kind), before=figures, after=figures, evidence=evidence)
+        return _result(SimpleNamespace(entry=entry, entries=[entry]))
+    assert result('Retrain').startswith('**Exact**') and 'Exact' not in result('SCRUB')
+    assert '0.55 ± 0.09' in result('SCRUB') and 'never saw the samples classify 85%' in result('SCRUB')
 
 # Who was erased?
 

@@ -142,6 +142,13 @@ def _result(book):
     "Whether a request was successful, as Markdown: the strongest evidence that the entry contains"
     e = book.entry
     if open_ := _if_open(book): return open_.strip()
+    if e['how'].get('kind') in ('Retrain','SISA'):
+        return ("**Exact**: trained anew without the samples, so their influence is removed by construction. "
+                + _result_by_evidence(e))
+    return _result_by_evidence(e)
+
+def _result_by_evidence(e):
+    "What the strongest evidence of an entry shows, as Markdown"
     drift,evidence = e.get('drift'),e.get('evidence')
     if drift and drift['due']: return f"**Retraining is due**: {escape_markdown(drift['due'])}."
     now = (f"The accuracy on the forgotten samples was {e['before']['forget']:.0%} before and is now "
@@ -159,8 +166,9 @@ def _found_by_oracles(evidence):
     one,floor = evidence['unlearned'],evidence['retrain']
     low = .5 - one['auc'] > one['auc_ci']
     title = '**Forgotten too much**' if low else '**No trace was found**'
-    return (f"{title}: an attacker with retrained models identifies a forgotten sample in {one['auc']:.0%} of all "
-            f"cases (guessing 50%, retraining itself {floor['auc']:.0%}).")
+    return (f"{title}: the AUC of an attack with retrained models is {one['auc']:.2f} ± {one['auc_ci']:.2f} "
+            f"(guessing 0.50, retraining itself {floor['auc']:.2f}); a trace smaller than this interval could not be "
+            f"seen. Models that never saw the samples classify {floor['forget']:.0%} of them correctly.")
 
 def _steps_as_text(e):
     "Algorithm, steps and seed of an entry"
