@@ -180,7 +180,8 @@ class Ranker:
     ) -> Ranking:
         "Score the samples to forget; `learn` is not changed"
         if not isinstance(split, ForgetSplit):
-            raise InputError(f"rank needs a ForgetSplit, not {type(split).__name__}: give ForgetSplit(learn.dls, forget). "
+            raise InputError(f"rank needs a ForgetSplit, not {type(split).__name__}: "
+                             "give ForgetSplit(learn.dls, forget). "
                              "The scores of any samples, without a request, are score(learn, positions), "
                              "of all training samples score(learn, np.arange(len(learn.dls.train_ds))).")
         learn_on_split = copy.copy(learn)
