@@ -263,11 +263,6 @@ def test_user_rankers_are_in_the_table():
         def score(self, learn, at): return np.asarray(at, dtype=float)
     assert ranker_table().loc['Mine'].tolist() == ['nothing', '0', 'nothing', 'here']
 
-def test_a_ranker_of_references_needs_a_bank():
-    for cls in (LiRA, PrivacyRisk, RMIA, AttackR, Memorization):
-        for missing in ((), (np.arange(3),)):
-            with pytest.raises(InputError, match=f"{cls.__name__} needs a ReferenceBank: .*Confidence"): cls(*missing)
-
 def test_rank_refuses_what_is_not_a_request_and_names_score():
     learn = Learner(digits(n=50), mlp(), nn.CrossEntropyLoss())
     for wrong in (np.arange(3), learn.dls, None):

@@ -25,7 +25,6 @@ from rsu.core.split import ForgetSplit, held_out_loader
 from rsu.core.recipe import Meter, StepSeed, overriding, n_classes, optimiser, move_loss
 from rsu.core.per_sample import (called, check_outputs, copied, input_grads, refuse_batch_loss, sample_grads,
                             unreduced, with_gradients, two_inputs)
-from rsu.ranking.bank import ReferenceBank
 from rsu.ranking.membership import attack_r, entropy, lira, memorization, modified_entropy, privacy_risk, rmia
 
 # %% ../../nbs/ranking/02_rankers.ipynb #74403b7b
@@ -485,20 +484,13 @@ class HoldoutRetrain(Ranker):
         return _symmetric_kl(before, after).numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #c04b5c26
-def _checked_bank(ranker, bank):
-    "`bank`; `InputError` if it is not a `ReferenceBank`"
-    if isinstance(bank, ReferenceBank): return bank
-    name = type(ranker).__name__
-    raise InputError(f"{name} needs a ReferenceBank: give {name}(ReferenceBank.fit(learn, n=16)). "
-                     "Confidence() needs none.")
-
 class _BankRanker(Ranker):
     "Base class of the rankers that read a `ReferenceBank`"
     needs,trainings = 'a reference bank of K models','K/2'
     cost = 'K trainings on halves of the data'
     def __init__(self,
-        bank=None # A `ReferenceBank` of the learner's training set, required
-    ): self.bank = _checked_bank(self, bank)
+        bank # A `ReferenceBank` of the learner's training set
+    ): self.bank = bank
     @property
     def name(self): return f'{super().name}, {len(self.bank)} references'
 
@@ -514,9 +506,9 @@ class LiRA(_BankRanker):
     "The log likelihood ratio of membership under the bank's references"
     source = 'Carlini et al. 2022'
     def __init__(self,
-        bank=None,       # A `ReferenceBank` of the learner's training set, required
+        bank,            # A `ReferenceBank` of the learner's training set
         online:bool=True # Compare in models with out models; otherwise a one-sided test against the out models
-    ): self.bank,self.online = _checked_bank(self, bank),online
+    ): self.bank,self.online = bank,online
     @property
     def name(self): return f"LiRA{'' if self.online else ' offline'}, {len(self.bank)} reference models"
 
@@ -540,7 +532,7 @@ class RMIA(_BankRanker):
     needs,source = 'a reference bank of K models, validation samples','Zarifzadeh et al. 2024, offline'
     @validated
     def __init__(self,
-        bank=None,             # A `ReferenceBank` of the learner's training set, required
+        bank,                  # A `ReferenceBank` of the learner's training set
         a:Share=.3,            # Assumed gap between in and out probabilities: 1 = none, 0 = all in probabilities are 1
         gamma:PositiveFloat=1. # Factor by which the sample's ratio must exceed a validation sample's
     ):
@@ -572,9 +564,9 @@ class Memorization(_BankRanker):
     source = 'Feldman 2020; Feldman & Zhang 2020'
     @validated
     def __init__(self,
-        bank=None, # A `ReferenceBank` of the learner's training set, required
+        bank, # A `ReferenceBank` of the learner's training set
         by:Options('correctness','probability')='correctness' # Correct predictions, or probability of the true class
-    ): self.bank,self.by = _checked_bank(self, bank),by
+    ): self.bank,self.by = bank,by
     @property
     def name(self): return f'memorization, {self.by}, {len(self.bank)} references'
 
