@@ -145,7 +145,7 @@ def halved(path): path.write_bytes(path.read_bytes()[:99])
     (['--removed', 'clinic.safetensors'], 'which contains: nothing'),
     (['--until', '2'], '--until 2.0 must be a number in [0, 1]'),
     (['--groups', 'at:1,2'], 'The thresholds 1.0, 2.0 do not fall'),
-    (['--oracles', '2'], 'set its attribute recipe to a Recipe')])
+    (['--oracles', '2'], 'or set its attribute recipe; train is a function')])
 def test_bad_options_are_refused_in_one_sentence(change, words, here, call, capsys):
     assert call(*request('patient-5'), '--out', 'out', *change) == 2
     err = capsys.readouterr().err

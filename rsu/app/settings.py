@@ -367,7 +367,7 @@ def _add_info(job):
 # %% ../../nbs/app/00_settings.ipynb #c3ac0f17
 _learner_example = """
 
-my/net.py for a PyTorch network and its training loop, where train is the recipe:
+my/net.py for a PyTorch network whose training loop is the recipe:
   from rsu.all import as_learner
   def train(dls): return fit(Network(), dls.train)
   def learner(): return as_learner(Network(), loaders(), train)"""
