@@ -44,7 +44,8 @@ def test_import_time_grows_by_less_than_five_percent():
             "start = time.process_time(); "
             "d.add_parameters(o for k in rsu.all.__all__ if callable(o := getattr(rsu.all, k))); "
             "print((time.process_time()-start)/whole)")
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, encoding='utf-8',
+                          check=True)
     assert float(done.stdout) < .05
 
 def test_without_source_nothing_is_added():
@@ -55,5 +56,6 @@ def test_without_source_nothing_is_added():
 
 def test_nbdev_pages_keep_their_tables():
     code = "import nbdev.showdoc; from rsu.all import *; print('Parameters:' in evaluate.__doc__)"
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, encoding='utf-8',
+                          check=True)
     assert done.stdout == 'False\n'

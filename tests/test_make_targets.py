@@ -5,6 +5,6 @@ from pathlib import Path
 root = Path(__file__).parent.parent
 
 def test_make_lab_opens_a_tutorial_that_exists():
-    done = subprocess.run(['make', '-n', 'lab'], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(['make', '-n', 'lab'], cwd=root, capture_output=True, encoding='utf-8', check=True)
     command = done.stdout.splitlines()[-1].split()
     assert command[:2] == ['jupyter', 'lab'] and (root/command[2]).is_file() and command[2].startswith('nbs/tutorials/')

@@ -48,9 +48,9 @@ def test_cells_that_jupyter_would_run_unlike_nbdev_are_refused(monkeypatch, sour
 
 def test_a_cell_that_skips_itself_keeps_its_outputs(tmp_path):
     path = notebook(tmp_path/'page.ipynb', 'full = False', "if full: print('of a full run')", "print('new')", 'pass')
-    nb = json.loads(path.read_text())
+    nb = json.loads(path.read_text(encoding='utf-8'))
     for cell in nb['cells']: cell['outputs'] = [dict(output_type='stream', name='stdout', text=['stored'])]
-    path.write_text(json.dumps(nb))
+    path.write_text(json.dumps(nb), encoding='utf-8')
     subprocess.run([sys.executable, ci/'outputs.py', path], check=True, capture_output=True)
-    cells = json.loads(path.read_text())['cells']
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     assert [''.join(o['text']).strip() for c in cells for o in c['outputs']] == ['stored', 'new']
