@@ -9,7 +9,7 @@ from rsu.__main__ import main as entry_point
 from rsu.app.cli import main
 from rsu.core.data import Samples, loaders
 from rsu.core.recipe import Recipe, mlp
-from rsu.core.store import read_shard
+from rsu.core.store import key_of, read_json, read_shard, write_json
 from rsu.ranking.bank import ReferenceBank
 from safetensors.torch import save_file
 import rsu.all, rsu.app.pipeline # noqa: F401 (before any fork, so that no child imports them)
@@ -165,3 +165,12 @@ def open_browser(playwright):
     return playwright.chromium.launch(executable_path=chromium, args=[
         '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
         '--disable-component-update', '--disable-sync'])
+
+def before_its_report(finished, out):
+    "A copy of a finished run's folder as it was before the report was written"
+    shutil.copytree(finished, out)
+    for p in out.glob('report.*'): p.unlink()
+    facts = read_json(out/'run.json')
+    key = key_of(settings=facts['settings'], request=facts['request'])
+    write_json(out/'run.json', {**facts, 'done': False}, 'run', key)
+    return out

@@ -1,14 +1,13 @@
 "Without the packages of an extra the rest works, and one sentence says how to install them."
-import json, shutil, sys
+import json, sys
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
-from common import call, clinic_request, request, small, state
+from common import before_its_report, call, clinic_request, request, small, state
 from rsu.all import NegGradPlus, tune
 from rsu.core.config import InputError
 from rsu.core.extras import _packages
-from rsu.core.store import key_of, read_json, write_json
 from rsu.core.template import write_report
 
 sentence = 'No report will be written, because nbclient is not installed: run pip install "rsu[report]", then repeat'
@@ -23,12 +22,7 @@ def test_the_packages_are_those_of_settings_ini():
 @pytest.fixture
 def before_report(whole, here):
     "The folder of a run that was stopped after its evaluation"
-    shutil.copytree(whole.out, here/'out')
-    for p in (here/'out').glob('report.*'): p.unlink()
-    note = here/'out'/'run.json'
-    facts = read_json(note)
-    write_json(note, {**facts, 'done': False}, 'run', key_of(settings=facts['settings'], request=facts['request']))
-    return here/'out'
+    return before_its_report(whole.out, here/'out')
 
 def test_a_run_without_a_report_is_complete_and_writes_it_later(before_report, no_report, monkeypatch, capsys):
     def again(): return no_report(*small, '--out', 'out'), capsys.readouterr().out

@@ -2,8 +2,7 @@
 import json, shutil, time
 
 import pytest
-from common import assert_same, small, start, state, wait_until
-from rsu.core.store import key_of, read_json, write_json
+from common import assert_same, before_its_report, small, start, state, wait_until
 
 def kill_when(condition, cwd):
     "Start the command and kill it as soon as a condition holds; returns the state of its folder then"
@@ -51,12 +50,7 @@ def test_a_run_killed_at_every_stage_gives_the_same_results(whole, here, no_repo
 @pytest.fixture
 def unfinished(whole, here, no_report):
     "The folder of a run that was killed before its report, and a function that continues it in this process"
-    shutil.copytree(whole.out, here/'out')
-    for p in (here/'out').glob('report.*'): p.unlink()
-    note = here/'out'/'run.json'
-    facts = read_json(note)
-    write_json(note, {**facts, 'done': False}, 'run', key_of(settings=facts['settings'], request=facts['request']))
-    return here/'out', lambda: no_report(*small, '--out', 'out')
+    return before_its_report(whole.out, here/'out'), lambda: no_report(*small, '--out', 'out')
 
 def halve(path): path.write_bytes(path.read_bytes()[:path.stat().st_size//2])
 
