@@ -268,7 +268,7 @@ def _figure_with_interval(table, c, k):
 
 def definitions() -> str: # HTML
     "The definition of every figure"
-    df = measure_table().reset_index().set_index('name')[['column','definition','better','source']]
+    df = measure_table('evaluate').reset_index().set_index('name')[['column','definition','better','source']]
     return df.to_html(classes='words', border=0, index_names=False)
 
 # %% ../../nbs/app/03_report.ipynb #5e1f0b04

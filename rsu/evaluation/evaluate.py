@@ -297,14 +297,43 @@ memory | peak memory | megabytes above the level before unlearning: of the devic
 ratio | ratio to retraining | seconds divided by the mean seconds of the oracles | lower
 """
 
+# %% ../../nbs/evaluation/04_evaluate.ipynb #4f3e0a11
+_more_measures = {'bank_columns': """
+lira_forget | LiRA on forget | area under the ROC curve of offline LiRA, which distinguishes the samples to forget from
+    validation samples with the references of a bank | near 0.5 | Carlini et al., S&P 2022
+lira_retain | LiRA on retain | the same for retained samples | the oracle's | Carlini et al., S&P 2022
+rmia_forget | RMIA on forget | area under the ROC curve of offline RMIA, which distinguishes the samples to forget from
+    validation samples with the references of a bank | near 0.5 | Zarifzadeh et al., ICML 2024
+rmia_retain | RMIA on retain | the same for retained samples | the oracle's | Zarifzadeh et al., ICML 2024
+"""}
+
+# %% ../../nbs/evaluation/04_evaluate.ipynb #4f3e0a12
+_more_measures['u_lira_columns'] = """
+u_lira | U-LiRA, area | area under the ROC curve of an attack that knows the algorithm and distinguishes unlearned
+    samples from samples that were never seen, by shadow models that unlearned them | near 0.5 | Hayes et al. 2024
+u_lira_accuracy | U-LiRA, accuracy | accuracy of the same attack | near 0.5 | Hayes et al. 2024
+"""
+
+# %% ../../nbs/evaluation/04_evaluate.ipynb #4f3e0a13
+_more_measures['relearn_columns'] = """
+relearn_steps | steps to relearn | gradient steps on the samples to forget until their accuracy is that before
+    unlearning; NaN if it is not reached | the oracle's | Golatkar et al. 2020
+"""
+
 # %% ../../nbs/evaluation/04_evaluate.ipynb #952a4ef3
 main_measures = ['runs','forget','ua','retain','test','tow','tow_ci','auc','auc_ci','tpr','z','steps','seconds','ratio']
 
-def measure_table() -> pd.DataFrame: # A row for each column of `evaluate`: name, definition, better, source
-    "Name and definition of every measure, the value it should have, and its source"
-    rows = [[c.strip() for c in o.split('|')] for o in _measures.replace('\n    ', ' ').splitlines() if o]
+def _measure_rows(text, of):
+    rows = [[c.strip() for c in o.split('|')] for o in text.replace('\n    ', ' ').splitlines() if o]
     columns = ['column','name','definition','better','source']
-    return pd.DataFrame([o + ['']*(len(columns)-len(o)) for o in rows], columns=columns).set_index('column')
+    return pd.DataFrame([o + ['']*(len(columns)-len(o)) for o in rows], columns=columns).assign(of=of)
+
+def measure_table(
+    of:str=None        # Only the columns of this function, such as 'evaluate'; None = all columns
+) -> pd.DataFrame:     # A row for each column: name, definition, better, source, and the function that returns it
+    "Name and definition of every measure, the value it should have, its source, and the function that computes it"
+    res = pd.concat([_measure_rows(text, k) for k,text in {'evaluate': _measures, **_more_measures}.items()])
+    return res.set_index('column') if of is None else res[res.of == of].set_index('column')
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #9ce586d2
 _control_sequences = {
@@ -450,7 +479,7 @@ def _report_unchanged(outputs, names):
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #c7e02d15
 def _evaluated(models, oracles, path, controls, more, quiet):
-    "The frame of runs, and the outputs of the runs of each method"
+    "The frame of runs, the outputs of the runs of each method, and the names of the columns by `more`"
     rec,runs,refs,of = _prepare_runs(models, oracles, path, controls, quiet)
     split,groups = rec.split,_group_indices(runs, rec.split)
     runs,untrained = {**runs, 'retrain': refs},_untrained_probabilities(rec.parent, split)
@@ -462,13 +491,14 @@ def _evaluated(models, oracles, path, controls, more, quiet):
         one,votes = with_votes[k][i]
         others = [o for j,o in enumerate(with_votes['retrain']) if (k,i) != ('retrain',j)]
         seed,cost = _cost(learn, rec.parent)
+        added = {c: v for f in more for c,v in f(learn, split).items()}
         accuracies = {g: one['forget'].part(idx).accuracy for g,idx in groups.items()}
         rows.append(dict(model=k, **seed, control_of=json.dumps(of[k]) if k in of else '', split=samples,
                          **_all_measures(one, votes, others, untrained),
-                         **accuracies, **cost, **{c: v for f in more for c,v in f(learn, split).items()}))
+                         **accuracies, **cost, **added))
     if not quiet: _report_unchanged(outputs, [k for k in runs if k not in ('do nothing','retrain',*of)])
     df = pd.DataFrame(rows)
-    return df.assign(ratio=df.seconds/df.seconds[df.model == 'retrain'].mean()), outputs
+    return df.assign(ratio=df.seconds/df.seconds[df.model == 'retrain'].mean()), outputs, list(added)
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #38432159
 def evaluate_runs(
@@ -489,6 +519,8 @@ def evaluate_runs(
     return runs if draws else runs.drop(columns=['split','draws'])
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #f3b883a4
+def _without_ci(column): return column.removesuffix('_seeds').removesuffix('_ci')
+
 def evaluate(
     models,           # An unlearned learner, or a dict by name of learners or of lists of them (one for each seed);
                       # all from one learner and one split
@@ -496,14 +528,14 @@ def evaluate(
     path=None,        # Folder in which the oracles are stored
     controls=('one-shot','shuffled','reversed'), # Controls for sequences; doing nothing and retraining are always added
     more=(),          # Functions of a learner and the split that return more columns, as a dict
-    every:bool=False, # All columns of `measure_table`, not only the main ones
+    every:bool=False, # All columns of `measure_table`, not only the main ones and those of `more`
     quiet:bool=False  # No progress bars
 ) -> pd.DataFrame:    # A row for each method; `x_ci` is half the 95% interval of `x` over samples and seeds
     """Compare unlearned models with oracles and with controls, with confidence intervals.
     The column `x_ci_seeds` is for measures without a standard error over samples: its interval is over seeds alone."""
-    runs,outputs = _evaluated(models, oracles, path, controls, more, quiet)
+    runs,outputs,added = _evaluated(models, oracles, path, controls, more, quiet)
     res,refs = summarise(runs), outputs['retrain']
     pairs = {**{k: (os, refs) for k,os in outputs.items()}, 'retrain': (refs[::2], refs[1::2])}
     scores = {k: _population_scores(*o) for k,o in pairs.items() if min(map(len, o)) > 2}
     res = res.join(pd.DataFrame(scores).T)
-    return res if every else res[main_measures]
+    return res if every else res[[*main_measures, *(c for c in res if _without_ci(c) in added)]]

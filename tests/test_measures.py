@@ -1,0 +1,28 @@
+"Every column that a function for `evaluate(..., more=[...])` returns is defined in `measure_table`."
+import pytest
+from rsu.algorithms.base import FineTune
+from rsu.algorithms.unlearn import unlearn
+from rsu.evaluation.audit import bank_columns, shadows, u_lira_columns
+from rsu.evaluation.evaluate import evaluate, measure_table
+from rsu.evaluation.relearn import relearn_columns
+from rsu.ranking.bank import ReferenceBank
+
+def u_lira_of(learn, split): return u_lira_columns(shadows(learn, split.forget, 6))
+
+# Adding a function means adding a row here, and its columns to `_more_measures` in the notebook of `evaluate`.
+functions = {'bank_columns': lambda learn, split: bank_columns(ReferenceBank.fit(learn, 2, quiet=True)),
+             'u_lira_columns': u_lira_of, 'relearn_columns': lambda learn, split: relearn_columns()}
+
+def test_every_function_of_the_table_is_tested_here():
+    assert set(measure_table().of) - {'evaluate'} == set(functions)
+
+@pytest.mark.parametrize('name', functions)
+def test_every_column_is_defined(name, learn, split):
+    columns = functions[name](learn, split)(unlearn(learn, split, FineTune(n_epoch=0), quiet=True), split)
+    assert {c for c in columns if not c.endswith('_se')} == set(measure_table(name).index)
+
+def test_evaluate_shows_the_columns_that_were_asked_for(learn, split):
+    new = unlearn(learn, split, FineTune(n_epoch=0), quiet=True)
+    table = evaluate(new, [new, new], controls=(), quiet=True,
+                     more=[lambda learn, split: dict(mine=1., mine_se=.1)])
+    assert {'mine','mine_ci','tow'} <= set(table) and 'svc_entropy' not in table
