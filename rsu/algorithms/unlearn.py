@@ -315,22 +315,25 @@ def unlearn(
                             # precision take part
     quiet:bool=False,       # No progress bar, and no validation after each epoch
     path=None,              # A folder that stores the state after each stage; an interrupted call resumes from it
-    until=None              # Stop at this accuracy on the samples to forget: a number in [0, 1], 'valid' (the accuracy
+    until=None,             # Stop at this accuracy on the samples to forget: a number in [0, 1], 'valid' (the accuracy
                             # on validation samples before) or oracles (their mean accuracy)
+    after_stage=None        # A function of the new learner that is called after each stage of this call, for example
+                            # to store intermediate models; it must not change the learner
 ) -> Learner:               # A new learner; its `unlearning` is the record of the run
     "A copy of `learn` that has forgotten the samples of `split`"
-    with no_random(), with_gradients(): return _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until)
+    with no_random(), with_gradients():
+        return _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until, after_stage)
 
 Learner.unlearn = unlearn
 
 # %% ../../nbs/algorithms/01_unlearn.ipynb #b1b00013
-def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
+def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until, after_stage):
     "The work of `unlearn`, in a fixed random state: even the construction of a loader draws random numbers"
     how,cbs = resolve_algorithm(learn, split, how, n_epoch, lr, seed),L(cbs)
     check_retained(learn, split)
     import_optimisers()
     todo,new = how.stages(split),clone_learner(learn, split.retain_dls)
-    _check_fits(learn, new, split, how, todo, cbs, quiet, until)
+    _check_fits(learn, new, split, how, todo, cbs, quiet, until, after_stage)
     first = outputs_of(learn, split).compact()
     outputs = [first]
     done,rows = [],[]
@@ -347,12 +350,16 @@ def _unlearn(learn, split, how, n_epoch, lr, seed, cbs, quiet, path, until):
         outputs.append((Outputs(new.model, split, n_between_stages) if todo else outputs_of(new, split)).compact())
         if todo: todo = how.replan(todo, split, new)
         if progress: progress.save(todo, done, rows, outputs, new)
+        if after_stage: after_stage(new)
     warn_if_lost(how, outputs)
     new.unlearning = make_record(learn, split, how, seed, done, rows, outputs)
     return new
 
-def _check_fits(learn, new, split, how, todo, cbs, quiet, until):
-    "Raise `InputError` for callbacks and targets that the fits of these stages do not support"
+# %% ../../nbs/algorithms/01_unlearn.ipynb #b1b0001f
+def _check_fits(learn, new, split, how, todo, cbs, quiet, until, after_stage):
+    "Raise `InputError` for callbacks, functions and targets that the fits of these stages do not support"
+    if after_stage is not None and not callable(after_stage):
+        raise InputError(f"after_stage={after_stage!r} is not a function: give a function of the learner.")
     names = [o for o in (until, *(s.until for s in todo)) if isinstance(o, str)]
     if 'valid' in names: split.valid # raises an error if there are no validation samples
     _check_fastai_callbacks([*new.cbs, *cbs], split, how)

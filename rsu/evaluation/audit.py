@@ -19,6 +19,7 @@ from rsu.algorithms.unlearn import clone_learner, unlearn
 from rsu.evaluation.metrics import auc_se
 from rsu.ranking.membership import auc, entropy, lira, modified_entropy, rmia, tpr_at_fpr
 from rsu.ranking.bank import halves
+from rsu.ranking.rankers import Ranking
 
 # %% ../../nbs/evaluation/02_audit.ipynb #4c6642bb
 @validated
@@ -95,7 +96,7 @@ def _without_row(o, j): return torch.cat([o[:j], o[j+1:]])
 
 def _is_positive(x): return (x > 0).double() + (x == 0).double()/2 # 1 where positive, 1/2 where zero
 
-def _two_way_se(v):
+def two_way_se(v):
     """Standard error of the mean of `v` (M, n), whose rows share a model and whose columns share a sample.
     Cameron, Gelbach & Miller 2011."""
     parts = (v.mean(1), v.mean(0), v.flatten())
@@ -125,7 +126,7 @@ def u_lira(
     else: yes,no = _ratios([torch.as_tensor(o).double() for o in judged], both, variance)
     measures = dict(accuracy=(_is_positive(yes)+_is_positive(-no))/2, auc=_is_positive(yes-no))
     means = {k: v.mean().item() for k,v in measures.items()}
-    errors = {f'{k}_se': _two_way_se(v) for k,v in measures.items()}
+    errors = {f'{k}_se': two_way_se(v) for k,v in measures.items()}
     return {**means, **errors, 'tpr': tpr_at_fpr(yes.flatten(), no.flatten(), fpr)}
 
 # %% ../../nbs/evaluation/02_audit.ipynb #848fcd2c
@@ -161,6 +162,15 @@ def shadow_margins(
     phi = torch.stack([margin(*predict_train(o.model, o.dls, idx)) for o in models])
     in_first = torch.as_tensor(np.stack([np.isin(idx, o.forget) for o in splits[::2]]))
     return torch.where(in_first, phi[::2], phi[1::2]), torch.where(in_first, phi[1::2], phi[::2])
+
+# %% ../../nbs/evaluation/02_audit.ipynb #848fcd2d
+def with_scores_of(split, shadow):
+    "What a shadow must unlearn, with the scores that a ranking has for these samples; `split` may have no scores"
+    if not hasattr(split, 'scores'): return shadow
+    if not np.isin(shadow.forget, split.forget).all():
+        raise InputError("The shadow models unlearn samples that the ranking does not score: "
+                         "make them by shadows(learn, ranking.forget).")
+    return Ranking.from_scores(shadow, split.scores[np.searchsorted(split.forget, shadow.forget)], split.name)
 
 # %% ../../nbs/evaluation/02_audit.ipynb #1df973dd
 @validated
@@ -215,8 +225,9 @@ def u_lira_columns(
 ):        # A function of a learner and the split for `evaluate(..., more=[...])`
     "Columns u_lira and u_lira_accuracy of the learner's algorithm (0.5 is chance), each with its standard error"
     def columns(learn, split):
-        how = learn.unlearning.how if hasattr(learn, 'unlearning') else None
-        models = [o if how is None else unlearn(o, s, how, seed=learn.unlearning.seed, quiet=True) for o,s in pairs]
+        rec = getattr(learn, 'unlearning', None)
+        models = [o if rec is None else unlearn(o, with_scores_of(rec.split, s), rec.how, seed=rec.seed, quiet=True)
+                  for o,s in pairs]
         res = u_lira(*shadow_margins(models, [s for _,s in pairs]))
         return dict(u_lira=res['auc'], u_lira_se=res['auc_se'],
                     u_lira_accuracy=res['accuracy'], u_lira_accuracy_se=res['accuracy_se'])
