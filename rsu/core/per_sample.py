@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['unreduced', 'sample_losses', 'refuse_batch_loss', 'averaged', 'weighted_mean', 'class_weights', 'divisor',
-           'with_gradients', 'sample_grads', 'input_grads', 'copied', 'check_outputs', 'called']
+           'with_gradients', 'sample_grads', 'input_grads', 'logit_grads', 'copied', 'check_outputs', 'called']
 
 # %% ../../nbs/core/07_per_sample.ipynb #08bbc831
 import copy, inspect
@@ -170,6 +170,17 @@ def input_grads(
     def scalar(logits, y): return value(logits, y).sum()
     return _sample_gradients(model, scalar, dict(model.named_parameters()), tuple(xb), y, by_inputs=True)
 
+# %% ../../nbs/core/07_per_sample.ipynb #9d3c1a02
+@torch.enable_grad()
+def logit_grads(
+    loss,   # A loss function
+    logits, # (n, C)
+    y       # Labels, (n,)
+):          # (n, C)
+    "The gradient of each sample's loss with respect to its logits"
+    logits = logits.detach().requires_grad_()
+    return torch.autograd.grad(sample_losses(loss, logits, y).sum(), logits)[0]
+
 # %% ../../nbs/core/07_per_sample.ipynb #49dbdbbe
 def _in_graph(o):
     "Tensors within an attribute that belong to a computation graph"
@@ -248,3 +259,43 @@ def called(
     finally:
         for h in hooks: h.remove()
     return list(reversed(dict.fromkeys(reversed(order))))
+
+# %% ../../nbs/core/07_per_sample.ipynb #9d3c1a06
+class LastLayer:
+    """The linear layer that a pass calls last, with `keep(inputs)` and the outputs of its calls inside the block.
+    `layer` is None if no linear layer is called."""
+    def __init__(self,
+        model,    # A network
+        xb,       # Inputs of a batch: a tuple of tensors (n, ...)
+        keep=None # A function of the layer and of its inputs (n, d) in float32; without it the inputs themselves are kept
+    ):
+        modules = called(model, xb)
+        layers = [m for m in modules[modules.index(model):] if isinstance(m, nn.Linear)] # the model is called first
+        self.layer,self.keep = layers[-1] if layers else None,keep
+        self.kept,self.outputs = [],[]
+
+    def __enter__(self):
+        self.hook = self.layer.register_forward_hook(self._store) if self.layer else None
+        return self
+
+    def __exit__(self, *_):
+        if self.hook: self.hook.remove()
+
+    def _store(self, layer, args, outputs):
+        inputs = args[0].detach().float().flatten(1)
+        self.kept.append(self.keep(layer, inputs) if self.keep else inputs)
+        self.outputs.append(outputs.detach().float().clone()) # the network may change them in place
+
+    def gives(self, logits):
+        "Are these logits of the pass (n, C) the outputs of the layer, as they are? And is the layer trained?"
+        if not self.outputs or 'weight' not in self.layer._parameters: return False
+        outputs,plain = torch.cat(self.outputs),type(self.layer).forward is nn.Linear.forward
+        same = outputs.shape == logits.shape and torch.equal(outputs.to(logits), logits)
+        return plain and same and any(p.requires_grad for p in self.layer.parameters())
+
+def trained_inputs(layer, h):
+    r"""The inputs $\tilde h$ (n, d+1) of a linear layer and a one for its bias, which multiply the gradient of its outputs.
+    Without those of a weight or bias that is absent or not trained."""
+    weight = h if layer.weight.requires_grad else h[:,:0]
+    has_bias = layer.bias is not None and layer.bias.requires_grad
+    return torch.cat([weight, h.new_ones(len(h), int(has_bias))], 1)

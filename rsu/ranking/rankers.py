@@ -23,8 +23,8 @@ from rsu.core.outputs import evaluating, is_correct, margin, predict, predict_tr
 from rsu.core.markup import bars, card
 from rsu.core.split import ForgetSplit, held_out_loader
 from rsu.core.recipe import Meter, StepSeed, overriding, n_classes, optimiser, move_loss
-from rsu.core.per_sample import (called, check_outputs, copied, input_grads, refuse_batch_loss, sample_grads,
-                            unreduced, with_gradients, two_inputs)
+from rsu.core.per_sample import (LastLayer, check_outputs, copied, input_grads, logit_grads, refuse_batch_loss,
+                            sample_grads, trained_inputs, unreduced, with_gradients, two_inputs)
 from rsu.ranking.membership import attack_r, entropy, lira, memorization, modified_entropy, privacy_risk, rmia
 
 # %% ../../nbs/ranking/02_rankers.ipynb #74403b7b
@@ -212,20 +212,50 @@ class Random(Ranker):
     ): self.seed = seed
     def score(self, learn, idx): return np.random.default_rng(self.seed).random(len(targets(learn.dls)))[idx]
 
+# %% ../../nbs/ranking/02_rankers.ipynb #9d3c2a01
+def _has_sample_losses(loss, c, device):
+    "Does a single sample have a loss of its own?"
+    try: refuse_batch_loss(loss, c, device)
+    except InputError: return False
+    return True
+
+def _last_layer_norms(learn):
+    """Logits (N, C) and labels (N,) of the training set, and norms (N,) of the gradients with respect to the last layer.
+    The norms are NaN if the logits are not the outputs of a linear layer, or if single samples have no losses."""
+    def norm_of_inputs(layer, h): return trained_inputs(layer, h).norm(dim=1)
+    xb = two_inputs(learn.model, learn.dls)
+    with LastLayer(learn.model, xb, norm_of_inputs) as last: logits,y = predict_train(learn.model, learn.dls)
+    if not (last.gives(logits) and _has_sample_losses(learn.loss_func, logits.shape[1], xb[0].device)):
+        return logits,y,torch.full((len(y),), torch.nan)
+    grads = logit_grads(learn.loss_func, logits.to(xb[0].device), y.to(xb[0].device))
+    return logits,y,(grads.norm(dim=1)*torch.cat(last.kept)).cpu()
+
 # %% ../../nbs/ranking/02_rankers.ipynb #98509c6d
 class Record(Callback):
     "Stores measures of every training sample after each epoch, in evaluation mode; pass it to a fit as `cbs=`"
     order = Meter.order+1 # after `Meter` has stopped its clock, so that its training time excludes the recording
-    def __init__(self): self.rows,self.recorded_model = [],None
+    @validated
+    def __init__(self,
+        # Parameters whose gradients are measured: 'network' for all trained ones, by a backward pass per sample
+        gradients:Options('last layer','network')='last layer'
+    ):
+        self.gradients = gradients
+        self.rows,self.recorded_model = [],None
 
     def before_fit(self):
         if self.recorded_model is not self.model: self.rows,self.recorded_model = [],self.model
+        self.recorded_loss = self.learn.loss_func # other callbacks may replace it during the epochs
+        if self.gradients == 'network': refuse_batch_loss(self.recorded_loss, n_classes(self.dls), self.dls.device)
 
     def after_train(self):
         if hasattr(self.learn, 'lr_finder'): return
-        with no_random(): logits,y = predict_train(self.model, self.dls)
+        learn = copy.copy(self.learn)
+        learn.loss_func = self.recorded_loss
+        with no_random():
+            logits,y,norms = _last_layer_norms(learn)
+            if self.gradients == 'network': norms = _grad_norms(learn, np.arange(len(y)), only_trained=True)
         error = logits.softmax(-1) - nn.functional.one_hot(y, logits.shape[1])
-        self.rows.append((margin(logits, y), is_correct(logits, y), error.norm(dim=-1)))
+        self.rows.append((margin(logits, y), is_correct(logits, y), error.norm(dim=-1), norms))
 
 # %% ../../nbs/ranking/02_rankers.ipynb #08645d04
 @patch
@@ -249,6 +279,12 @@ def correct(self:Record) -> torch.Tensor:
 def el2n(self:Record) -> torch.Tensor:
     "Length of the error vector of every training sample's probabilities after each epoch, (E, N)"
     return self._stack_epochs(2)
+
+@patch(as_prop=True)
+def grad_norms(self:Record) -> torch.Tensor:
+    """Norm of the gradient of every training sample's loss after each epoch, (E, N).
+    NaN where the gradients with respect to the last layer have no closed form."""
+    return self._stack_epochs(3)
 
 # %% ../../nbs/ranking/02_rankers.ipynb #977d680f
 _MODEL_ALONE = 'the trained model'
@@ -301,18 +337,22 @@ def _score_each(learn, idx, bs, score):
     return torch.cat(res).numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #66fbf65a
+def _grad_norms(learn, idx, only_trained=False):
+    "Norms (n,) of the gradients with respect to all parameters, or only the trained ones, for the samples `idx`"
+    budget = 2**28 # bytes of gradients at a time
+    bs = min(512, max(1, budget // sum(4*p.numel() for p in learn.model.parameters())))
+    def norms(model, loss, xs, y):
+        params = {k: p for k,p in model.named_parameters() if p.requires_grad or not only_trained}
+        return torch.cat([_norm_per_sample(o.values()) for _,o in sample_grads(model, loss, xs, y, budget, params)])
+    return torch.as_tensor(_score_each(learn, idx, bs, norms))
+
+# %% ../../nbs/ranking/02_rankers.ipynb #9d3c2a02
 class GradNorm(Ranker):
     "The norm of the loss gradient with respect to all parameters, for each sample, on the trained model"
     needs,trainings = _MODEL_ALONE,'0'
     cost = 'one backward pass per sample'
     source = 'GraNd of Paul et al. 2021, on the trained model'
-    def score(self, learn, idx):
-        budget = 2**28 # bytes of gradients at a time
-        bs = min(512, max(1, budget // sum(4*p.numel() for p in learn.model.parameters())))
-        def norms(model, loss, xs, y):
-            grads = sample_grads(model, loss, xs, y, budget, dict(model.named_parameters()))
-            return torch.cat([_norm_per_sample(o.values()) for _,o in grads])
-        return _score_each(learn, idx, bs, norms)
+    def score(self, learn, idx): return _grad_norms(learn, idx).numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #4ab3735a
 class Curvature(Ranker):
@@ -340,16 +380,12 @@ class Curvature(Ranker):
 # %% ../../nbs/ranking/02_rankers.ipynb #a3c2803a
 def _last_layer_inputs(learn, idx):
     "The inputs of the last linear layer for the samples `idx` of the training set, (n, d)"
-    layers = [m for m in called(learn.model, two_inputs(learn.model, learn.dls)) if isinstance(m, nn.Linear)]
-    if not layers:
-        raise InputError("The network has no linear layer, whose input would be the features: "
-                         "use another ranker, for example GradNorm().")
-    features = []
-    def store_input(layer, args): features.append(args[0].detach().float().flatten(1).cpu())
-    hook = layers[-1].register_forward_pre_hook(store_input)
-    try: predict_train(learn.model, learn.dls, idx)
-    finally: hook.remove()
-    return torch.cat(features)
+    with LastLayer(learn.model, two_inputs(learn.model, learn.dls), lambda layer, h: h.cpu()) as last:
+        if last.layer is None:
+            raise InputError("The network has no linear layer, whose input would be the features: "
+                             "use another ranker, for example GradNorm().")
+        predict_train(learn.model, learn.dls, idx)
+    return torch.cat(last.kept)
 
 # %% ../../nbs/ranking/02_rankers.ipynb #2d80108c
 class Entanglement(Ranker):
