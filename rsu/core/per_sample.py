@@ -267,7 +267,7 @@ class LastLayer:
     def __init__(self,
         model,    # A network
         xb,       # Inputs of a batch: a tuple of tensors (n, ...)
-        keep=None # A function of the layer and of its inputs (n, d) in float32; without it the inputs themselves are kept
+        keep=None # A function of the layer and of its inputs (n, d) in float32; without it the inputs are kept
     ):
         modules = called(model, xb)
         layers = [m for m in modules[modules.index(model):] if isinstance(m, nn.Linear)] # the model is called first
@@ -294,7 +294,7 @@ class LastLayer:
         return plain and same and any(p.requires_grad for p in self.layer.parameters())
 
 def trained_inputs(layer, h):
-    r"""The inputs $\tilde h$ (n, d+1) of a linear layer and a one for its bias, which multiply the gradient of its outputs.
+    """The inputs (n, d+1) of a linear layer and a one for its bias, which multiply the gradient of its outputs.
     Without those of a weight or bias that is absent or not trained."""
     weight = h if layer.weight.requires_grad else h[:,:0]
     has_bias = layer.bias is not None and layer.bias.requires_grad

@@ -220,7 +220,7 @@ def _has_sample_losses(loss, c, device):
     return True
 
 def _last_layer_norms(learn):
-    """Logits (N, C) and labels (N,) of the training set, and norms (N,) of the gradients with respect to the last layer.
+    """Logits (N, C) and labels (N,) of the training set, and gradient norms (N,) of the last layer.
     The norms are NaN if the logits are not the outputs of a linear layer, or if single samples have no losses."""
     def norm_of_inputs(layer, h): return trained_inputs(layer, h).norm(dim=1)
     xb = two_inputs(learn.model, learn.dls)
