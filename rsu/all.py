@@ -41,6 +41,7 @@ from .evaluation.verdict import *
 from .evaluation.relearn import *
 from .evaluation.compare import *
 from .evaluation.tune import *
+from .evaluation.one_run import *
 from .erasure.ledger import *
 from .erasure.stream import *
 from .app.plot import *

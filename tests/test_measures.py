@@ -4,14 +4,23 @@ from rsu.algorithms.base import FineTune
 from rsu.algorithms.unlearn import unlearn
 from rsu.evaluation.audit import bank_columns, shadows, u_lira_columns
 from rsu.evaluation.evaluate import evaluate, measure_table
+from rsu.evaluation.one_run import Canaries, one_run_columns
 from rsu.evaluation.relearn import relearn_columns
 from rsu.ranking.bank import ReferenceBank
 
 def u_lira_of(learn, split): return u_lira_columns(shadows(learn, split.forget, 6))
 
+def one_run_of(learn, split):
+    "The columns of a learner that was trained on canaries"
+    canaries = Canaries(learn.dls, 'random:40')
+    new = unlearn(learn.recipe.replace(n_epoch=1).fit(canaries.dls, quiet=True), canaries, FineTune(n_epoch=0),
+                  quiet=True)
+    return lambda *_: one_run_columns(canaries)(new, canaries)
+
 # Adding a function means adding a row here, and its columns to `_more_measures` in the notebook of `evaluate`.
 functions = {'bank_columns': lambda learn, split: bank_columns(ReferenceBank.fit(learn, 2, quiet=True)),
-             'u_lira_columns': u_lira_of, 'relearn_columns': lambda learn, split: relearn_columns()}
+             'u_lira_columns': u_lira_of, 'relearn_columns': lambda learn, split: relearn_columns(),
+             'one_run_columns': one_run_of}
 
 def test_every_function_of_the_table_is_tested_here():
     assert set(measure_table().of) - {'evaluate'} == set(functions)

@@ -320,6 +320,14 @@ relearn_steps | steps to relearn | gradient steps on the samples to forget until
     unlearning; NaN if it is not reached | the oracle's | Golatkar et al. 2020
 """
 
+# %% ../../nbs/evaluation/04_evaluate.ipynb #c6baa6a3
+_more_measures['one_run_columns'] = """
+one_run_epsilon | lower bound on epsilon | lower bound on epsilon of training and unlearning together, from guesses of
+    which canaries were forgotten and which were never seen; 95% confidence | 0 | Steinke et al. 2023
+one_run_gaussian | lower bound on epsilon, Gaussian | the same, if training and unlearning together are Gaussian private
+    | 0 | Mahloujifar et al. 2025
+"""
+
 # %% ../../nbs/evaluation/04_evaluate.ipynb #952a4ef3
 main_measures = ['runs','forget','ua','retain','test','tow','tow_ci','auc','auc_ci','tpr','z','steps','seconds','ratio']
 
