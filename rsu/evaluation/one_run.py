@@ -8,7 +8,7 @@ __all__ = ['one_run_p', 'epsilon_lower_bound', 'gaussian_lower_bound', 'gaussian
 
 # %% ../../nbs/evaluation/10_one_run.ipynb #da04516e
 from typing import NamedTuple
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd
 from scipy.special import expit, log_ndtr, ndtr, ndtri
 from scipy.stats import beta as beta_distribution, binom
 from rsu.core.config import (InputError, Interval, NonNegativeFloat, NonNegativeInt, Options, PositiveInt, Seed,
