@@ -415,8 +415,7 @@ _commands = [
     ('forget', _add_forget, 'answer an erasure request',
      'Forget samples of an existing model: write unlearned weights, an entry in the ledger and a report to the '
      'folder. The same folder serves all requests for one model. The exit code is 3 if the request is open (the '
-     'model predicts the samples as well as before) or a copy was not purged; open requests for other samples do not '
-     'count.'),
+     'samples are not forgotten) or a copy was not purged; open requests for other samples do not count.'),
     ('rank', _add_rank, 'rank training samples by privacy risk',
      'Rank the training samples of a model by privacy risk, and write the ranking as a CSV file. The model is '
      'trained as by rsu run, or has the weights of a file.'),

@@ -218,7 +218,7 @@ def forgotten(self:Ledger,
 def still_known(self:Ledger,
     dls          # `DataLoaders`
 ) -> np.ndarray: # (N,) bool
-    "Which forgotten samples belong to an open request: the model predicts them as well as before the request"
+    "Which forgotten samples belong to an open request: the model has not forgotten them"
     return self._marked(dls, self.is_open)
 
 # %% ../../nbs/erasure/00_ledger.ipynb #e1a00005
@@ -247,7 +247,7 @@ def knows(self:Ledger,
 def is_open(self:Ledger,
     ids          # Ids of samples: positions, or values of the column
 ) -> np.ndarray: # (n,) bool
-    "Which of these ids have a last request that is open: the model predicts the samples as well as before the request"
+    "Which of these ids have a last request that is open: the model has not forgotten the samples"
     latest = self._latest()
     return np.array([o in latest and bool(latest[o].get('open')) for o in self.salted(ids)], dtype=bool)
 

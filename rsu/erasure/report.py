@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np, pandas as pd
 from ..core.config import InputError, decode
 from .ledger import timestamp, later_requests, open_requests, stale_copies
+from .stream import open_by_oracles, verdict_of
 from ..core.markup import code_span, escape_markdown, figure
 from ..core.template import write_report
 
@@ -45,12 +46,16 @@ def _status(e, entries):
 def _list(numbers): return ', '.join(map(str, numbers))
 
 def _if_open(book):
-    "A sentence about a request after which the model predicts its samples as well as before; '' for others"
+    "A sentence about a request that was left open; '' for others"
     status = _status(book.entry, book.entries)
     if status == 'no': return ''
     if status != 'yes':
         state = status.replace('by', 'by request').replace('as', 'as request').replace(', still', ', which is still')
-        return f" After it the model predicted its samples as well as before; the request was {state}."
+        return f" It did not close the request, which was {state}."
+    if open_by_oracles(book.entry.get('evidence')):
+        verdict = verdict_of(book.entry['evidence'])
+        why = verdict.sentence if verdict else 'an attack with retrained models still finds the samples'
+        return f" **The request is open**: {why}. Repeat it with a stronger algorithm."
     return (" **The request is open**: after it the model predicts its samples as well as before, or better. "
             "Repeat it with a stronger algorithm, "
             "or with retrained models, which may show that every model predicts such samples well.")
@@ -162,7 +167,8 @@ def _result_by_evidence(e):
     return f"**Not measured**: the model was not compared with models that never saw the samples. {now}"
 
 def _found_by_oracles(evidence):
-    "The result of the attack with retrained models, as a sentence"
+    "The verdict by retrained models; for evidence that was added later, the result of their attack"
+    if verdict := verdict_of(evidence): return f"**{verdict.outcome.capitalize()}**: {verdict.sentence}."
     one,floor = evidence['unlearned'],evidence['retrain']
     low = .5 - one['auc'] > one['auc_ci']
     title = '**Forgotten too much**' if low else '**No trace was found**'

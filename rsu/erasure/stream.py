@@ -27,6 +27,7 @@ from ..algorithms.exact import SISA, Retrain, Shards
 from ..algorithms.teacher import SCRUB
 from ..algorithms.unlearn import Unlearning, clone_learner, weights_hash, unlearn
 from ..evaluation.evaluate import evaluate
+from ..evaluation.verdict import judge
 
 # %% ../../nbs/erasure/01_stream.ipynb #674173f9
 def _called_members(phi, phi_valid, refs, refs_valid, members, variance):
@@ -236,23 +237,36 @@ def _still_found(evidence):
     "Does an attack with oracles find the samples?"
     return evidence['unlearned']['auc'] - .5 > evidence['unlearned']['auc_ci']
 
+def verdict_of(evidence):
+    "The verdict by oracles; None for evidence that was added later and so lacks the model from before"
+    return judge(pd.DataFrame(evidence).T) if 'do nothing' in evidence else None
+
+_closing = ('forgotten','nothing to forget','forgotten too much')
+
+def open_by_oracles(evidence):
+    "Do the oracles leave a request open? None if they cannot decide"
+    if evidence is None or not evidence['unlearned']['auc_ci'] >= 0: return None # a single sample has no interval
+    verdict = verdict_of(evidence)
+    if verdict is None or verdict.outcome == 'damaged': return _still_found(evidence) # damage is about other samples
+    return None if verdict.outcome == 'unclear' else verdict.outcome not in _closing
+
 def _is_open(rec, evidence):
     "Does a request stay open?"
     if isinstance(rec.how, (Retrain,SISA)): return False
-    decides = evidence is not None and evidence['unlearned']['auc_ci'] >= 0 # a single sample has no interval
-    return _still_found(evidence) if decides else _as_well_known(rec.outputs)
+    by_oracles = open_by_oracles(evidence)
+    return _as_well_known(rec.outputs) if by_oracles is None else by_oracles
 
 # %% ../../nbs/erasure/01_stream.ipynb #82987355
 class RetrainingDue(UserWarning):
     "A model has drifted so far from models that never saw the forgotten samples that it should be retrained"
 
 # %% ../../nbs/erasure/01_stream.ipynb #5fe82b43
-_evidence_columns = ['forget','retain','test','tow','tow_ci','auc','auc_ci']
+_evidence_columns = ['runs','forget','retain','retain_ci','test','test_ci','tow','tow_ci','auc','auc_ci']
 
-def _evidence(new, oracles, path, quiet):
+def _evidence(new, oracles, path, quiet, rows=('do nothing','unlearned','retrain')):
     "Comparison of a learner with retrained models, which are stored with the unfinished work and removed with it"
-    table = evaluate(new, oracles, path, controls=(), quiet=quiet)[_evidence_columns]
-    return {k: _rounded(table.loc[k].astype(float).to_dict()) for k in ('unlearned','retrain')}
+    table = evaluate(new, oracles, path, controls=(), every=True, quiet=quiet)[_evidence_columns]
+    return {k: _rounded(table.loc[k].astype(float).to_dict()) for k in rows}
 
 def _note_copies(ledger, made, requests=lambda kind: None):
     "Note what was made from the samples, except copies that were purged and do not exist any more"
@@ -304,14 +318,23 @@ def _facts_of_answer(new, seed):
                 digest=weights_hash(_stored_state(new.model)), rsu=__version__, torch=torch.__version__)
 
 # %% ../../nbs/erasure/01_stream.ipynb #d1e00005
+def _why_open(facts):
+    "Why a request stays open, as sentences"
+    if open_by_oracles(facts.get('evidence')):
+        one,floor = facts['evidence']['unlearned'],facts['evidence']['retrain']
+        return (f"models that never saw its samples differ from the model (AUC of an attack {one['auc']:.2f} ± "
+                f"{one['auc_ci']:.2f}, retraining {floor['auc']:.2f}; accuracy {one['forget']:.3f}, retraining "
+                f"{floor['forget']:.3f}).")
+    remark = "" if 'evidence' in facts else " oracles=2 shows whether models that never saw them do so, too."
+    return ("the model predicts its samples as well as before "
+            f"(accuracy {facts['before']['forget']:.3f} before, {facts['after']['forget']:.3f} after).{remark}")
+
 def _warn(n, facts):
     "Warn about an open request and about retraining that is due"
     if facts['open']:
-        warnings.warn(f"Request {n} stays open: the model predicts its samples as well as before "
-                      f"(accuracy {facts['before']['forget']:.3f} before, {facts['after']['forget']:.3f} after). "
+        warnings.warn(f"Request {n} stays open: {_why_open(facts)} "
                       "Repeat the request with more epochs, a higher rate or another algorithm; retraining forgets by "
-                      "construction. oracles=2 shows whether models that never saw the samples predict them as well.",
-                      StillKnown, stacklevel=4)
+                      "construction.", StillKnown, stacklevel=4)
     if facts.get('drift', {}).get('due'):
         warnings.warn(f"Retraining is due after request {n}: {facts['drift']['due']}. "
                       "Answer the next request by retraining, or begin a new ledger with a model trained on the "
@@ -332,8 +355,11 @@ def _add_evidence(new, ledger, idx, oracles, quiet):
                                 ended=e['ended'])])
     one.unlearning = Unlearning(new, split, None, e['seed'], {}, stages)
     work,_ = ledger.begin(idx)
-    evidence = _evidence(one, oracles, work/'oracles', quiet)
-    ledger.amend(k, evidence=evidence, open=e['how']['kind'] not in ('Retrain','SISA') and _still_found(evidence))
+    # The model from before is gone: its row can only be that of an earlier comparison.
+    evidence = {**e.get('evidence', {}), **_evidence(one, oracles, work/'oracles', quiet, ('unlearned','retrain'))}
+    by_oracles = open_by_oracles(evidence)
+    still_open = e['open'] if by_oracles is None else by_oracles and e['how']['kind'] not in ('Retrain','SISA')
+    ledger.amend(k, evidence=evidence, open=still_open)
     ledger.sweep(unfinished=True)
     print(f"Request {k+1} was answered before; evidence was added to it.")
 
