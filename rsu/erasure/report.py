@@ -60,6 +60,7 @@ def _if_open(book):
             "Repeat it with a stronger algorithm, "
             "or with retrained models, which may show that every model predicts such samples well.")
 
+# %% ../../nbs/erasure/02_report.ipynb #8318e631
 def _number_of_ids(e):
     n = len(e['ids'])
     return '1 salted id' if n == 1 else f'{n} salted ids'
