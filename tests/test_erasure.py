@@ -388,7 +388,7 @@ def test_a_request_can_be_repeated_after_a_crash_at_any_file_operation(clinic, t
         monkeypatch.chdir(tmp_path/name)
         return tmp_path/name
     # The oracles cannot decide for two samples, so the margins must fall for both requests.
-    more = ['--bank', 'bank', '--oracles', '2', '--purge', '--out', 'out', '--algorithm', 'gradascent', '--lr', '.05']
+    more = '--bank bank --oracles 2 --purge --out out --algorithm gradascent --lr .05'.split()
     here = fresh('whole')
     command, log = [*descent, *request('patient-3'), *more], tmp_path/'log.txt'
     code, n = in_child(command, log)
