@@ -15,7 +15,7 @@ from rsu.algorithms.adversarial import AMUN
 from rsu.algorithms.ascent import NegGradPlus, RandomLabel, SalUn, SFRon
 from rsu.core.data import Samples, loaders
 from rsu.core.split import ForgetSplit
-from rsu.algorithms.descent import CFk, EUk, L1Sparse
+from rsu.algorithms.descent import NoT, CFk, EUk, L1Sparse, first_layers
 from rsu.evaluation.evaluate import evaluate
 from rsu.algorithms.exact import Retrain
 from rsu.algorithms.importance import SSD, Fisher, Influence
@@ -277,6 +277,22 @@ def test_the_last_layer_is_the_one_called_last():
     plain = copy.copy(learn)
     plain.model = nn.Sequential(learn.model.body, nn.Tanh(), learn.model.head)
     np.testing.assert_array_equal(Entanglement().rank(learn, split).scores, Entanglement().rank(plain, split).scores)
+
+class NeverCalled(HeadFirst):
+    "Has a layer that no forward pass calls, and calls its body twice."
+    def __init__(self):
+        super().__init__()
+        self.aside = nn.Linear(6, 8)
+    def forward(self, x): return self.head((self.body(x) - self.body(0*x)).tanh())
+
+def test_the_first_layer_is_the_one_called_first():
+    net = NeverCalled()
+    assert first_layers(net, 1, (x[:2],)) == [net.body] and first_layers(net, 9, (x[:2],)) == [net.body, net.head]
+    learn = trained(NeverCalled)
+    new = unlearn(learn, ForgetSplit(learn.dls, range(9)), NoT(n_epoch=3, lr=1e-3), quiet=True)
+    assert new.unlearning.stages.ended[0] == 'done' and torch.equal(new.model.aside.weight, learn.model.aside.weight)
+    large = learn.model.body.weight.abs() > .05
+    assert (new.model.body.weight.sign() == -learn.model.body.weight.sign())[large].all()
 
 class Narrow(nn.Module):
     "Registers its head before a body with as many outputs."

@@ -16,7 +16,7 @@ _defined = {
                                   'HoldoutRetrain LearningSpeed ForgettingEvents EL2N LossTraceIQR LiRA PrivacyRisk '
                                   'RMIA AttackR Memorization'},
     'algorithm': {'algorithms.base': 'FineTune', 'algorithms.exact': 'Retrain SISA',
-                  'algorithms.descent': 'L1Sparse CFk EUk MSG ConvTranspose',
+                  'algorithms.descent': 'L1Sparse CFk EUk MSG ConvTranspose NoT',
                   'algorithms.ascent': 'GradAscent NegGradPlus RandomLabel SalUn SFRon',
                   'algorithms.teacher': 'SCRUB BadTeacher DELETE',
                   'algorithms.importance': 'SSD LFSSD Fisher Influence',
