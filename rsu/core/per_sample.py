@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['unreduced', 'sample_losses', 'refuse_batch_loss', 'averaged', 'weighted_mean', 'class_weights', 'divisor',
-           'with_gradients', 'sample_grads', 'input_grads', 'logit_grads', 'copied', 'check_outputs', 'called']
+           'with_gradients', 'sample_grads', 'input_grads', 'logit_grads', 'copied', 'check_outputs', 'calls', 'called']
 
 # %% ../../nbs/core/07_per_sample.ipynb #08bbc831
 import copy, inspect
@@ -247,18 +247,25 @@ def check_outputs(
 
 # %% ../../nbs/core/07_per_sample.ipynb #c2b80124
 @torch.no_grad()
-def called(
+def calls(
     model, # A network
     xb     # Inputs of a batch: a tuple of tensors (n, ...)
-) -> list: # Modules; those that are not called come first
-    "The modules of a network in the order of their last calls in a pass in evaluation mode"
-    order = [*model.modules()]
+) -> list: # Modules; one that is called twice occurs twice
+    "The modules that a pass in evaluation mode calls, in this order"
+    order = []
     hooks = [m.register_forward_pre_hook(lambda m, _: order.append(m)) for m in model.modules()]
     try:
         with evaluating(model), no_random(): model(*xb)
     finally:
         for h in hooks: h.remove()
-    return list(reversed(dict.fromkeys(reversed(order))))
+    return order
+
+def called(
+    model, # A network
+    xb     # Inputs of a batch: a tuple of tensors (n, ...)
+) -> list: # Modules; those that are not called come first
+    "The modules of a network in the order of their last calls in a pass in evaluation mode"
+    return list(reversed(dict.fromkeys(reversed([*model.modules(), *calls(model, xb)]))))
 
 # %% ../../nbs/core/07_per_sample.ipynb #9d3c1a06
 class LastLayer:
