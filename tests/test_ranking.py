@@ -9,14 +9,15 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from rsu.core.outputs import margin, predict_train
-from rsu.ranking.membership import (attack_p, attack_r, entropy, lira, memorization, modified_entropy, privacy_risk,
-                                    rmia)
+from rsu.ranking.membership import (attack_p, attack_r, bavaria, entropy, informia, lira, memorization,
+                                    modified_entropy, privacy_risk, rmia)
 from rsu.core.data import Samples, loaders
 from rsu.core.datasets import breast_cancer, digits
 from rsu.core.split import ForgetSplit
-from rsu.ranking.rankers import (AttackR, Confidence, Curvature, EL2N, Entanglement, Entropy, ForgettingEvents,
-                                 GradNorm, HoldoutRetrain, LearningSpeed, LiRA, LossTraceIQR, Memorization,
-                                 ModifiedEntropy, PrivacyRisk, Random, Ranker, Ranking, Record, RMIA, ranker_table)
+from rsu.ranking.rankers import (AttackR, BaVarIA, Confidence, Curvature, EL2N, Entanglement, Entropy,
+                                 ForgettingEvents, GradNorm, HoldoutRetrain, InfoRMIA, LearningSpeed, LiRA,
+                                 LossTraceIQR, Memorization, ModifiedEntropy, PrivacyRisk, Random, Ranker, Ranking,
+                                 Record, RMIA, ranker_table)
 from rsu.core.recipe import Recipe, mlp, small_cnn
 from rsu.ranking.bank import ReferenceBank
 from rsu.core.config import InputError
@@ -41,7 +42,10 @@ statistics = dict(
     attack_r=attack_r,
     memorization=lambda phi, refs, m: memorization(torch.as_tensor(refs).sigmoid(), m))
 
-@pytest.mark.parametrize('f', statistics.values(), ids=statistics.keys())
+with_a_prior = dict(bavaria=bavaria, bavaria_offline=lambda phi, refs, m: bavaria(phi, refs, m, online=False))
+every = {**statistics, **with_a_prior}
+
+@pytest.mark.parametrize('f', every.values(), ids=every.keys())
 @given(seeds, sizes)
 def test_the_order_of_references_and_of_samples_does_not_matter(f, seed, size):
     phi, refs, m = worlds(seed, *size)
@@ -82,6 +86,35 @@ def test_one_hot_probabilities_give_finite_values(seed, C):
     assert (phi[right] > 103).all() and (phi[~right] < -103).all() and phi.isfinite().all()
     assert (entropy(p) == 0).all() and (modified_entropy(p, y)[right] == 0).all()
     assert modified_entropy(p, y).isfinite().all() and (modified_entropy(p, y)[~right] > 100).all()
+
+@pytest.mark.parametrize('name', with_a_prior)
+@given(seeds, sizes)
+def test_a_prior_gives_every_sample_a_finite_score(name, seed, size):
+    phi, refs, m = worlds(seed, *size)
+    exists = not m.all() and (name == 'bavaria_offline' or m.any()) # one margin of the kind, of any sample
+    assert with_a_prior[name](phi, refs, m).isfinite().all() == exists
+
+@given(seeds, st.floats(-50, 50), st.floats(.1, 10))
+def test_bavaria_does_not_depend_on_the_unit_of_the_margins(seed, shift, scale):
+    r = np.random.default_rng(seed)
+    phi, refs, m = r.normal(0, 3, 12), r.normal(0, 3, (6,12)) + r.normal(0, 3, 12), r.random((6,12)) < .5
+    m[:2,0], m[2:4,0] = True, False # one sample with two margins of both kinds, so that variances can be estimated
+    for f in with_a_prior.values():
+        torch.testing.assert_close(f(scale*phi+shift, scale*refs+shift, m), f(phi, refs, m), rtol=1e-5, atol=1e-5)
+
+def test_a_higher_margin_is_more_evidence_under_the_tail_of_bavaria():
+    r = np.random.default_rng(0)
+    refs, m = r.normal(0, 1, (8,400)), np.tile(np.arange(8)[:,None] < 4, 400)
+    scores = bavaria(np.linspace(-20, 20, 400), np.repeat(refs[:,:1], 400, 1), m, online=False)
+    assert (scores.diff() > 0).all() and (scores < 0).all()
+
+@given(seeds, st.integers(1, 30), st.integers(1, 6), st.floats(0, 1))
+def test_informia_orders_the_samples_of_one_model_as_rmia_does(seed, M, K, a):
+    r = np.random.default_rng(seed)
+    p, refs, q, q_refs = (r.random(o) for o in (20, (K,20), M, (K,M)))
+    args = p, refs, np.zeros((K,20), bool), q, q_refs, a
+    share, mean = rmia(*args), informia(*args)
+    assert (share[mean.argsort()].diff() >= 0).all()
 
 # Rankings
 
@@ -169,7 +202,7 @@ def bank(table, tmp_path_factory):
 def all_rankers(table, bank):
     learn, record = table
     return [*model_rankers(), *(o(record) for o in (LearningSpeed, ForgettingEvents, EL2N, LossTraceIQR)),
-            *(o(bank) for o in (LiRA, PrivacyRisk, RMIA, AttackR, Memorization)), Random()]
+            *(o(bank) for o in (LiRA, BaVarIA, PrivacyRisk, RMIA, InfoRMIA, AttackR, Memorization)), Random()]
 
 def test_no_ranker_changes_the_learner(table, bank):
     learn, at = table[0], np.array([400, 3, 17, 5])
