@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Ranking', 'Ranker', 'rankers', 'ranker_table', 'Random', 'Record', 'Confidence', 'Entropy', 'ModifiedEntropy',
            'GradNorm', 'Curvature', 'Entanglement', 'LearningSpeed', 'ForgettingEvents', 'EL2N', 'LossTraceIQR',
-           'HoldoutRetrain', 'LiRA', 'PrivacyRisk', 'RMIA', 'AttackR', 'Memorization']
+           'HoldoutRetrain', 'LiRA', 'BaVarIA', 'PrivacyRisk', 'RMIA', 'InfoRMIA', 'AttackR', 'Memorization']
 
 # %% ../../nbs/ranking/02_rankers.ipynb #a103b146
 import copy
@@ -25,7 +25,8 @@ from rsu.core.split import ForgetSplit, held_out_loader
 from rsu.core.recipe import Meter, StepSeed, overriding, n_classes, optimiser, move_loss
 from rsu.core.per_sample import (LastLayer, check_outputs, copied, input_grads, logit_grads, refuse_batch_loss,
                             sample_grads, trained_inputs, unreduced, with_gradients, two_inputs)
-from rsu.ranking.membership import attack_r, entropy, lira, memorization, modified_entropy, privacy_risk, rmia
+from rsu.ranking.membership import (attack_r, bavaria, entropy, informia, lira, memorization, modified_entropy, privacy_risk,
+                                    rmia)
 
 # %% ../../nbs/ranking/02_rankers.ipynb #74403b7b
 class Ranking(ForgetSplit):
@@ -537,6 +538,12 @@ class _BankRanker(Ranker):
 
 def _train_margins(learn, idx): return margin(*predict_train(learn.model, learn.dls, idx))
 
+def _margins_in_columns(learn, idx, bank, cols):
+    "The margins of the samples `idx` in their columns of the bank (N,); NaN in the other columns"
+    phi = torch.full((len(bank.y),), torch.nan)
+    phi[cols] = _train_margins(learn, idx)
+    return phi
+
 # %% ../../nbs/ranking/02_rankers.ipynb #ab2daca9
 class LiRA(_BankRanker):
     "The log likelihood ratio of membership under the bank's references"
@@ -550,9 +557,24 @@ class LiRA(_BankRanker):
 
     def score(self, learn, idx):
         bank,cols = self._columns(learn, idx, self.bank.variance == 'global')
-        phi = torch.full((len(bank.y),), torch.nan)
-        phi[cols] = _train_margins(learn, idx)
+        phi = _margins_in_columns(learn, idx, bank, cols)
         return lira(phi, bank.phi, bank.members, self.online, self.bank.variance)[cols].numpy()
+
+# %% ../../nbs/ranking/02_rankers.ipynb #b1b00002
+class BaVarIA(_BankRanker):
+    "The log likelihood ratio of membership with a prior that all samples of the bank share, for few references"
+    source = 'Brännvall 2026; the fit of the prior is ours'
+    def __init__(self,
+        bank,            # A `ReferenceBank` of the learner's training set
+        online:bool=True # Compare in models with out models; otherwise a one-sided test against the out models
+    ): self.bank,self.online = bank,online
+    @property
+    def name(self): return f"BaVarIA{'' if self.online else ' offline'}, {len(self.bank)} references"
+
+    def score(self, learn, idx):
+        bank,cols = self._columns(learn, idx, all_samples=True)
+        phi = _margins_in_columns(learn, idx, bank, cols)
+        return bavaria(phi, bank.phi, bank.members, self.online)[cols].numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #783cd130
 class PrivacyRisk(_BankRanker):
@@ -563,9 +585,26 @@ class PrivacyRisk(_BankRanker):
         return privacy_risk(bank.phi, bank.members, self.bank.variance)[cols].numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #3133cea9
-class RMIA(_BankRanker):
+class _PopulationRanker(_BankRanker):
+    "Base class of the rankers that compare a sample with the validation samples"
+    needs = 'a reference bank of K models, validation samples'
+    def _probabilities(self, learn, idx):
+        """The model's probabilities of the true class and the references', and the memberships;
+        then the probabilities of the validation samples."""
+        bank,_ = self._columns(learn, idx)
+        valid,phi_valid = as_fastai(held_out_loader(learn.dls, 'validation')), self.bank.phi_valid
+        if len(valid.dataset) != phi_valid.shape[1]:
+            raise InputError(f"The bank has margins of {phi_valid.shape[1]} validation samples "
+                             f"and the learner has {len(valid.dataset)}: fit the bank to this learner.")
+        population = margin(*predict(learn.model, valid)), phi_valid[:,indices(valid)]
+        margins = (_train_margins(learn, idx), bank.phi, *population)
+        p,p_refs,p_pop,p_pop_refs = (phi.double().sigmoid() for phi in margins)
+        return p, p_refs, bank.members, p_pop, p_pop_refs
+
+# %% ../../nbs/ranking/02_rankers.ipynb #b1b00005
+class RMIA(_PopulationRanker):
     "The share of validation samples whose probability, relative to the references, rose less than this sample's"
-    needs,source = 'a reference bank of K models, validation samples','Zarifzadeh et al. 2024, offline'
+    source = 'Zarifzadeh et al. 2024, offline'
     @validated
     def __init__(self,
         bank,                  # A `ReferenceBank` of the learner's training set
@@ -575,16 +614,21 @@ class RMIA(_BankRanker):
         super().__init__(bank)
         self.a,self.gamma = a,gamma
 
-    def score(self, learn, idx):
-        bank,_ = self._columns(learn, idx)
-        valid,phi_valid = as_fastai(held_out_loader(learn.dls, 'validation')), self.bank.phi_valid
-        if len(valid.dataset) != phi_valid.shape[1]:
-            raise InputError(f"The bank has margins of {phi_valid.shape[1]} validation samples "
-                             f"and the learner has {len(valid.dataset)}: fit the bank to this learner.")
-        population = margin(*predict(learn.model, valid)), phi_valid[:,indices(valid)]
-        margins = (_train_margins(learn, idx), bank.phi, *population)
-        p,p_refs,p_pop,p_pop_refs = (phi.double().sigmoid() for phi in margins)
-        return rmia(p, p_refs, bank.members, p_pop, p_pop_refs, self.a, self.gamma).numpy()
+    def score(self, learn, idx): return rmia(*self._probabilities(learn, idx), self.a, self.gamma).numpy()
+
+# %% ../../nbs/ranking/02_rankers.ipynb #b1b00007
+class InfoRMIA(_PopulationRanker):
+    "The mean log ratio of this sample's probability, relative to the references, to those of the validation samples"
+    source = 'Tao & Shokri 2025, offline'
+    @validated
+    def __init__(self,
+        bank,      # A `ReferenceBank` of the learner's training set
+        a:Share=.3 # Assumed gap between in and out probabilities: 1 = none, 0 = all in probabilities are 1
+    ):
+        super().__init__(bank)
+        self.a = a
+
+    def score(self, learn, idx): return informia(*self._probabilities(learn, idx), self.a).numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #763cb030
 class AttackR(_BankRanker):
