@@ -98,8 +98,7 @@ def bavaria(
         inside = _predictive(phi_refs, members)
         log_in,log_out = (StudentT(*o, validate_args=False).log_prob(phi) for o in (inside, outside))
         return log_in - log_out
-    degrees,location,scale = (o.numpy() for o in outside)
-    z = (phi.numpy()-location)/scale
+    degrees,z = outside[0].numpy(), ((phi-outside[1])/outside[2]).numpy()
     tail = stdtr(degrees, -np.abs(z)) # precise on both sides of the location
     return torch.as_tensor(np.where(z > 0, np.log1p(-tail), np.log(np.maximum(tail, np.finfo(float).tiny))))
 

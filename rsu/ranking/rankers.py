@@ -25,8 +25,8 @@ from rsu.core.split import ForgetSplit, held_out_loader
 from rsu.core.recipe import Meter, StepSeed, overriding, n_classes, optimiser, move_loss
 from rsu.core.per_sample import (LastLayer, check_outputs, copied, input_grads, logit_grads, refuse_batch_loss,
                             sample_grads, trained_inputs, unreduced, with_gradients, two_inputs)
-from rsu.ranking.membership import (attack_r, bavaria, entropy, informia, lira, memorization, modified_entropy, privacy_risk,
-                                    rmia)
+from rsu.ranking.membership import (attack_r, bavaria, entropy, informia, lira, memorization, modified_entropy,
+                                    privacy_risk, rmia)
 
 # %% ../../nbs/ranking/02_rankers.ipynb #74403b7b
 class Ranking(ForgetSplit):
