@@ -96,6 +96,8 @@ def test_ids_in_every_form_name_the_same_samples(tmp_path):
     for forget in (['p3', 'p4'], {'p3', 'p4'}, ('p3', 'p4'), np.array(['p3', 'p4']),
                    pd.Series(['p4', 'p3'], index=[7, 9]), (f'p{i}' for i in (3, 4)), dict(p3=1, p4=2)):
         assert ForgetSplit(dls, forget, 'person').forget.tolist() == list(range(12, 20))
+    with pytest.raises(InputError, match="no column 'persn' .*did you mean 'person'"):
+        ForgetSplit(samples(frame), ['p3'], 'persn')
     with pytest.raises(InputError, match="no column 'person' .*no table.*attribute frame"):
         ForgetSplit(three(Plain), ['p3'], 'person')
     by_file = Settings(forget=str(saved(tmp_path, 'id\np3\n')))
@@ -456,3 +458,13 @@ def test_labels_listed_by_torchvision_are_read_without_decoding(pictures):
         assert targets(DataLoaders(DataLoader(other, 16), DataLoader(other, 16))).tolist() == [2]*20+[1]*20+[0]*20
     ds.targets = ds.targets[::-1] # a list that disagrees with the data set's items
     assert targets(DataLoaders(DataLoader(ds, 16), DataLoader(ds, 16))).tolist() == [0]*20+[1]*20+[2]*20
+
+def test_files_of_a_subset_are_requested_and_shown_by_their_names(pictures):
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import ToTensor
+    ds = ImageFolder(pictures, ToTensor())
+    train, valid = Subset(ds, range(len(ds)-1, 2, -1)), Subset(ds, range(3))
+    split = ForgetSplit(tuple(DataLoader(o, 8) for o in (train, valid, valid)),
+                        [ds.samples[-2][0]])
+    assert split.forget.tolist() == [1]
+    assert Ranking.from_scores(split, [1.]).to_frame().file.tolist() == [ds.samples[-2][0]]

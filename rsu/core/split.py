@@ -113,6 +113,8 @@ def _frame_column(ds, name):
     frame = _frame(ds)
     if frame is None or name not in frame.columns:
         has = "it has no table" if frame is None else f"its columns are {', '.join(map(str, frame.columns))}"
+        near = [] if frame is None else difflib.get_close_matches(name, [*map(str, frame.columns)], 1)
+        if near: raise InputError(f"The training set has no column '{name}' ({has}): did you mean '{near[0]}'?")
         raise InputError(f"The training set has no column '{name}' ({has}): "
                          "set its attribute frame to a DataFrame with that column and one row per sample, "
                          "or give an array with one value per sample.")
@@ -317,6 +319,9 @@ def _indices_of_class(name, dls):
 # %% ../../nbs/core/06_split.ipynb #0253ddb9
 def listed_files(ds) -> list:
     "The files of a data set, which fastai lists as `items` and torchvision as `samples`; [] if it lists none"
+    if type(ds) is Subset:
+        files = listed_files(ds.dataset)
+        return [files[i] for i in ds.indices] if files else []
     files = getattr(ds, 'items', None)
     if files is None: files = [o for o,*_ in getattr(ds, 'samples', None) or []]
     if isinstance(files, pd.DataFrame) or len(files) != len(ds): return []

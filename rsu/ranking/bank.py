@@ -19,6 +19,7 @@ from rsu.core.store import (StoredFileError, check_same, check_writable, claim, 
                             read_shard, replacing, write_shard)
 from rsu.core.indexing import as_fastai, device_of, fingerprint, indices, hash_samples, subset, targets
 from rsu.core.outputs import at_once, is_correct, margin, predict, predict_train
+from rsu.core.split import listed_files
 from rsu.core.markup import bars, card
 from rsu.core.per_sample import check_outputs
 from rsu.core.recipe import base_function, derive_seed, describe, loss_key, progress, recipe_of
@@ -354,16 +355,8 @@ def _default_folder(dls):
 
 def _folder_of_files(dls):
     "The folder that holds all files of the data sets; None if these are not files"
-    found = [file for dl in dls.loaders for file in _files_of(dl.dataset)]
-    return Path(os.path.commonpath([Path(o).absolute().parent for o in found])) if found else None
-
-def _files_of(ds):
-    "The files that a data set lists, as fastai (`items`) and torchvision (`samples`) do; [] if it lists none"
-    while isinstance(ds, Subset): ds = ds.dataset
-    listed = getattr(ds, 'items', None)
-    if listed is None: listed = [o for o,*_ in getattr(ds, 'samples', None) or []]
-    is_list = not isinstance(listed, pd.DataFrame) and len(listed) and isinstance(listed[0], (str,Path))
-    return listed if is_list and Path(listed[0]).is_file() else []
+    found = [o for dl in dls.loaders for o in listed_files(dl.dataset)]
+    return Path(os.path.commonpath([Path(o).absolute().parent for o in found])) if found and Path(found[0]).is_file() else None
 
 # %% ../../nbs/ranking/01_bank.ipynb #30164560
 @patch(cls_method=True)
