@@ -21,7 +21,7 @@ from rsu.core.config import (Epochs, InputError, NonNegativeFloat, Options, Posi
 from rsu.core.indexing import as_fastai, without_augmentation, indices, subset, targets
 from rsu.core.outputs import evaluating, is_correct, margin, predict, predict_train
 from rsu.core.markup import bars, card
-from rsu.core.split import ForgetSplit, held_out_loader
+from rsu.core.split import ForgetSplit, held_out_loader, listed_files
 from rsu.core.recipe import Meter, StepSeed, overriding, n_classes, optimiser, move_loss
 from rsu.core.per_sample import (LastLayer, check_outputs, copied, input_grads, logit_grads, refuse_batch_loss,
                             sample_grads, trained_inputs, unreduced, with_gradients, two_inputs)
@@ -63,8 +63,10 @@ class Ranking(ForgetSplit):
         return self.order[:k]
 
     def to_frame(self) -> pd.DataFrame:
-        "One row per sample, riskiest first: position (its index), label, score and rank (1 = riskiest)"
+        """One row per sample, riskiest first: position (its index), label, score and rank (1 = riskiest).
+        The column `file` names its file, if the training set lists files."""
         df = pd.DataFrame(dict(position=self.forget, label=self.y[self.forget], score=self.scores))
+        if files := listed_files(self.dls.train_ds): df['file'] = [str(files[i]) for i in self.forget]
         return df.set_index('position').loc[self.order].reset_index().assign(rank=np.arange(1, len(df)+1))
 
     def __repr__(self): return f"{super().__repr__()}; scores by {self.name}"
