@@ -43,8 +43,7 @@ class Ranking(ForgetSplit):
             raise InputError(f"{len(np.atleast_1d(scores))} scores for {len(split)} samples to forget: "
                              "give one score per sample, in the order of split.forget.")
         if n_bad := int((~np.isfinite(scores)).sum()):
-            raise InputError(f"{n_bad} of {len(scores)} scores are NaN or infinite: "
-                             "give a finite score for each sample.")
+            raise InputError(f"{n_bad} of {len(scores)} scores are NaN or infinite: give finite scores.")
         res = copy.copy(split)
         res.__class__,res.scores = cls,scores
         res.name = name
@@ -63,8 +62,7 @@ class Ranking(ForgetSplit):
         return self.order[:k]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per sample, riskiest first: position (its index), label, score and rank (1 = riskiest).
-        The column `file` names its file, if the training set lists files."""
+        "One row per sample, riskiest first: position (its index), label, score, its file if it has one, rank (from 1)"
         df = pd.DataFrame(dict(position=self.forget, label=self.y[self.forget], score=self.scores))
         if files := listed_files(self.dls.train_ds): df['file'] = [str(files[i]) for i in self.forget]
         return df.set_index('position').loc[self.order].reset_index().assign(rank=np.arange(1, len(df)+1))
