@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
-from torch.utils.data import Subset
 from rsu import __version__
 from rsu.core.config import InputError, Interval, PositiveInt, Seed, validated
 from rsu.core.store import (StoredFileError, check_same, check_writable, claim, is_part_of, key_of, read_json,
@@ -356,7 +355,8 @@ def _default_folder(dls):
 def _folder_of_files(dls):
     "The folder that holds all files of the data sets; None if these are not files"
     found = [o for dl in dls.loaders for o in listed_files(dl.dataset)]
-    return Path(os.path.commonpath([Path(o).absolute().parent for o in found])) if found and Path(found[0]).is_file() else None
+    if not found or not Path(found[0]).is_file(): return None
+    return Path(os.path.commonpath([Path(o).absolute().parent for o in found]))
 
 # %% ../../nbs/ranking/01_bank.ipynb #30164560
 @patch(cls_method=True)
