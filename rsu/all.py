@@ -20,6 +20,7 @@ from .core.stacked import *
 from .ranking.membership import *
 from .ranking.bank import *
 from .ranking.rankers import *
+from .ranking.gradients import *
 from .algorithms.feed import *
 from .algorithms.base import *
 from .algorithms.unlearn import *

@@ -303,7 +303,7 @@ def test_the_report_opens_in_a_browser_without_errors(whole):
     assert len(drawn) >= 5 and all(drawn)
     assert wide <= 0, 'the page is wider than the window'
 
-@pytest.mark.parametrize('name', ['learningspeed', 'rmia', 'memorization', 'gradnorm', 'holdoutretrain', 'el2n'])
+@pytest.mark.parametrize('name', ['learningspeed', 'rmia', 'memorization', 'gradnorm', 'holdoutretrain', 'selfinfluence'])
 def test_rankers_are_selected_by_name(name, here, no_report):
     assert no_report(*small, '--ranker', name, '--out', 'out') == 0
     df = pd.read_parquet('out/ranking.parquet')
@@ -312,7 +312,7 @@ def test_rankers_are_selected_by_name(name, here, no_report):
 
 def test_a_record_of_training_is_stored_and_read(whole, here, no_report):
     # a run that records its training trains the same model, and reads the record when it is started again
-    options = [*small, '--ranker', 'learningspeed', '--out', 'out']
+    options = [*small, '--ranker', 'perinstanceprivacy', '--out', 'out']
     assert no_report(*options) == 0
     model = read_shard(here/'out'/'model.safetensors')[0]
     for k, v in read_shard(whole.out/'model.safetensors')[0].items(): assert torch.equal(model[k], v)

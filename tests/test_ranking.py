@@ -18,6 +18,7 @@ from rsu.ranking.rankers import (AttackR, BaVarIA, Confidence, Curvature, EL2N, 
                                  ForgettingEvents, GradNorm, HoldoutRetrain, InfoRMIA, LearningSpeed, LiRA,
                                  LossTraceIQR, Memorization, ModifiedEntropy, PrivacyRisk, Random, Ranker, Ranking,
                                  Record, RMIA, ranker_table)
+from rsu.ranking.gradients import PerInstancePrivacy, SelfInfluence
 from rsu.core.recipe import Recipe, mlp, small_cnn
 from rsu.ranking.bank import ReferenceBank
 from rsu.core.config import InputError
@@ -187,7 +188,7 @@ def test_bad_arguments_are_refused():
 
 def model_rankers():
     return [Confidence(), Entropy(), ModifiedEntropy(), GradNorm(), Curvature(), Entanglement(),
-            HoldoutRetrain(n_epoch=1)]
+            HoldoutRetrain(n_epoch=1), SelfInfluence()]
 
 @pytest.fixture(scope='module')
 def table():
@@ -199,9 +200,11 @@ def table():
 def bank(table, tmp_path_factory):
     return ReferenceBank.fit(table[0], n=4, path=tmp_path_factory.mktemp('bank'), quiet=True)
 
+record_rankers = LearningSpeed, ForgettingEvents, EL2N, LossTraceIQR, PerInstancePrivacy
+
 def all_rankers(table, bank):
     learn, record = table
-    return [*model_rankers(), *(o(record) for o in (LearningSpeed, ForgettingEvents, EL2N, LossTraceIQR)),
+    return [*model_rankers(), *(o(record) for o in record_rankers),
             *(o(bank) for o in (LiRA, BaVarIA, PrivacyRisk, RMIA, InfoRMIA, AttackR, Memorization)), Random()]
 
 def test_no_ranker_changes_the_learner(table, bank):
@@ -283,6 +286,69 @@ def test_the_rows_of_a_record():
     assert len(record.rows) == 3
     Recipe(mlp, n_epoch=1).fit(breast_cancer(), quiet=True, cbs=record) # another model starts a new record
     assert record.phi.shape == (1,411)
+
+weights = torch.arange(1., 11)
+
+class Scaled(nn.Module):
+    "Divides the logits of its linear layer, in place"
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    def forward(self, x): return self.net(x).div_(2)
+
+class OtherLoss(Callback):
+    "Replaces the loss function during each epoch, as fastai's MixUp does"
+    order = 0
+    def before_train(self): self.own, self.learn.loss_func = self.loss_func, lambda out, y: 100*self.own(out, y)
+    def before_validate(self): self.learn.loss_func = self.own
+
+def by_backward(learn, i, params):
+    "The norm of the gradient of one sample's loss, by a backward pass"
+    learn.model.eval()
+    x, y = (o[[i]] for o in learn.dls.train_ds.tensors)
+    loss = nn.functional.cross_entropy(learn.model(x), y, learn.loss_func.weight, reduction='none',
+                                       label_smoothing=learn.loss_func.label_smoothing)
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss.sum(), params)]).norm()
+
+@pytest.mark.parametrize('loss', [dict(), dict(weight=weights), dict(weight=weights, label_smoothing=.2)], ids=str)
+@pytest.mark.parametrize('bias', [True, False])
+def test_recorded_norms_are_those_of_backward_passes(loss, bias):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10, bias=bias))
+    net[1].bias.requires_grad_(False) # the gradient of a frozen parameter does not count
+    records = [Record(), Record('network')]
+    learn = Learner(digits(n=100), net, nn.CrossEntropyLoss(**loss), cbs=[*records, OtherLoss()])
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-2)
+    for record, params in zip(records, ([*net[3].parameters()], [p for p in net.parameters() if p.requires_grad])):
+        want = torch.stack([by_backward(learn, i, params) for i in range(5)])
+        torch.testing.assert_close(record.grad_norms[-1,:5], want, rtol=1e-4, atol=1e-6)
+
+def weighted_by_batch(out, y): return nn.functional.cross_entropy(out, y, weights)
+
+@pytest.mark.parametrize('net, loss', [
+    (nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten()), nn.CrossEntropyLoss()), # no linear layer
+    (Scaled(), nn.CrossEntropyLoss()),
+    (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), weighted_by_batch)], ids=['convolution','scaled','batch loss'])
+def test_other_rankers_read_a_record_without_gradients(net, loss):
+    record = Record()
+    learn = Learner(digits(n=60), net, loss, cbs=record)
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-2)
+    for ranker in record_rankers[:-1]: assert np.isfinite(ranker(record).score(learn, np.arange(9))).all()
+    with pytest.raises(InputError, match='record those of the whole network'):
+        PerInstancePrivacy(record).score(learn, np.arange(9))
+
+def test_a_record_of_the_whole_network_refuses_a_loss_without_samples_before_the_training():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    learn, before = Learner(digits(n=60), net, weighted_by_batch, cbs=Record('network')), copy.deepcopy(net.state_dict())
+    with learn.no_bar(), learn.no_logging(), pytest.raises(InputError, match='has no loss of its own'): learn.fit(1)
+    for k, v in net.state_dict().items(): assert torch.equal(v, before[k])
+    with pytest.raises(InputError, match="must be 'last layer' or 'network'"): Record('all')
+
+def test_self_influence_refuses_what_has_no_closed_form():
+    for net, loss, words in [(Scaled(), nn.CrossEntropyLoss(), 'not the output of a trained nn.Linear'),
+                             (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), weighted_by_batch, 'no loss of its own'),
+                             (nn.Sequential(nn.Flatten(), nn.Linear(64, 900)), nn.CrossEntropyLoss(), '58500 parameters')]:
+        with pytest.raises(InputError, match=words):
+            SelfInfluence().score(Learner(digits(n=60), net, loss), np.arange(3))
 
 def test_a_bank_of_another_population_is_refused(table, bank):
     other = bank.at(np.arange(len(bank.y)))  # in memory
