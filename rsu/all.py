@@ -32,6 +32,8 @@ from .algorithms.importance import *
 from .algorithms.adversarial import *
 from .algorithms.table import *
 from .algorithms.many import *
+
+# %% ../nbs/all.ipynb #4ce33f81
 from .sequence.sequence import *
 from .evaluation.metrics import *
 from .evaluation.distance import *

@@ -303,7 +303,8 @@ def test_the_report_opens_in_a_browser_without_errors(whole):
     assert len(drawn) >= 5 and all(drawn)
     assert wide <= 0, 'the page is wider than the window'
 
-@pytest.mark.parametrize('name', ['learningspeed', 'rmia', 'memorization', 'gradnorm', 'holdoutretrain', 'selfinfluence'])
+@pytest.mark.parametrize('name',
+                         ['learningspeed', 'rmia', 'memorization', 'gradnorm', 'holdoutretrain', 'selfinfluence'])
 def test_rankers_are_selected_by_name(name, here, no_report):
     assert no_report(*small, '--ranker', name, '--out', 'out') == 0
     df = pd.read_parquet('out/ranking.parquet')

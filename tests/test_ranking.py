@@ -338,15 +338,17 @@ def test_other_rankers_read_a_record_without_gradients(net, loss):
 
 def test_a_record_of_the_whole_network_refuses_a_loss_without_samples_before_the_training():
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    learn, before = Learner(digits(n=60), net, weighted_by_batch, cbs=Record('network')), copy.deepcopy(net.state_dict())
+    learn = Learner(digits(n=60), net, weighted_by_batch, cbs=Record('network'))
+    before = copy.deepcopy(net.state_dict())
     with learn.no_bar(), learn.no_logging(), pytest.raises(InputError, match='has no loss of its own'): learn.fit(1)
     for k, v in net.state_dict().items(): assert torch.equal(v, before[k])
     with pytest.raises(InputError, match="must be 'last layer' or 'network'"): Record('all')
 
 def test_self_influence_refuses_what_has_no_closed_form():
+    def linear(c): return nn.Sequential(nn.Flatten(), nn.Linear(64, c))
     for net, loss, words in [(Scaled(), nn.CrossEntropyLoss(), 'not the output of a trained nn.Linear'),
-                             (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), weighted_by_batch, 'no loss of its own'),
-                             (nn.Sequential(nn.Flatten(), nn.Linear(64, 900)), nn.CrossEntropyLoss(), '58500 parameters')]:
+                             (linear(10), weighted_by_batch, 'no loss of its own'),
+                             (linear(900), nn.CrossEntropyLoss(), '58500 parameters')]:
         with pytest.raises(InputError, match=words):
             SelfInfluence().score(Learner(digits(n=60), net, loss), np.arange(3))
 

@@ -276,8 +276,7 @@ class LastLayer:
         xb,       # Inputs of a batch: a tuple of tensors (n, ...)
         keep=None # A function of the layer and of its inputs (n, d) in float32; without it the inputs are kept
     ):
-        modules = called(model, xb)
-        layers = [m for m in modules[modules.index(model):] if isinstance(m, nn.Linear)] # the model is called first
+        layers = [m for m in calls(model, xb) if isinstance(m, nn.Linear)]
         self.layer,self.keep = layers[-1] if layers else None,keep
         self.kept,self.outputs = [],[]
 

@@ -17,7 +17,7 @@ from rsu.ranking.rankers import Ranker, Record, RecordRanker
 
 # %% ../../nbs/ranking/03_gradients.ipynb #9d3c3b0b
 class PerInstancePrivacy(RecordRanker):
-    "The sum over epochs of the squared norms of the loss gradient, to which the sample's Rényi privacy loss is proportional"
+    "The sum over epochs of a sample's squared gradient norms: with noisy steps, the leading term of its privacy loss"
     source = 'Thudi et al. 2024; Sepahvand et al. 2025 (abstract); after each epoch, last layer'
     def __init__(self,
         record:Record, # Record of the learner's training; `Record('network')` for the gradients of the whole network
@@ -29,8 +29,8 @@ class PerInstancePrivacy(RecordRanker):
     def score(self, learn, idx):
         norms = self.record.grad_norms[:,self._columns(learn, idx)].double()
         if norms.isnan().any():
-            raise InputError("The record has no gradients, because the logits are not the output of a trained nn.Linear "
-                             "or the loss is not a mean over samples: record those of the whole network, with "
+            raise InputError("The record has no gradients, because the logits are not the output of a trained "
+                             "nn.Linear or the loss is not a mean over samples: record those of the whole network, with "
                              "Record('network').")
         weights = np.ones(len(norms)) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
         if weights.shape != (len(norms),) or not (weights >= 0).all() or not np.isfinite(weights).all():
@@ -77,8 +77,8 @@ def _passes(learn, idx, n=1024):
         with LastLayer(learn.model, xb, lambda layer, h: trained_inputs(layer, h).cpu()) as last:
             logits,y = predict_train(learn.model, learn.dls, part)
         if not last.gives(logits):
-            raise InputError("The logits are not the output of a trained nn.Linear, whose gradients have a closed form: "
-                             "use a ranker without it, for example GradNorm().")
+            raise InputError("The logits are not the output of a trained nn.Linear, whose gradients have a closed "
+                             "form: use a ranker without it, for example GradNorm().")
         yield torch.cat(last.kept).double(), logits.to(xb[0].device), y.to(xb[0].device)
 
 # %% ../../nbs/ranking/03_gradients.ipynb #9d3c3b1f
@@ -108,6 +108,6 @@ class SelfInfluence(Ranker):
         C,D = logits.shape[1],h.shape[1]
         refuse_batch_loss(learn.loss_func, C, logits.device)
         if C*D > 2**13:
-            raise InputError(f"The last layer has {C*D} parameters, and SelfInfluence takes the Hessian of at most 8,192: "
-                             "use PerInstancePrivacy(record) or GradNorm().")
+            raise InputError(f"The last layer has {C*D} parameters, and SelfInfluence takes the Hessian of at "
+                             "most 8,192: use PerInstancePrivacy(record) or GradNorm().")
         return C,D
