@@ -30,8 +30,8 @@ class PerInstancePrivacy(RecordRanker):
         norms = self.record.grad_norms[:,self._columns(learn, idx)].double()
         if norms.isnan().any():
             raise InputError("The record has no gradients, because the logits are not the output of a trained "
-                             "nn.Linear or the loss is not a mean over samples: record those of the whole network, with "
-                             "Record('network').")
+                             "nn.Linear or the loss is not a mean over samples: record those of the whole network, "
+                             "with Record('network').")
         weights = np.ones(len(norms)) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
         if weights.shape != (len(norms),) or not (weights >= 0).all() or not np.isfinite(weights).all():
             raise InputError(f"The record has {len(norms)} epochs: give one weight for each, not negative and finite.")
