@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Ranking', 'Ranker', 'rankers', 'ranker_table', 'Random', 'Record', 'Confidence', 'Entropy', 'ModifiedEntropy',
-           'GradNorm', 'Curvature', 'Entanglement', 'LearningSpeed', 'ForgettingEvents', 'EL2N', 'LossTraceIQR',
-           'HoldoutRetrain', 'LiRA', 'BaVarIA', 'PrivacyRisk', 'RMIA', 'InfoRMIA', 'AttackR', 'Memorization']
+           'GradNorm', 'Curvature', 'Entanglement', 'RecordRanker', 'LearningSpeed', 'ForgettingEvents', 'EL2N',
+           'LossTraceIQR', 'HoldoutRetrain', 'LiRA', 'BaVarIA', 'PrivacyRisk', 'RMIA', 'InfoRMIA', 'AttackR',
+           'Memorization']
 
 # %% ../../nbs/ranking/02_rankers.ipynb #a103b146
 import copy
@@ -194,7 +195,8 @@ def rankers() -> dict: # Class by name
     "All rankers that are defined, including your own"
     every = Ranker.__subclasses__()
     for cls in every: every += cls.__subclasses__()
-    return {cls.__name__: cls for cls in every if cls.__name__[0] != '_'}
+    return {cls.__name__: cls for cls in every
+            if cls.__name__[0] != '_' and cls.score is not Ranker.score}
 
 def ranker_table() -> pd.DataFrame: # One row per ranker: needs, trainings, cost, source
     "What each ranker needs, what it costs and who published it"
@@ -399,7 +401,7 @@ class Entanglement(Ranker):
         return -(_last_layer_inputs(learn, idx)-middle).norm(dim=1).numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #928906f4
-class _RecordRanker(Ranker):
+class RecordRanker(Ranker):
     "Base class of the rankers that read a `Record` of training"
     needs,trainings = 'a record of training','0'
     cost = 'one pass over the training set per epoch'
@@ -416,7 +418,7 @@ class _RecordRanker(Ranker):
         return torch.as_tensor(np.array(idx))
 
 # %% ../../nbs/ranking/02_rankers.ipynb #c23511ce
-class LearningSpeed(_RecordRanker):
+class LearningSpeed(RecordRanker):
     "One minus the mean over epochs of the true class's probability, or of correct predictions"
     source = 'C-proxy of Jiang et al. 2021, with the sign reversed'
     @validated
@@ -433,7 +435,7 @@ class LearningSpeed(_RecordRanker):
         return 1 - per_epoch[:,columns].mean(0).numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #10c90a38
-class ForgettingEvents(_RecordRanker):
+class ForgettingEvents(RecordRanker):
     "How often a prediction changed from correct to incorrect; the number of epochs where it was never correct"
     source = 'Toneva et al. 2019'
     def score(self, learn, idx):
@@ -443,7 +445,7 @@ class ForgettingEvents(_RecordRanker):
         return torch.where(correct.any(0), events, len(correct)).double().numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #524e990f
-class EL2N(_RecordRanker):
+class EL2N(RecordRanker):
     "Length of the error vector of the probabilities early in training"
     source = 'Paul et al. 2021; one training instead of ten'
     @validated
@@ -460,7 +462,7 @@ class EL2N(_RecordRanker):
         return self.record.el2n[epoch-1,columns].numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #293feb88
-class LossTraceIQR(_RecordRanker):
+class LossTraceIQR(RecordRanker):
     "The interquartile range of a sample's losses over the epochs"
     source = 'LT-IQR of Pollock et al. 2024'
     def score(self, learn, idx):
