@@ -334,8 +334,8 @@ relative_mmd | relative MMD | squared maximum mean discrepancy of the margins on
     that to the original model; negative if the model is nearer to the retrained models | the oracle's | Bounliphone et
     al. 2016
 relative_mmd_test | relative MMD on test | the same for test samples | the oracle's | Bounliphone et al. 2016
-mmd_retrained | MMD to retrained models | squared maximum mean discrepancy of the margins on forget to those of retrained
-    models; it is unbiased, and so may be slightly negative | near 0 | Bounliphone et al. 2016
+mmd_retrained | MMD to retrained models | squared maximum mean discrepancy of the margins on forget to those of
+    retrained models; it is unbiased, and so may be slightly negative | near 0 | Bounliphone et al. 2016
 """
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #952a4ef3
