@@ -330,9 +330,9 @@ one_run_gaussian | lower bound on epsilon, Gaussian | the same, if training and 
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #99013390
 _more_measures['relative_mmd_columns'] = """
-relative_mmd | relative MMD | squared maximum mean discrepancy of the margins on forget to those of retrained models, minus
-    that to the original model; negative if the model is nearer to the retrained models | the oracle's | Bounliphone et
-    al. 2016
+relative_mmd | relative MMD | squared maximum mean discrepancy of the margins on forget to those of retrained models,
+    minus that to the original model; negative if the model is nearer to the retrained models | the oracle's |
+    Bounliphone et al. 2016
 relative_mmd_test | relative MMD on test | the same for test samples | the oracle's | Bounliphone et al. 2016
 mmd_retrained | MMD to retrained models | squared maximum mean discrepancy of the margins on forget to those of
     retrained models; it is unbiased, and so may be slightly negative | near 0 | Bounliphone et al. 2016
