@@ -81,7 +81,8 @@ def timeless(table):
 
 def results(out):
     "The results of a run that are the same whenever it is repeated: tables without times, and weights"
-    tables = {k: timeless(pd.read_parquet(out/f'{k}.parquet')) for k in ('ranking', 'stages', 'runs', 'table')}
+    names = ('ranking', 'stages', 'changes', 'runs', 'table')
+    tables = {k: timeless(pd.read_parquet(out/f'{k}.parquet')) for k in names}
     tables['runs'] = tables['runs'].assign(draws=[{k: v.tobytes() for k, v in o.items()} for o in tables['runs'].draws])
     return tables, read_shard(out/'unlearned.safetensors')[0]
 

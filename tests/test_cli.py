@@ -15,8 +15,9 @@ from rsu.core.recipe import Recipe, small_cnn
 from rsu.core.split import ForgetSplit
 from rsu.core.store import read_shard
 
-documented = {'run.json', 'run.toml', 'ranking.parquet', 'stages.parquet', 'runs.parquet', 'table.parquet',
-              'model.safetensors', 'unlearned.safetensors', 'bank', 'oracles', 'report.ipynb', 'report.html'}
+documented = {'run.json', 'run.toml', 'ranking.parquet', 'stages.parquet', 'changes.parquet', 'runs.parquet',
+              'table.parquet', 'model.safetensors', 'unlearned.safetensors', 'bank', 'oracles', 'report.ipynb',
+              'report.html'}
 
 def test_a_run_leaves_the_documented_files(whole):
     assert {p.name for p in whole.out.iterdir()} == documented

@@ -3,6 +3,7 @@ import pytest
 from rsu.algorithms.base import FineTune
 from rsu.algorithms.unlearn import unlearn
 from rsu.evaluation.audit import bank_columns, shadows, u_lira_columns
+from rsu.evaluation.compare import evaluate_stages
 from rsu.evaluation.evaluate import evaluate, measure_table
 from rsu.evaluation.one_run import Canaries, one_run_columns
 from rsu.evaluation.relearn import relearn_columns
@@ -25,7 +26,7 @@ functions = {'bank_columns': lambda learn, split: bank_columns(ReferenceBank.fit
              'relative_mmd_columns': lambda learn, split: relative_mmd_columns([learn, learn])}
 
 def test_every_function_of_the_table_is_tested_here():
-    assert set(measure_table().of) - {'evaluate'} == set(functions)
+    assert set(measure_table().of) - {'evaluate', 'stage_changes', 'evaluate_stages'} == set(functions)
 
 @pytest.mark.parametrize('name', functions)
 def test_every_column_is_defined(name, learn, split):
@@ -37,3 +38,9 @@ def test_evaluate_shows_the_columns_that_were_asked_for(learn, split):
     table = evaluate(new, [new, new], controls=(), quiet=True,
                      more=[lambda learn, split: dict(mine=1., mine_se=.1)])
     assert {'mine','mine_ci','tow'} <= set(table) and 'svc_entropy' not in table
+
+def test_every_column_of_stages_is_defined(learn, split):
+    new = unlearn(learn, split, FineTune(n_epoch=0), quiet=True)
+    columns = set(evaluate_stages(new, [new, new], quiet=True)) - {'stage', 'forgot', 'group'}
+    assert {c for c in columns if not c.endswith('_se')} <= set(measure_table().index)
+    assert set(measure_table('stage_changes').index) | set(measure_table('evaluate_stages').index) < columns

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['plot_ranking', 'gallery', 'plot_worlds', 'plot_agreement', 'plot_stability', 'plot_roc', 'plot_cost', 'plot_stages',
-           'plot_margins', 'plot_outcome', 'plot_table', 'plot_tradeoff', 'plot_differences', 'plot_requests',
-           'plot_orders']
+           'plot_changes', 'plot_margins', 'plot_outcome', 'plot_table', 'plot_tradeoff', 'plot_differences',
+           'plot_requests', 'plot_orders']
 
 # %% ../../nbs/app/02_plot.ipynb #49c10416
 from functools import wraps
@@ -357,11 +357,15 @@ def plot_stages(
 Unlearning.plot = plot_stages
 
 # %% ../../nbs/app/02_plot.ipynb #5e1f0a07
+def _stage_names(groups):
+    "Labels of the first model and of each stage, from the names of the groups that the stages forgot"
+    named = [g if g in ('all','repair') else f'group {g}' for g in groups]
+    return ['before', *(f'{i}: {g}' for i,g in enumerate(named, 1))]
+
 def _label_stages(ax, df, record, level):
     "Label the axes and ticks with what each stage forgot; `level` is the oracles' accuracy on the samples to forget"
     ticks = df.index if len(df) <= 12 else df.index[::len(df)//12+1]
-    stages = [g if g in ('all','repair') else f'group {g}' for g in record.stages.group]
-    names = ['before', *(f'{i}: {g}' for i,g in enumerate(stages, 1))]
+    names = _stage_names(record.stages.group)
     if sum(len(names[i]) for i in ticks) > 60: ax.tick_params(axis='x', rotation=25)
     change = _from_to(record.before['forget'], df.forget.iloc[-1])
     retrained = '' if level is None else f', retrained {level:.0%}'
@@ -373,6 +377,53 @@ def _from_to(before, after):
     "Two shares as text"
     a,b = f'{before:.0%}', f'{after:.0%}'
     return f'{a} before and after' if a == b else f'{a} before, {b} after'
+
+# %% ../../nbs/app/02_plot.ipynb #e5051031
+def _draw_erosion(ax, whole):
+    "Accuracy lost on retain and test after each stage, with 95% intervals"
+    for k,name,line in [('erosion','retain','-'),('erosion_test','test','--')]:
+        ax.errorbar(whole.stage, whole[k], yerr=1.96*whole[f'{k}_se'], fmt='o'+line, ms=4, lw=1.2, capsize=2,
+                    label=name)
+    last = whole.iloc[-1]
+    ax.set(ylabel='accuracy lost', title=f'Erosion: {last.erosion:+.1%} ± {1.96*last.erosion_se:.1%} on retain')
+
+def _draw_reversal(ax, parts):
+    "Change of the accuracy of each group since its own stage, with 95% intervals"
+    names = parts.group.unique()
+    few = len(names) <= 8
+    for j,(k,colour) in enumerate(zip(names, _palette(len(names)))):
+        part = parts[parts.group == k]
+        x = part.stage + .2*(j/max(1, len(names)-1)-.5)
+        ax.errorbar(x, part.reversal, yerr=1.96*part.reversal_se, fmt='o-', ms=4 if few else 2, lw=1, capsize=2,
+                    color=colour, label=_literal(f'group {k}') if few else None)
+    last = parts[parts.stage == parts.stage.max()]
+    most = last.loc[last.reversal.idxmax()]
+    clear = most.reversal > 1.96*most.reversal_se
+    change = f'group {most.group} {most.reversal:+.1%} ± {1.96*most.reversal_se:.1%}'
+    ax.set(ylabel='change of accuracy\nsince own stage',
+           title=_literal(f"Reversal: {change if clear else 'no group returns clearly'}"))
+
+# %% ../../nbs/app/02_plot.ipynb #e5051032
+@_styled
+def plot_changes(
+    frame:pd.DataFrame # Result of `stage_changes` or `evaluate_stages`
+):                     # Figure
+    "Erosion on retain and test, and the reversal of each group if there are several stages, after every stage"
+    groups = [k for k in frame.group.unique() if k != 'all'] or ['all']
+    parts,whole = frame[frame.group.isin(groups) & frame.reversal.notna()],frame[frame.group == 'all']
+    names = _stage_names(whole.forgot.iloc[1:])
+    several = len(names) > 2
+    fig,axs = plt.subplots(1, 1+several, figsize=(4.6*(1+several), 3), squeeze=False)
+    _draw_erosion(axs[0,0], whole)
+    if several: _draw_reversal(axs[0,1], parts)
+    ticks = range(len(names)) if len(names) <= 12 else range(0, len(names), len(names)//12+1)
+    for ax in axs.flat:
+        ax.axhline(0, color='k', lw=.8)
+        ax.set(xticks=ticks, xticklabels=[_literal(names[i]) for i in ticks], xlabel='stage: what it forgot')
+        ax.tick_params(axis='x', rotation=25)
+        _widen(ax, .1, 'y')
+        if ax.get_legend_handles_labels()[1]: ax.legend()
+    return fig
 
 # %% ../../nbs/app/02_plot.ipynb #96ed653f
 def _margins_by_part(model, split, groups):
