@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Forgetting', 'forgetting_quality', 'forgetting_floor', 'forgetting_score', 'klom', 'MarginZ', 'margin_z',
-           'js_divergence', 'activation_distance', 'zrf', 'agreement', 'layer_distance']
+           'js_divergence', 'activation_distance', 'zrf', 'rf_jsd', 'agreement', 'layer_distance']
 
 # %% ../../nbs/evaluation/01_distance.ipynb #b5e0c30a
 from math import ceil, log, sqrt
@@ -236,6 +236,34 @@ def zrf(
     """Zero retrain forgetting: one minus the mean Jensen-Shannon divergence from an untrained network.
     Chundawat et al., AAAI 2023."""
     return 1 - js_divergence(probs, probs_random).mean().item()
+
+# %% ../../nbs/evaluation/01_distance.ipynb #e5051061
+def rf_jsd(
+    probs_forget:torch.Tensor, # Probabilities of the unlearned model on the samples to forget (n, C)
+    labels_forget:torch.Tensor,# Their classes (n,)
+    probs_unseen:torch.Tensor, # Probabilities of the original model on unseen samples (m, C)
+    labels_unseen:torch.Tensor # Their classes (m,)
+) -> float:                    # In nats, between 0 and log 2
+    """Retrain-free divergence: Jensen-Shannon divergence of class means on forgotten and on unseen samples.
+    Mean over the classes of both sets. Spartalis et al., CVPR 2025 (public code of LoTUS)."""
+    (p,has_p),(q,has_q) = _class_means(probs_forget, labels_forget), _class_means(probs_unseen, labels_unseen)
+    if p.shape[1] != q.shape[1]: raise InputError(f"One table has {p.shape[1]} classes and the other {q.shape[1]}: "
+                                                  "give the probabilities of all classes in both.")
+    if not (both := has_p & has_q).any():
+        raise InputError("No class is in both sets, so nothing can be compared: "
+                         "give unseen samples of the classes to forget.")
+    return js_divergence(p[both], q[both]).mean().item()
+
+def _class_means(probs, labels):
+    "The mean probabilities of the samples of each class (C, C), and which classes have samples (C,)"
+    probs,labels = torch.as_tensor(probs).detach().cpu().double(), torch.as_tensor(labels).cpu()
+    probs,_ = _checked_probabilities(probs, probs)
+    if labels.shape != probs.shape[:1]:
+        raise InputError(f"There are {len(probs)} rows of probabilities and labels of shape {tuple(labels.shape)}: "
+                         "give one label for each row.")
+    c = probs.shape[1]
+    n = torch.bincount(labels, minlength=c)
+    return torch.zeros(c, c, dtype=torch.double).index_add_(0, labels, probs)/n.clamp_min(1)[:,None], n > 0
 
 # %% ../../nbs/evaluation/01_distance.ipynb #4a3bbb6f
 def agreement(
