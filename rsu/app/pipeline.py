@@ -38,6 +38,7 @@ from ..algorithms.table import algorithms
 from ..sequence.sequence import ByClass, Groups, Labelled, NaturalBreaks, SeqUnlearn, Singly, Thresholds
 from ..evaluation.intervals import summarise
 from ..evaluation.evaluate import evaluate, evaluate_runs
+from ..evaluation.compare import stage_changes
 from ..evaluation.tune import WorseThanNothing, tune, find_search
 from ..erasure.ledger import Ledger, open_requests, stale_copies
 from ..erasure.stream import RetrainingDue, StillKnown, answered_by, unlearn_stream
@@ -207,8 +208,11 @@ def _split_of_run(s, dls, idx=None):
     return ForgetSplit(dls, np.arange(k) if idx is None else idx, seed=s.seed)
 
 # %% ../../nbs/app/01_pipeline.ipynb #a058f330
-_tables = ('ranking','stages','runs','table') # Parquet files of a finished run
+_tables = ('ranking','stages','changes','runs','table') # Parquet files of a finished run
 _pages = ('report.ipynb','report.html')
+
+def _write_tables(out, key, **tables):
+    for k,df in tables.items(): write_table(out/f'{k}.parquet', df, k, key)
 
 # %% ../../nbs/app/01_pipeline.ipynb #c3b5123f
 def _claim(out, s, request, command, kind='run'):
@@ -346,15 +350,14 @@ def run(
     print(f'2/5 Ranking: {s.ranker}', flush=True)
     split = _with_riskiest(s, dls, split, learn, ranker)
     ranking = ranker().rank(learn, split)
-    write_table(out/'ranking.parquet', ranking.to_frame(), 'ranking', key)
+    _write_tables(out, key, ranking=ranking.to_frame())
     print(f'3/5 Forgetting: {how}', flush=True)
     new = unlearn(learn, ranking, how, seed=s.seed, path=out)
     write_shard(out/'unlearned.safetensors', new.model.state_dict(), kind='unlearned', key=key)
-    write_table(out/'stages.parquet', new.unlearning.stages, 'stages', key)
+    _write_tables(out, key, stages=new.unlearning.stages, changes=stage_changes(new.unlearning))
     print(f'4/5 Evaluation against {s.oracles} oracles', flush=True)
     runs = evaluate_runs(new, s.oracles, out/'oracles', draws=True)
-    write_table(out/'runs.parquet', runs, 'runs', key)
-    write_table(out/'table.parquet', summarise(runs), 'table', key)
+    _write_tables(out, key, runs=runs, table=summarise(runs))
     facts = dict(settings=spelt_out(s.to_dict()), request=request, how=spelt_out(how.to_dict()), taken=notes,
                  recipe=learn.recipe.to_dict(), ranker=ranking.name, before=new.unlearning.before,
                  references=s.references if 'bank' in _arguments(s.ranker) else 0,

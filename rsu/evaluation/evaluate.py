@@ -22,7 +22,7 @@ from rsu.algorithms.exact import Retrain
 from rsu.evaluation.metrics import (auc_se, average_gap, oracle_distance, placements, residual_attack,
                                     residual_scores, tow, tow_mia)
 from rsu.evaluation.distance import (activation_distance, agreement, forgetting_floor, forgetting_quality,
-                                     forgetting_score, js_divergence, klom, margin_z, weight_distance, zrf)
+                                     forgetting_score, js_divergence, klom, margin_z, rf_jsd, weight_distance, zrf)
 from rsu.evaluation.audit import indiscernibility, lr_mia, svc_votes
 from rsu.evaluation.intervals import resampled, summarise, tow_draws
 
@@ -132,14 +132,21 @@ def _weight_distance(a, b):
 def _mean_agreement(one, oracles, name):
     return np.mean([agreement(one[name].logits.argmax(1), o[name].logits.argmax(1)) for o in oracles])
 
-def _output_measures(one, oracles, untrained):
-    "Distances of outputs and weights from those of oracles"
+def _retrain_free_divergence(one, original):
+    "RF-JSD; NaN if no test sample has a class of the samples to forget"
+    sets = one['forget'], original['test']
+    try: return rf_jsd(*(v for o in sets for v in (o.logits.softmax(1), o.labels)))
+    except InputError: return np.nan
+
+def _output_measures(one, oracles, untrained, original):
+    "Distances of outputs and weights from those of oracles, and from `original` without them"
     p,refs = (one['forget'].logits.softmax(1), [o['forget'].logits.softmax(1) for o in oracles])
     js = np.mean([js_divergence(p, ref).numpy() for ref in refs], axis=0)
     return dict(**_with_se(js=js), activation=np.mean([activation_distance(p, ref) for ref in refs]),
                 agreement=_mean_agreement(one, oracles, 'forget'),
                 agreement_test=_mean_agreement(one, oracles, 'test'),
                 zrf=np.nan if untrained is None else zrf(p, untrained),
+                rf_jsd=_retrain_free_divergence(one, original),
                 weights=np.mean([_weight_distance(one.model, o.model) for o in oracles]))
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #6ae8976a
@@ -175,12 +182,12 @@ def part_measures(one, oracles, parts):
         yield dict(res, ua_se=res['forget_se'], z_se=res['z_spread']/res['n']**.5, **errors, draws=draws)
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #b141b1ec
-def _all_measures(one, votes, oracles, untrained):
-    "All measures of one model; the oracles are pairs of outputs and votes"
+def _all_measures(one, votes, oracles, untrained, original):
+    "All measures of one model; the oracles are pairs of outputs and votes, `original` are outputs before unlearning"
     refs = [o for o,_ in oracles]
     res, = part_measures(one, refs, [np.arange(len(one['forget']))])
     draws = res.pop('draws')
-    res.update(**_population_attacks(one), **_output_measures(one, refs, untrained),
+    res.update(**_population_attacks(one), **_output_measures(one, refs, untrained, original),
                **_with_se(**{f'svc_{k}': v for k,v in votes.items()}))
     own,*others = [dict(o.accuracies(), mia=v['confidence'].mean()) for o,v in ((one, votes), *oracles)]
     for f in (tow_mia, average_gap): res[f.__name__] = np.mean([f(own, o) for o in others])
@@ -254,6 +261,9 @@ agreement | agreement on forget | share of the samples to forget for which model
 agreement_test | agreement on test | the same for test samples | the oracle's
 zrf | zero retrain forgetting (ZRF) | 1 - Jensen-Shannon divergence from an untrained network; NaN if the recipe is a
     function | the oracle's | Chundawat et al., AAAI 2023
+rf_jsd | retrain-free divergence (RF-JSD) | Jensen-Shannon divergence of the mean answers on the samples to forget of a
+    class from those of the original model on test samples of that class, in nats; mean over classes; NaN if no class is
+    in both | the oracle's | Spartalis et al., CVPR 2025
 weights | distance of weights | norm of the difference from an oracle's weights, divided by the norm of the oracle's
     weights; mean over oracles; NaN if the networks differ | the oracle's
 svc_correctness | forget efficacy by correctness | share of the samples to forget that a support vector machine
@@ -336,6 +346,21 @@ relative_mmd | relative MMD | squared maximum mean discrepancy of the margins on
 relative_mmd_test | relative MMD on test | the same for test samples | the oracle's | Bounliphone et al. 2016
 mmd_retrained | MMD to retrained models | squared maximum mean discrepancy of the margins on forget to those of
     retrained models; it is unbiased, and so may be slightly negative | near 0 | Bounliphone et al. 2016
+"""
+
+# %% ../../nbs/evaluation/04_evaluate.ipynb #e5051020
+_more_measures['stage_changes'] = """
+erosion | erosion | accuracy on retained samples before the first stage less that after this stage, on the same samples
+    | lower, to 0 | after Park et al. 2026
+erosion_test | erosion on test | the same for test samples | lower, to 0 | after Park et al. 2026
+reversal | reversal | accuracy of a group after this stage less that right after its own stage; NaN before that stage |
+    near 0 | after Park et al. 2026
+reversal_margin | reversal of the margin | mean margin of a group after this stage less that right after its own stage,
+    in nats; NaN before that stage | near 0 | after Park et al. 2026
+"""
+_more_measures['evaluate_stages'] = """
+reversal_auc | reversal of the residual attack | auc of a group after this stage less that right after its own stage, on
+    the same test samples; NaN before that stage | near 0 | after Park et al. 2026
 """
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #952a4ef3
@@ -512,7 +537,7 @@ def _evaluated(models, oracles, path, controls, more, quiet):
         added = {c: v for f in more for c,v in f(learn, split).items()}
         accuracies = {g: one['forget'].part(idx).accuracy for g,idx in groups.items()}
         rows.append(dict(model=k, **seed, control_of=json.dumps(of[k]) if k in of else '', split=samples,
-                         **_all_measures(one, votes, others, untrained),
+                         **_all_measures(one, votes, others, untrained, outputs['do nothing'][0]),
                          **accuracies, **cost, **added))
     if not quiet: _report_unchanged(outputs, [k for k in runs if k not in ('do nothing','retrain',*of)])
     df = pd.DataFrame(rows)
