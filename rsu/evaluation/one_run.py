@@ -21,12 +21,12 @@ from rsu.core.split import ForgetSplit
 # %% ../../nbs/evaluation/10_one_run.ipynb #47d662e7
 @validated
 def one_run_p(
-    eps:NonNegativeFloat,                 # The hypothesis: epsilon is at most this
-    correct:NonNegativeInt,               # Number of correct guesses v
-    guesses:NonNegativeInt,               # Number of guesses r
-    n:PositiveInt,                        # Number of canaries, of which coin flips chose those to train on
-    delta:Interval(float, 0, 1, 'left')=0 # The delta in (epsilon, delta)
-) -> float:                               # In [0, 1]
+    eps:NonNegativeFloat,                    # The hypothesis: epsilon is at most this
+    correct:NonNegativeInt,                  # Number of correct guesses v
+    guesses:NonNegativeInt,                  # Number of guesses r
+    n:PositiveInt,                           # Number of canaries, of which coin flips chose those to train on
+    delta:Interval(float, 0, 1, 'left')=1e-5 # The delta in (epsilon, delta)
+) -> float:                                  # In [0, 1]
     "The p value of the hypothesis: an upper bound on the probability of so many correct guesses or more"
     _check_counts(correct, guesses, n)
     return _p_value(eps, correct, guesses, n, delta)
@@ -235,8 +235,8 @@ def _check_record(learn, canaries):
 def one_run_columns(
     canaries,              # The `Canaries` with which the models were trained
     k=None,                # Guesses of either kind, see `audit_guesses`
-    beta:float=.05,        # Probability with which the bound may be wrong
-    delta:float=1e-5       # The delta in (epsilon, delta)
+    beta=.05,              # Probability with which the bound may be wrong
+    delta=1e-5             # The delta in (epsilon, delta)
 ):                         # A function of a learner and the split for `evaluate(..., more=[...])`
     "Columns one_run_epsilon and one_run_gaussian: lower bounds on epsilon from one run"
     def columns(learn, split):
