@@ -79,3 +79,11 @@ def test_columns_of_evaluate(learn, split):
     few = ForgetSplit(learn.dls, split.forget[:9])
     some = relative_mmd_columns([unlearn(learn, few, Retrain(), seed=s, quiet=True) for s in range(2)])(learn, few)
     assert np.isnan([some['relative_mmd'], some['mmd_retrained']]).all() and np.isfinite(some['relative_mmd_test'])
+
+def test_blocks_of_samples_give_the_same_result():
+    u, r, o = (torch.as_tensor(np.random.default_rng(0).normal(size=(2100,1))+shift) for shift in (0., .1, .2))
+    d = [(torch.cat([(a*w).cos(), (a*w).sin()], 1)-torch.cat([(u*w).cos(), (u*w).sin()], 1))
+         for w in [np.random.default_rng(0).normal()] for a in (r, o)]
+    want = [((a.sum(0)**2).sum()-(a**2).sum()).item()/(2100*2099) for a in d]
+    got = relative_mmd(u, r, o, bandwidth=1., n_features=1)
+    assert np.allclose([got.to_retrained, got.to_original], want, rtol=0, atol=1e-12)

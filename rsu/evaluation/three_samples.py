@@ -13,17 +13,20 @@ from rsu.core.config import InputError, PositiveFloat, PositiveInt, Seed, valida
 from rsu.algorithms.unlearn import outputs_of
 
 # %% ../../nbs/evaluation/11_three_samples.ipynb #f9bd1582
-def _pair_means(a, b):
-    "The mean over all other samples j of h(i, j), for each sample i (n,); features (n, D)"
-    d = a-b
-    return (d*(d.sum(0)-d)).sum(1)/(len(d)-1)
+def _pair_means(a, b, features):
+    "The mean over all other samples j of h(i, j), for each sample i (n,); `features` maps outputs (k, d) to (k, D)"
+    def differences(): return (features(x)-features(y) for x,y in zip(a.split(2000), b.split(2000)))
+    total = sum(d.sum(0) for d in differences())
+    return torch.cat([(d*(total-d)).sum(1) for d in differences()])/(len(a)-1)
 
 # %% ../../nbs/evaluation/11_three_samples.ipynb #12bdba0b
-def _fourier(outputs, bandwidth, n_features, seed):
-    "Random Fourier features (n, 2m) of outputs (n, d), whose products approximate the Gaussian kernel"
-    directions = np.random.default_rng(seed).normal(size=(outputs.shape[1], n_features))/bandwidth
-    angles = outputs @ torch.as_tensor(directions)
-    return torch.cat([angles.cos(), angles.sin()], 1)/n_features**.5
+def _fourier(width, bandwidth, n_features, seed):
+    "A function that maps outputs (k, width) to random Fourier features (k, 2m)"
+    directions = torch.as_tensor(np.random.default_rng(seed).normal(size=(width, n_features))/bandwidth)
+    def features(outputs):
+        angles = outputs @ directions
+        return torch.cat([angles.cos(), angles.sin()], 1)/n_features**.5
+    return features
 
 # %% ../../nbs/evaluation/11_three_samples.ipynb #b3681fc7
 def _median_distance(outputs):
@@ -59,10 +62,11 @@ def relative_mmd(
     """Are outputs distributed more like those of retrained models or like those of the original model?
     The statistic of Bounliphone et al. 2016 for models that see the same samples; the mean over retrained models."""
     several = retrained if isinstance(retrained, (list,tuple)) else [retrained]
-    outputs = _checked_outputs([unlearned, original, *several])
+    u,o,*rs = outputs = _checked_outputs([unlearned, original, *several])
     if bandwidth is None: bandwidth = _median_distance(torch.cat(outputs))
-    u,o,*rs = [_fourier(a, bandwidth, n_features, seed) for a in outputs]
-    to_retrained,to_original = torch.stack([_pair_means(u, r) for r in rs]).mean(0), _pair_means(u, o)
+    features = _fourier(u.shape[1], bandwidth, n_features, seed)
+    to_original,*to_each = [_pair_means(u, other, features) for other in (o, *rs)]
+    to_retrained = torch.stack(to_each).mean(0)
     h = to_retrained-to_original
     difference,se = h.mean().item(), 2*h.std().item()/len(h)**.5
     z = difference/se if se > 0 else np.nan
