@@ -10,14 +10,15 @@ from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from rsu.core.outputs import margin, predict_train
 from rsu.ranking.membership import (attack_p, attack_r, bavaria, entropy, informia, lira, memorization,
-                                    modified_entropy, privacy_risk, rmia)
+                                    modified_entropy, precision_at_prior, precision_at_top, privacy_risk, rates_above,
+                                    rmia, threshold_at_fpr, top_overlap, tpr_at_fpr)
 from rsu.core.data import Samples, loaders
 from rsu.core.datasets import breast_cancer, digits
 from rsu.core.split import ForgetSplit
 from rsu.ranking.rankers import (AttackR, BaVarIA, Confidence, Curvature, EL2N, Entanglement, Entropy,
                                  ForgettingEvents, GradNorm, HoldoutRetrain, InfoRMIA, LearningSpeed, LiRA,
-                                 LossTraceIQR, Memorization, ModifiedEntropy, PrivacyRisk, Random, Ranker, Ranking,
-                                 Record, RMIA, ranker_table)
+                                 LossTraceIQR, Memorization, ModifiedEntropy, PrivacyRisk, QMIA, Random, Ranker,
+                                 Ranking, Record, RMIA, ranker_table)
 from rsu.ranking.gradients import PerInstancePrivacy, SelfInfluence
 from rsu.core.recipe import Recipe, mlp, small_cnn
 from rsu.ranking.bank import ReferenceBank
@@ -117,6 +118,38 @@ def test_informia_orders_the_samples_of_one_model_as_rmia_does(seed, M, K, a):
     share, mean = rmia(*args), informia(*args)
     assert (share[mean.argsort()].diff() >= 0).all()
 
+# The worth of an attack
+
+scores_of = st.lists(st.integers(0, 9), min_size=1, max_size=40)
+
+@given(scores_of, scores_of, st.floats(.01, 1))
+def test_the_oracle_threshold_gives_the_rates_of_tpr_at_fpr(members, others, fpr):
+    threshold = threshold_at_fpr(others, fpr)
+    tpr, realised = rates_above(members, others, threshold)
+    if len(others)*fpr < 1: assert np.isnan([threshold, tpr, realised, tpr_at_fpr(members, others, fpr)]).all()
+    else: assert realised <= fpr + 1e-9 and (fpr == 1 or abs(tpr - tpr_at_fpr(members, others, fpr)) < 1e-12)
+
+@given(scores_of, scores_of, st.floats(.01, 1), st.integers(0, 99))
+def test_precision_at_the_top_is_the_mean_over_random_orders_of_ties(members, others, share, seed):
+    value, scores = np.r_[np.ones(len(members)), np.zeros(len(others))], np.r_[members, others]
+    k, r, found = max(1, round(share*len(scores))), np.random.default_rng(seed), []
+    for _ in range(300):
+        mix = r.permutation(len(scores))
+        found.append(value[mix][np.argsort(-scores[mix], kind='stable')[:k]].mean())
+    assert abs(precision_at_top(members, others, share) - np.mean(found)) < .15
+    assert abs(precision_at_top(members, others, 1) - value.mean()) < 1e-12
+
+def test_precision_at_a_prior_is_the_share_in_a_sample_of_that_prior():
+    r = np.random.default_rng(0)
+    member = r.random(200_000) < .1
+    found = r.random(200_000) < np.where(member, .4, .02)
+    assert abs(precision_at_prior(.4, .02, .1) - member[found].mean()) < .01
+
+def test_the_overlap_counts_only_samples_that_both_runs_have():
+    scores = np.array([[9., 8, np.nan, 1, 0], [9, np.nan, 8, 1, 0]])
+    assert top_overlap(scores, 1/3) == 1. # samples 0, 3 and 4; the top of both is 0
+    assert top_overlap([[1., 2, 3, 4], [4, 3, 2, 1]], .5) == 0.
+
 # Rankings
 
 dls = loaders(*[Samples(torch.arange(40.)[:,None], torch.arange(40) % 2)]*3, bs=8, device='cpu')
@@ -188,7 +221,7 @@ def test_bad_arguments_are_refused():
 
 def model_rankers():
     return [Confidence(), Entropy(), ModifiedEntropy(), GradNorm(), Curvature(), Entanglement(),
-            HoldoutRetrain(n_epoch=1), SelfInfluence()]
+            HoldoutRetrain(n_epoch=1), QMIA(), SelfInfluence()]
 
 @pytest.fixture(scope='module')
 def table():

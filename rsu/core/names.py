@@ -14,7 +14,7 @@ _defined = {
     'network': {'core.recipe': 'small_cnn cifar_resnet18 mlp'},
     'ranker': {'ranking.rankers': 'Random Confidence Entropy ModifiedEntropy GradNorm Curvature Entanglement '
                                   'HoldoutRetrain LearningSpeed ForgettingEvents EL2N LossTraceIQR LiRA PrivacyRisk '
-                                  'RMIA AttackR Memorization BaVarIA InfoRMIA',
+                                  'RMIA AttackR Memorization BaVarIA InfoRMIA QMIA',
                'ranking.gradients': 'PerInstancePrivacy SelfInfluence'},
     'algorithm': {'algorithms.base': 'FineTune', 'algorithms.exact': 'Retrain SISA',
                   'algorithms.descent': 'L1Sparse CFk EUk MSG ConvTranspose NoT',

@@ -315,6 +315,16 @@ lira_retain | LiRA on retain | the same for retained samples | the oracle's | Ca
 rmia_forget | RMIA on forget | area under the ROC curve of offline RMIA, which distinguishes the samples to forget from
     validation samples with the references of a bank | near 0.5 | Zarifzadeh et al., ICML 2024
 rmia_retain | RMIA on retain | the same for retained samples | the oracle's | Zarifzadeh et al., ICML 2024
+informia_forget | InfoRMIA on forget | the same as RMIA on forget, with the mean log ratio instead of a share | near 0.5 |
+    Tao & Shokri 2025
+informia_retain | InfoRMIA on retain | the same for retained samples | the oracle's | Tao & Shokri 2025
+bavaria_forget | BaVarIA on forget | the same as LiRA on forget, with Student t distributions and a shared prior | near
+    0.5 | Brännvall 2026
+bavaria_retain | BaVarIA on retain | the same for retained samples | the oracle's | Brännvall 2026
+qmia_forget | QMIA on forget | area under the ROC curve of the margin minus its quantile, which is predicted from half
+    of the validation samples; the other half are the others; NaN for fewer than 20 validation samples | the oracle's |
+    Bertran et al., NeurIPS 2023
+qmia_retain | QMIA on retain | the same for retained samples | the oracle's | Bertran et al., NeurIPS 2023
 """}
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #4f3e0a12

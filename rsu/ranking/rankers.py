@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Ranking', 'Ranker', 'rankers', 'ranker_table', 'Random', 'Record', 'Confidence', 'Entropy', 'ModifiedEntropy',
            'GradNorm', 'Curvature', 'Entanglement', 'RecordRanker', 'LearningSpeed', 'ForgettingEvents', 'EL2N',
-           'LossTraceIQR', 'HoldoutRetrain', 'LiRA', 'BaVarIA', 'PrivacyRisk', 'RMIA', 'InfoRMIA', 'AttackR',
+           'LossTraceIQR', 'HoldoutRetrain', 'QMIA', 'LiRA', 'BaVarIA', 'PrivacyRisk', 'RMIA', 'InfoRMIA', 'AttackR',
            'Memorization']
 
 # %% ../../nbs/ranking/02_rankers.ipynb #a103b146
@@ -27,7 +27,7 @@ from rsu.core.recipe import Meter, StepSeed, overriding, n_classes, optimiser, m
 from rsu.core.per_sample import (LastLayer, check_outputs, copied, input_grads, logit_grads, refuse_batch_loss,
                             sample_grads, trained_inputs, unreduced, with_gradients, two_inputs)
 from rsu.ranking.membership import (attack_r, bavaria, entropy, informia, lira, memorization, modified_entropy,
-                                    privacy_risk, rmia)
+                                    privacy_risk, qmia, rmia)
 
 # %% ../../nbs/ranking/02_rankers.ipynb #74403b7b
 class Ranking(ForgetSplit):
@@ -522,6 +522,48 @@ class HoldoutRetrain(Ranker):
         before,after = (predict_train(m, learn.dls, idx)[0] for m in (learn.model, retrained))
         return _symmetric_kl(before, after).numpy()
 
+# %% ../../nbs/ranking/02_rankers.ipynb #b1e00002
+_n_features = 64 # of a sample, at most, for the quantile regression
+
+def _train_margins(learn, idx): return margin(*predict_train(learn.model, learn.dls, idx))
+
+def _input_rows(dl, idx):
+    "The inputs (n, d) of the samples `idx` of a loader, batch by batch"
+    for batch in without_augmentation(dl, idx, 512):
+        yield torch.cat([_as_row(x) for x in batch[:-1]], 1).numpy()
+
+def _as_row(x): return x.as_subclass(torch.Tensor).detach().float().cpu().reshape(len(x), -1)
+
+def input_features(
+    dls, # `DataLoaders`
+    idx  # Positions in the training set (n,)
+):       # Features of these samples (n, d), and of the validation samples (m, d)
+    "The inputs of the network as rows; their principal components on the validation samples if there are more than 64"
+    from sklearn.decomposition import PCA
+    valid = as_fastai(held_out_loader(dls, 'validation'))
+    never,some = (_input_rows(*o) for o in ((valid, indices(valid)), (dls.train, idx)))
+    never = np.concatenate([*never])
+    if never.shape[1] <= _n_features: return np.concatenate([*some]), never
+    pca = PCA(min(_n_features, len(never)), random_state=0).fit(never)
+    return np.concatenate([pca.transform(o) for o in some]), pca.transform(never)
+
+# %% ../../nbs/ranking/02_rankers.ipynb #b1e00003
+class QMIA(Ranker):
+    "How far a sample's margin is above that of nine in ten validation samples with similar inputs; no references"
+    needs,trainings = 'the trained model, validation samples','0'
+    cost = 'a regression on the validation samples'
+    source = 'Bertran et al. 2023, on the inputs'
+    @validated
+    def __init__(self,
+        fpr:Share=.1, # Share of never-seen samples with a score above 0
+        seed:Seed=0   # Seed of the regression
+    ): self.fpr,self.seed = fpr,seed
+
+    def score(self, learn, idx):
+        features,features_never = input_features(learn.dls, idx)
+        never = margin(*predict(learn.model, held_out_loader(learn.dls, 'validation')))
+        return qmia(_train_margins(learn, idx), features, never, features_never, self.fpr, self.seed).numpy()
+
 # %% ../../nbs/ranking/02_rankers.ipynb #c04b5c26
 class _BankRanker(Ranker):
     "Base class of the rankers that read a `ReferenceBank`"
@@ -537,8 +579,6 @@ class _BankRanker(Ranker):
         "A bank of the samples `idx`, or of all samples, and the columns of `idx` in it"
         bank = self.bank.of(learn.dls)
         return (bank, torch.as_tensor(np.array(idx))) if all_samples else (bank.at(idx), torch.arange(len(idx)))
-
-def _train_margins(learn, idx): return margin(*predict_train(learn.model, learn.dls, idx))
 
 def _margins_in_columns(learn, idx, bank, cols):
     "The margins of the samples `idx` in their columns of the bank (N,); NaN in the other columns"
