@@ -315,8 +315,8 @@ lira_retain | LiRA on retain | the same for retained samples | the oracle's | Ca
 rmia_forget | RMIA on forget | area under the ROC curve of offline RMIA, which distinguishes the samples to forget from
     validation samples with the references of a bank | near 0.5 | Zarifzadeh et al., ICML 2024
 rmia_retain | RMIA on retain | the same for retained samples | the oracle's | Zarifzadeh et al., ICML 2024
-informia_forget | InfoRMIA on forget | the same as RMIA on forget, with the mean log ratio instead of a share | near 0.5 |
-    Tao & Shokri 2025
+informia_forget | InfoRMIA on forget | the same as RMIA on forget, with the mean log ratio instead of a share | near
+    0.5 | Tao & Shokri 2025
 informia_retain | InfoRMIA on retain | the same for retained samples | the oracle's | Tao & Shokri 2025
 bavaria_forget | BaVarIA on forget | the same as LiRA on forget, with Student t distributions and a shared prior | near
     0.5 | Brännvall 2026
