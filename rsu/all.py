@@ -38,6 +38,7 @@ from .sequence.sequence import *
 from .evaluation.metrics import *
 from .evaluation.distance import *
 from .evaluation.audit import *
+from .evaluation.two_models import *
 from .evaluation.intervals import *
 from .evaluation.evaluate import *
 from .evaluation.verdict import *

@@ -8,9 +8,12 @@ from rsu.evaluation.evaluate import evaluate, measure_table
 from rsu.evaluation.one_run import Canaries, one_run_columns
 from rsu.evaluation.relearn import relearn_columns
 from rsu.evaluation.three_samples import relative_mmd_columns
+from rsu.evaluation.two_models import two_model_columns
 from rsu.ranking.bank import ReferenceBank
 
 def u_lira_of(learn, split): return u_lira_columns(shadows(learn, split.forget, 6))
+
+def two_models_of(learn, split): return two_model_columns(shadows(learn, split.forget, 6), classifier='logistic')
 
 def one_run_of(learn, split):
     "The columns of a learner that was trained on canaries"
@@ -22,7 +25,7 @@ def one_run_of(learn, split):
 # Adding a function means adding a row here, and its columns to `_more_measures` in the notebook of `evaluate`.
 functions = {'bank_columns': lambda learn, split: bank_columns(ReferenceBank.fit(learn, 2, quiet=True)),
              'u_lira_columns': u_lira_of, 'relearn_columns': lambda learn, split: relearn_columns(),
-             'one_run_columns': one_run_of,
+             'one_run_columns': one_run_of, 'two_model_columns': two_models_of,
              'relative_mmd_columns': lambda learn, split: relative_mmd_columns([learn, learn])}
 
 def test_every_function_of_the_table_is_tested_here():
