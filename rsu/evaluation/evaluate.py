@@ -373,6 +373,20 @@ reversal_auc | reversal of the residual attack | auc of a group after this stage
     the same test samples; NaN before that stage | near 0 | after Park et al. 2026
 """
 
+# %% ../../nbs/evaluation/04_evaluate.ipynb #4f3e0a1c
+_more_measures['two_model_columns'] = """
+two_model | two-model attack, area | area under the ROC curve of a classifier that sees the model before and after
+    unlearning and distinguishes forgotten from never seen samples; it was trained on shadow models that unlearned |
+    near 0.5, which retraining need not reach | Chen et al., CCS 2021
+two_model_all | attack with all models, area | the same with the intermediate models of a sequence | near 0.5, which
+    retraining need not reach | extends Chen et al., CCS 2021
+two_model_retained | two-model attack against retained samples, area | the same from two models, for forgotten and
+    retained samples: who of the training set asked? | near 0.5, which retraining need not reach | extends Chen et al.,
+    CCS 2021
+two_model_first | attack with the first model, area | the same for forgotten and never seen samples from the model
+    before unlearning alone: what needs no second model | the other areas are compared with it | Chen et al., CCS 2021
+"""
+
 # %% ../../nbs/evaluation/04_evaluate.ipynb #952a4ef3
 main_measures = ['runs','forget','ua','retain','test','tow','tow_ci','auc','auc_ci','tpr','z','steps','seconds','ratio']
 
