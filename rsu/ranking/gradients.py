@@ -95,7 +95,7 @@ class SelfInfluence(Ranker):
     def score(self, learn, idx):
         every,loss = indices(learn.dls.train),learn.loss_func
         C,D = self._size(learn, every)
-        H = _hessian(((h, _logit_hessians(loss, *o)) for h,*o in _passes(learn, every)), C, D)
+        H = _hessian(((h, _logit_hessians(loss, *o).cpu()) for h,*o in _passes(learn, every)), C, D)
         H.diagonal().add_(self.damping*H.diagonal().mean())
         factor = _cholesky(H)
         grads = ((logit_grads(loss, *o).double().cpu()[:,:,None]*h[:,None]).flatten(1) for h,*o in _passes(learn, idx))
