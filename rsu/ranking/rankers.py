@@ -163,7 +163,8 @@ class Ranker:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        register(cls) # `SeqUnlearn` stores the name of its ranker in JSON
+        # `SeqUnlearn` stores the name of its ranker in JSON
+        if cls.score is not Ranker.score: register(cls)
 
     def score(self,
         learn,         # The trained learner, which is not changed
