@@ -272,7 +272,10 @@ def _note_on_search(s, recipe, found):
 
 # %% ../../nbs/app/01_pipeline.ipynb #b1e00006
 _record_columns = 'phi','correct','el2n','grad_norms'
-_record_kind = f"record of {', '.join(_record_columns)}" # so that one with other columns is not read
+
+def _record_kind():
+    "The kind of the file of a record; it names the columns, so that a file with others is not read"
+    return f"record of {', '.join(_record_columns)}"
 
 def _model_of(s, dls, out, record):
     "The model to be unlearned, read from its file or trained and stored; with the `record` of its training if given"
@@ -283,7 +286,7 @@ def _model_of(s, dls, out, record):
     learn = recipe.fit(dls, cbs=record)
     if record is not None:
         rows = {k: getattr(record, k) for k in _record_columns}
-        write_shard(out/'record.safetensors', rows, kind=_record_kind, key=key)
+        write_shard(out/'record.safetensors', rows, kind=_record_kind(), key=key)
     write_shard(path, learn.model.state_dict(), kind='model', key=key)
     return learn
 
@@ -292,7 +295,7 @@ def _stored_model(recipe, dls, out, key, record):
     try:
         state,_ = read_shard(out/'model.safetensors', kind='model', key=key)
         if record is not None:
-            rows,_ = read_shard(out/'record.safetensors', kind=_record_kind, key=key)
+            rows,_ = read_shard(out/'record.safetensors', kind=_record_kind(), key=key)
             record.rows = list(zip(*(rows[k] for k in _record_columns)))
     except StoredFileError as e: return print(f"'{e.path}' {e.problem}: the model is trained again.")
     learn = recipe.learner(dls)
