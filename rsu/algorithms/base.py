@@ -55,6 +55,7 @@ class Need(Enum):
     CONVOLUTIONS = 'convolutions'
     WHOLE_CLASSES = 'whole classes'
     CONTINUOUS_INPUTS = 'continuous inputs'
+    BANK = 'a reference bank'
 
 # %% ../../nbs/algorithms/01_base.ipynb #327844d9
 class Algorithm(Value, Callback):
@@ -198,6 +199,15 @@ def _check_parameters(model):
     if any(p._backward_hooks for p in model.parameters()):
         raise InputError("A parameter of the model has a hook (register_hook), which copies of the model do not have: "
                          "remove it, and use a callback instead.")
+
+# %% ../../nbs/algorithms/01_base.ipynb #5e320031
+@patch
+def check(self:Algorithm,
+    learn, # The learner that will be copied and changed
+    split  # The `ForgetSplit`: samples to forget and to retain
+):
+    """Raise `InputError` if an object among the settings, such as a reference bank, does not fit the learner.
+    Runs call it after `resolve`, before any work."""
 
 # %% ../../nbs/algorithms/01_base.ipynb #a00e011b
 class Stage(NamedTuple):

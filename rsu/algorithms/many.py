@@ -55,12 +55,12 @@ class _SingleRuns:
         return new,[o.message for o in caught]
 
 # %% ../../nbs/algorithms/09_many.ipynb #e74b9083
-def _run_singly(learn, jobs, idx, executor):
+def _run_singly(learn, jobs, hows, idx, executor):
     "Pairs of the index of a job and its learner, for the jobs `idx`; each job is a call of `unlearn`"
     for i,new,messages in run_jobs(_SingleRuns(learn), [[(i, jobs[i])] for i in idx], executor, len(idx)):
         for o in messages: warnings.warn(o, stacklevel=3)
         new.dls,new.unlearning.parent = jobs[i].split.retain_dls, learn
-        new.unlearning.split = jobs[i].split
+        new.unlearning.split,new.unlearning.how = jobs[i].split, hows[i] # a pickle has none of these
         yield i,new
 
 # %% ../../nbs/algorithms/09_many.ipynb #f87608bb
@@ -288,7 +288,7 @@ def _run_all(learn, jobs, hows, executor):
         for i,new in _run_stacked(learn, jobs, hows):
             del left[i]
             yield i,new
-    yield from _run_singly(learn, jobs, list(left), executor)
+    yield from _run_singly(learn, jobs, hows, list(left), executor)
 
 # %% ../../nbs/algorithms/09_many.ipynb #dbcd0c35
 def unlearn_many(

@@ -302,6 +302,7 @@ def register(
 # %% ../../nbs/core/00_config.ipynb #38272428
 def _encode(v):
     "`v` as data that JSON can hold"
+    v = _as_value(v)
     if isinstance(v, Value): return v.to_dict()
     if isinstance(v, (list, tuple)): return [_encode(o) for o in v]
     if isinstance(v, dict): return {k: _encode(o) for k,o in v.items()}
@@ -329,7 +330,19 @@ def _value_class(name, settings):
         raise InputError(f"{name} has no setting '{unknown[0]}': it has {', '.join(res._names()) or 'none'}.")
     return res
 
-def _show(v): return v.__name__ if callable(v) and hasattr(v, '__name__') else repr(v)
+def _show(v): return v.__name__ if callable(v) and hasattr(v, '__name__') else repr(_as_value(v))
+
+# %% ../../nbs/core/00_config.ipynb #5e320003
+def _as_value(v):
+    "The value that stands for an object (its property `as_value`), such as a reference bank; anything else unchanged"
+    value = getattr(v, 'as_value', None)
+    return value if isinstance(value, Value) else v
+
+def _without_objects(v):
+    if isinstance(v, Value): return v.without_objects()
+    if not isinstance(v, tuple): return _as_value(v)
+    items = tuple(map(_without_objects, v))
+    return v if all(a is b for a,b in zip(items, v)) else items
 
 # %% ../../nbs/core/00_config.ipynb #c0f10005
 def _field_constraint(cls, field):
@@ -413,3 +426,9 @@ class Value(_StoredAsJson):
     def replace(self, **changes):
         "A copy with other values of some fields; attributes that are not fields are not copied"
         return replace(self, **changes)
+
+    def without_objects(self):
+        "This value, with the values that JSON stores in the place of objects; itself if it has no such objects"
+        found = {k: getattr(self, k) for k in self._names()}
+        changed = {k: new for k,o in found.items() if (new := _without_objects(o)) is not o}
+        return self.replace(**changed) if changed else self

@@ -14,7 +14,7 @@ from fastai.callback.core import Callback
 from rsu.core.config import InputError, Options, PositiveInt, Seed, Share, TupleOf, Value
 from rsu.core.markup import bars, card
 from rsu.core.split import class_names
-from rsu.algorithms.base import Algorithm, Stage, TooFewSteps
+from rsu.algorithms.base import Algorithm, Need, Stage, TooFewSteps
 
 # %% ../../nbs/sequence/00_sequence.ipynb #970054ac
 def _partition(divide):
@@ -280,6 +280,24 @@ def resolve(self:SeqUnlearn,
     "The sequence with the settings that depend on the learner; `InputError` if it cannot run on this learner"
     res = self._change_algorithms(lambda o: o.resolve(learn, split))
     return res if self.repair is None else res.replace(repair=self.repair.resolve(learn, split))
+
+# %% ../../nbs/sequence/00_sequence.ipynb #5e320022
+def algorithms_in(how):
+    "The algorithms of a sequence with its repair, or an algorithm itself; a list"
+    if isinstance(how, Algorithm): return [how]
+    each = how.algorithm if isinstance(how.algorithm, tuple) else [how.algorithm]
+    return [o for o in (*each, how.repair) if o is not None]
+
+def with_bank(how, bank):
+    "An algorithm or sequence; algorithms that need a reference bank and have none, or only its key, get this one"
+    def changed(o): return o.replace(bank=bank) if lacks_bank(o) else o
+    if isinstance(how, Algorithm): return changed(how)
+    how = how._change_algorithms(changed)
+    return how if how.repair is None else how.replace(repair=changed(how.repair))
+
+def lacks_bank(how):
+    "Does an algorithm in it need a reference bank that it does not have?"
+    return any(Need.BANK in o.needs and (o.bank is None or isinstance(o.bank, Value)) for o in algorithms_in(how))
 
 # %% ../../nbs/sequence/00_sequence.ipynb #40ac9e6d
 @patch
