@@ -1,7 +1,7 @@
 "`BankTeacher` beyond its page: many runs, the command line, erasure requests, and banks that cannot teach."
 import pickle, shutil
 
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pytest, torch
 from common import call, clinic_request, request, results, small
 from rsu.algorithms.bank import BankTeacher, best_shrinkage, leave_one_out, predict_without
 from rsu.algorithms.base import FineTune
@@ -14,7 +14,6 @@ from rsu.erasure.ledger import Ledger
 from rsu.ranking.bank import BankKey, ReferenceBank, halves
 from rsu.ranking.rankers import Ranking
 from rsu.sequence.sequence import SeqUnlearn
-from rsu.erasure.stream import unlearn_stream
 
 def bank_for(learn, n=4, seed=0):
     "A bank of made-up references for the learner's data"

@@ -80,8 +80,8 @@ class Unlearning:
         return dict(steps=self.steps, samples=_total(self.stages.samples), seconds=self.seconds,
                     memory=float(self.stages.memory.max()))
     def __getstate__(self):
-        "A pickle contains neither the old weights nor the data, because both contain the samples to forget"
-        return dict(self.__dict__, parent=None, split=None)
+        "A pickle has neither the old weights nor data nor reference models: all of them know the samples to forget"
+        return dict(self.__dict__, parent=None, split=None, how=self.how and self.how.without_objects())
     def __repr__(self):
         n,n_stages = int(self.stages.n.sum()),len(self.stages)
         steps = 'uncounted' if np.isnan(self.steps) else self.steps
@@ -123,7 +123,9 @@ def resolve_algorithm(learn, split, how, n_epoch=None, lr=None, seed=0):
     check_outputs(learn.model, split.dls)
     move_loss(learn.loss_func, learn.model)
     how = how.with_budget(n_epoch, lr).resolve(learn, split)
-    _check_batch_of_one(learn.model, split, how.stages(split))
+    stages = how.stages(split)
+    _check_batch_of_one(learn.model, split, stages)
+    for s in stages: s.algorithm.check(learn, split)
     return how
 
 def _check_labels(learn, split):

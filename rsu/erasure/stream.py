@@ -22,7 +22,8 @@ from ..core.recipe import derive_seed, recipe_of
 from ..ranking.membership import lira
 from ..ranking.bank import ReferenceBank
 from .ledger import Ledger, file_hash
-from ..sequence.sequence import Labelled, SeqUnlearn
+from ..sequence.sequence import Labelled, SeqUnlearn, algorithms_in
+from ..algorithms.base import Need
 from ..algorithms.exact import SISA, Retrain, Shards
 from ..algorithms.teacher import SCRUB
 from ..algorithms.unlearn import Unlearning, clone_learner, weights_hash, unlearn
@@ -282,6 +283,12 @@ def _split_of_request(new, idx, ledger):
     "A split for the positions `idx` of the current training set; positions forgotten before are added to it again"
     return ForgetSplit(subset_dls(new.dls, np.union1d(indices(new.dls.train), idx)), idx).with_secret(ledger.key)
 
+def _banks_of(how):
+    "The folders of the reference banks from which the algorithms learn, as `_note_copies` needs them"
+    banks = [o.bank for o in algorithms_in(how) if Need.BANK in o.needs and isinstance(o.bank, ReferenceBank)]
+    files = [Path(o) for bank in banks for o in bank.shards if not isinstance(o, dict)]
+    return [(o, 'bank') for o in sorted({o.parent for o in files})]
+
 # %% ../../nbs/erasure/01_stream.ipynb #d1e00004
 def _answer(new, ledger, idx, how, ranker, bank, oracles, start, made, seed, **kwargs):
     "Answer one request; returns the learner that has forgotten it"
@@ -290,7 +297,7 @@ def _answer(new, ledger, idx, how, ranker, bank, oracles, start, made, seed, **k
     how = how if hasattr(how, 'stages') or not callable(how) else how(what)
     work,file = ledger.begin(idx)
     if n == 1: ledger.about(start)
-    _note_copies(ledger, made)
+    _note_copies(ledger, [*made, *_banks_of(how)])
     before = {k: v.clone() for k,v in new.model.named_parameters()}
     path = None if isinstance(new.model, Shards) else work
     new = unlearn(new, what, how, seed=derive_seed(seed, n), path=path, **kwargs)
