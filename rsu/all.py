@@ -30,6 +30,7 @@ from .algorithms.ascent import *
 from .algorithms.teacher import *
 from .algorithms.importance import *
 from .algorithms.adversarial import *
+from .algorithms.bank import *
 from .algorithms.table import *
 from .algorithms.many import *
 

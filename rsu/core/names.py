@@ -21,9 +21,11 @@ _defined = {
                   'algorithms.ascent': 'GradAscent NegGradPlus RandomLabel SalUn SFRon',
                   'algorithms.teacher': 'SCRUB BadTeacher DELETE',
                   'algorithms.importance': 'SSD LFSSD Fisher Influence',
-                  'algorithms.adversarial': 'BoundaryShrink AMUN UNSIR'},
+                  'algorithms.adversarial': 'BoundaryShrink AMUN UNSIR',
+                  'algorithms.bank': 'BankTeacher'},
     'function': {'core.datasets': 'parquet_images', 'evaluation.compare': 'UnlearnProbe'}, # named in JSON alone
-    'value': {'core.recipe': 'Recipe', 'algorithms.base': 'Term Algorithm', 'algorithms.exact': 'Sharded',
+    'value': {'core.recipe': 'Recipe', 'ranking.bank': 'BankKey', 'algorithms.base': 'Term Algorithm',
+              'algorithms.exact': 'Sharded',
               'sequence.sequence': 'Groups Quantiles Thresholds NaturalBreaks ByClass Labelled Singly ByChance '
                                    'SeqUnlearn', 'app.settings': 'Settings'}}
 
