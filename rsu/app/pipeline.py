@@ -32,10 +32,11 @@ from ..core.recipe import Recipe, cifar_resnet18, mlp, small_cnn, loss_key, reci
 from ..core.template import write_report
 from ..ranking.bank import ReferenceBank
 from ..ranking.rankers import Ranking, Record
-from ..algorithms.base import Algorithm, Diverged
+from ..algorithms.base import Algorithm, Diverged, Need
 from ..algorithms.unlearn import Unlearning, clone_learner, unlearn, weights_hash
 from ..algorithms.table import algorithms
-from ..sequence.sequence import ByClass, Groups, Labelled, NaturalBreaks, SeqUnlearn, Singly, Thresholds
+from ..sequence.sequence import (ByClass, Groups, Labelled, NaturalBreaks, SeqUnlearn, Singly, Thresholds,
+                                   lacks_bank, with_bank)
 from ..evaluation.intervals import summarise
 from ..evaluation.evaluate import evaluate, evaluate_runs
 from ..evaluation.compare import stage_changes
@@ -303,15 +304,19 @@ def _stored_model(recipe, dls, out, key, record):
     return learn
 
 # %% ../../nbs/app/01_pipeline.ipynb #8aaf0956
-def _model_and_ranker(s, dls, out):
-    "The model, and a function that returns the ranker with what it needs"
+def _model_and_ranker(s, dls, out, logits=False):
+    "The model, and a function that returns the ranker with what it needs; its bank stores logits if `logits` is set"
     record = Record() if 'record' in _arguments(s.ranker) else None
     learn = _model_of(s, dls, out, record)
-    return learn,_ranker_maker(s, learn, out, record)
+    return learn,_ranker_maker(s, learn, out, record, logits=logits)
 
-def _ranker_maker(s, learn, out, record=None, refs=None):
+def _bank_of(s, learn, out, logits):
+    "The reference bank of a run, trained where it is not there yet"
+    return ReferenceBank.fit(learn, s.references, out/'bank', s.seed, logits=logits)
+
+def _ranker_maker(s, learn, out, record=None, refs=None, logits=False):
     "A function that returns the ranker; it fits a reference bank if the ranker needs one and `refs` is None"
-    def bank(): return ReferenceBank.fit(learn, s.references, out/'bank', s.seed) if refs is None else refs
+    def bank(): return _bank_of(s, learn, out, logits) if refs is None else refs
     return lambda: _ranker(s.ranker, bank=bank, record=lambda: record, seed=lambda: s.seed)
 
 def _with_riskiest(s, dls, split, learn, ranker):
@@ -345,15 +350,14 @@ def run(
     request = _request(s, split)
     key = _key_of_run(s, request)
     if _is_finished(out, _claim(out, s, request, command), key): return _report_of_finished(out)
-    _print_if_no_report()
-    for o in (out, out/'bank', out/'oracles'): check_writable(o)
-    for o in notes: print(o)
-    print('1/5 The model', flush=True)
-    learn,ranker = _model_and_ranker(s, split.dls, out)
+    _announce(out, notes)
+    with_logits = lacks_bank(how) # those of the references, for an algorithm that learns from them
+    learn,ranker = _model_and_ranker(s, split.dls, out, with_logits)
     print(f'2/5 Ranking: {s.ranker}', flush=True)
     split = _with_riskiest(s, dls, split, learn, ranker)
     ranking = ranker().rank(learn, split)
     _write_tables(out, key, ranking=ranking.to_frame())
+    if with_logits: how = with_bank(how, _bank_of(s, learn, out, True))
     print(f'3/5 Forgetting: {how}', flush=True)
     new = unlearn(learn, ranking, how, seed=s.seed, path=out)
     write_shard(out/'unlearned.safetensors', new.model.state_dict(), kind='unlearned', key=key)
@@ -363,7 +367,7 @@ def run(
     _write_tables(out, key, runs=runs, table=summarise(runs))
     facts = dict(settings=spelt_out(s.to_dict()), request=request, how=spelt_out(how.to_dict()), taken=notes,
                  recipe=learn.recipe.to_dict(), ranker=ranking.name, before=new.unlearning.before,
-                 references=s.references if 'bank' in _arguments(s.ranker) else 0,
+                 references=s.references if with_logits or 'bank' in _arguments(s.ranker) else 0,
                  command=command, folder=os.getcwd(), versions=versions())
     return _finish(out, s, how, facts, key)
 
@@ -383,6 +387,13 @@ def _finish(out, s, how, facts, key):
     write_json(out/'run.json', dict(facts, done=True), 'run', key)
     (out/'stages.safetensors').unlink() # a killed run would have resumed from it
     return page
+
+def _announce(out, notes):
+    "Print what is worth knowing before a run; `InputError` if its folders cannot be written"
+    _print_if_no_report()
+    for o in (out, out/'bank', out/'oracles'): check_writable(o)
+    for o in notes: print(o)
+    print('1/5 The model', flush=True)
 
 def _print_if_no_report():
     "Print a sentence if the packages that a report needs are not installed"
@@ -442,10 +453,12 @@ def _store_search(out, row, budget, s):
 def _search_one(name, cls, s, learn, split, budget, out, command):
     "Search the settings of one algorithm, print and store them; False where an error ended the search"
     print(f'Searching {name}')
+    how = cls()
+    if lacks_bank(how): how = with_bank(how, _bank_of(s, learn, out, True))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', WorseThanNothing) # `search_summary` reports it
-            best = tune(learn, split, cls(), budget, s.oracles, s.seed, out)
+            best = tune(learn, split, how, budget, s.oracles, s.seed, out)
     except InputError as e: print(f'{name} is left out. {e}')
     except BrokenPipeError: raise # nobody reads the output: not a fault of the algorithm
     except Exception: # the other algorithms are still searched
@@ -478,7 +491,7 @@ def search(
     for o in _notes_on_labels(s): print(o)
     if s.seed == Settings().seed:
         print(f"Seed {s.seed} is the default of rsu run: report results of these settings with another seed.")
-    learn,ranker = _model_and_ranker(s, split.dls, out)
+    learn,ranker = _model_and_ranker(s, split.dls, out, any(Need.BANK in cls.needs for cls in classes.values()))
     split = _with_riskiest(s, dls, split, learn, ranker)
     def search_one(*named): return _search_one(*named, s, learn, split, budget, out, command)
     failed = [name for name,cls in classes.items() if not search_one(name, cls)]
@@ -581,14 +594,15 @@ def _weights_in(path):
         raise InputError(f"'{path}' cannot be read ({e}): give the model's weights as a .safetensors file.") from None
 
 # %% ../../nbs/app/01_pipeline.ipynb #ba376fa7
-def _policy(s):
-    "The `how` of a request: an algorithm, or a function that returns a sequence where a setting needs one"
+def _policy(s, bank):
+    """The `how` of a request: an algorithm, or a function that returns a sequence where a setting needs one.
+    Algorithms that need a reference bank get `bank`."""
     alone = s.groups == 1 and not (s.repair or s.until or s.rerank)
     if alone and isinstance(s.algorithm, str) and ',' not in s.algorithm:
-        return _algorithm(s.algorithm).with_budget(s.n_epoch, s.lr)
+        return with_bank(_algorithm(s.algorithm).with_budget(s.n_epoch, s.lr), bank)
     def sequence(split):
         fitting = s.replace(groups=min(s.groups, len(split))) if isinstance(s.groups, int) else s
-        return _sequence(fitting, split).with_budget(s.n_epoch, s.lr)
+        return with_bank(_sequence(fitting, split).with_budget(s.n_epoch, s.lr), bank)
     return sequence
 
 def _check_forgets_all(s):
@@ -721,6 +735,14 @@ def _check_files(s, weights, bank, also, ledger):
     if bank is None and 'bank' in _arguments(s.ranker) and s.groups != 1:
         raise InputError(f"The ranker '{s.ranker}' needs a reference bank: "
                          "give its folder with --bank, or use --ranker confidence.")
+    if bank is None and any(map(lacks_bank, _algorithms_named(s))):
+        raise InputError(f"The algorithm '{s.algorithm}' needs a reference bank that stores logits: "
+                         "give its folder with --bank, or name another algorithm.")
+
+def _algorithms_named(s):
+    "The algorithms of the settings, with their published settings"
+    found = _one_or_each(s.algorithm, _algorithm)
+    return [o for o in (found if isinstance(found, tuple) else (found,)) if o is not None]
 
 def _unlearn_and_print(s, learn, ledger, bank, made):
     "Answer the request; prints what it changed, and warnings with the names that options have on the command line"
@@ -730,7 +752,8 @@ def _unlearn_and_print(s, learn, ledger, bank, made):
     if s.groups != 1: ranker = _ranker(s.ranker, bank=lambda: bank, record=lambda: None, seed=lambda: s.seed)
     with warnings.catch_warnings(record=True) as caught:
         for kind in (RetrainingDue, StillKnown, Diverged): warnings.simplefilter('always', kind)
-        unlearn_stream(learn, [s.forget], _policy(s), ledger, ranker, bank, s.oracles, made, seed=s.seed, quiet=True)
+        unlearn_stream(learn, [s.forget], _policy(s, bank), ledger, ranker, bank, s.oracles, made, seed=s.seed,
+                       quiet=True)
     for e in ledger.entries[n_before:]: print(_line_of_request(e))
     for o in caught: print(options_for_settings(str(o.message), 'forget'))
 
