@@ -116,6 +116,11 @@ def test_a_run_is_described(copied, capsys):
     assert call('info', 'out') == 0
     text = capsys.readouterr().out
     assert re.search(r'complete +no\n', text) and re.search(r'missing +table.parquet\n', text)
+    assert call('info', 'out/bank', '--json') == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts['kind'], facts['reference models']) == ('reference bank', 4)
+    (copied/'bank'/'bank.json').write_text('[', encoding='utf-8')
+    assert call('info', 'out/bank') == 2 and 'bank.json' in capsys.readouterr().err
 
 def test_ranking_alone_equals_the_ranking_of_a_run(whole, here, capsys):
     options = '--data digits --n 300 --forget random:12 --references 4 --train-epochs 2'.split()

@@ -1,5 +1,5 @@
 "`rsu tune`: a search that is killed and started again has the same result, and none of its runs is made twice."
-import json, shutil, signal, subprocess, sys, time
+import json, re, shutil, signal, subprocess, sys, time
 from os import kill
 
 import numpy as np, pandas as pd, pytest
@@ -22,8 +22,11 @@ def found(out):
     return [{k: v for k, v in r.items() if k not in ('seconds', 'command')}
             for r in json.loads((out/'settings.json').read_text(encoding='utf-8'))]
 
-def test_a_killed_search_is_continued(here):
+def test_a_killed_search_is_continued(here, capsys):
     assert call('tune', *options, '--out', 'whole') == 0
+    capsys.readouterr()
+    assert call('info', 'whole', '--json') == 0
+    assert re.fullmatch(r'score -?0\.\d{3} after 12 runs', json.loads(capsys.readouterr().out)['found']['GradAscent'])
     # the same model and oracles, and a search for fewer runs that is killed
     cut = here/'cut'
     shutil.copytree(here/'whole'/'oracles', cut/'oracles')
