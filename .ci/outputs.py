@@ -3,7 +3,7 @@
 A cell that skips itself (`if torch.cuda.is_available():`, `if full:`) keeps its outputs. If a cell fails, the notebook
 is not changed.
 """
-import re, sys
+import os, re, sys
 
 import nbformat
 from nbclient import NotebookClient
@@ -19,6 +19,7 @@ class Client(NotebookClient):
         return cell
 
 def main(path):
+    os.environ.pop('MPLBACKEND', None) # with another backend than that of notebooks, no figure is stored
     nb = nbformat.read(path, as_version=4)
     folder, _, _ = path.rpartition('/')
     where = {'metadata': {'path': folder}}
