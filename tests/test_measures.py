@@ -7,6 +7,7 @@ from rsu.evaluation.compare import evaluate_stages
 from rsu.evaluation.evaluate import evaluate, measure_table
 from rsu.evaluation.one_run import Canaries, one_run_columns
 from rsu.evaluation.relearn import relearn_columns
+from rsu.evaluation.representations import barrier_columns, cka_columns, probe_columns
 from rsu.evaluation.three_samples import relative_mmd_columns
 from rsu.evaluation.two_models import two_model_columns
 from rsu.ranking.bank import ReferenceBank
@@ -26,7 +27,10 @@ def one_run_of(learn, split):
 functions = {'bank_columns': lambda learn, split: bank_columns(ReferenceBank.fit(learn, 2, quiet=True)),
              'u_lira_columns': u_lira_of, 'relearn_columns': lambda learn, split: relearn_columns(),
              'one_run_columns': one_run_of, 'two_model_columns': two_models_of,
-             'relative_mmd_columns': lambda learn, split: relative_mmd_columns([learn, learn])}
+             'relative_mmd_columns': lambda learn, split: relative_mmd_columns([learn, learn]),
+             'cka_columns': lambda learn, split: cka_columns([learn]),
+             'probe_columns': lambda learn, split: probe_columns(),
+             'barrier_columns': lambda learn, split: barrier_columns([learn])}
 
 def test_every_function_of_the_table_is_tested_here():
     assert set(measure_table().of) - {'evaluate', 'stage_changes', 'evaluate_stages'} == set(functions)
