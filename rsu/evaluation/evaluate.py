@@ -375,9 +375,9 @@ reversal_auc | reversal of the residual attack | auc of a group after this stage
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #e5051070
 _more_measures['cka_columns'] = """
-cka | similarity of features on forget (CKA) | linear CKA (debiased) of the inputs of the last linear layer to those of an
-    oracle, on at most 1,000 samples to forget; mean over oracles; NaN for fewer than 4 samples | the oracle's | Kornblith
-    et al. 2019
+cka | similarity of features on forget (CKA) | linear CKA (debiased) of the inputs of the last linear layer to those of
+    an oracle, on at most 1,000 samples to forget; mean over oracles; NaN for fewer than 4 samples | the oracle's |
+    Kornblith et al. 2019
 cka_test | similarity of features on test | the same for test samples | the oracle's | Kornblith et al. 2019
 """
 _more_measures['probe_columns'] = """
@@ -388,8 +388,8 @@ probe_cv | labels by a probe on forget | the same, trained on four fifths of the
     others, in turn; NaN for fewer than 10 samples or a single class | the oracle's
 """
 _more_measures['barrier_columns'] = """
-barrier | loss barrier | largest rise of the mean loss on the samples to forget above the line between the losses, on the
-    straight path from the model's weights to an oracle's, in nats; mean over oracles | the oracle's | Entezari et al.
+barrier | loss barrier | largest rise of the mean loss on the samples to forget above the line between the losses, on
+    the straight path from the model's weights to an oracle's, in nats; mean over oracles | the oracle's | Entezari et al.
     2022
 """
 
