@@ -48,6 +48,7 @@ from .evaluation.compare import *
 from .evaluation.tune import *
 from .evaluation.one_run import *
 from .evaluation.three_samples import *
+from .evaluation.representations import *
 from .erasure.ledger import *
 from .erasure.stream import *
 from .app.plot import *
