@@ -389,8 +389,8 @@ probe_cv | labels by a probe on forget | the same, trained on four fifths of the
 """
 _more_measures['barrier_columns'] = """
 barrier | loss barrier | largest rise of the mean loss on the samples to forget above the line between the losses, on
-    the straight path from the model's weights to an oracle's, in nats; mean over oracles | the oracle's | Entezari et al.
-    2022
+    the straight path from the model's weights to an oracle's, in nats; mean over oracles | the oracle's |
+    Entezari et al. 2022
 """
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #4f3e0a1c
