@@ -697,7 +697,7 @@ def forget(
     model=None,    # 'package.module:function' that returns the network or a `Learner`; default: that of `recipe_for`
     by=None,       # Column that identifies the person of each sample
     key=None,      # File of the ledger's key; default: '<folder>.key', beside the folder
-    bank=None,     # Folder of a reference bank, by which the drift is measured
+    bank=None,     # Folder of a reference bank: the drift is measured by it, and an algorithm may learn from it
     purge=False,   # Remove what was made from forgotten samples, including the old weights
     removed=(),    # Files and folders on the ledger's list that were removed by hand
     also=()        # Further copies of the weights from before the first request, which are noted, too
