@@ -22,6 +22,7 @@ from rsu.sequence.sequence import (ByChance, ByClass, Groups, Labelled, NaturalB
                                    Thresholds, share)
 from rsu.algorithms.ascent import NegGradPlus, RandomLabel
 from rsu.algorithms.teacher import DELETE, BadTeacher, SCRUB
+from rsu.algorithms.unseen import ReGUn
 from rsu.algorithms.feed import Feed, split_in_batches
 from rsu.algorithms.base import FineTune, Term
 from rsu.algorithms.unlearn import unlearn
@@ -134,7 +135,8 @@ def linear_learner(N):
     dls = data(N)
     return Learner(dls, torch.nn.Linear(2, 3), loss_func=CrossEntropyLossFlat()), dls
 
-steppers = [FineTune(), NegGradPlus(), RandomLabel(), RandomLabel(joint=True), SCRUB(), BadTeacher(), DELETE()]
+steppers = [FineTune(), NegGradPlus(), RandomLabel(), RandomLabel(joint=True), SCRUB(), BadTeacher(), DELETE(),
+            ReGUn()]
 @given(scored(50), divisions, orders, st.sampled_from(['held out', 'retain']), st.sampled_from(steppers),
        st.booleans(), seeds, st.integers(0, 99))
 def test_a_sequence_forgets_each_sample_once_and_can_be_resumed(asked, groups, order, pending, algorithm, whole, seed,

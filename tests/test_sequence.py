@@ -11,9 +11,10 @@ from rsu.core.recipe import Recipe, small_cnn
 from rsu.core.split import ForgetSplit
 from rsu.algorithms.adversarial import AMUN, BoundaryShrink
 from rsu.algorithms.ascent import GradAscent, NegGradPlus, RandomLabel, SalUn, SFRon
-from rsu.algorithms.descent import MSG, CFk
+from rsu.algorithms.descent import MSG, CFk, NoT
 from rsu.algorithms.exact import Retrain
 from rsu.algorithms.teacher import DELETE, SCRUB, BadTeacher
+from rsu.algorithms.unseen import LoTUS, ReGUn
 from rsu.algorithms.base import Algorithm, FineTune
 import rsu.algorithms.unlearn # noqa: F401, gives every Learner the method `unlearn`
 from rsu.ranking.rankers import Confidence, LiRA, Ranking
@@ -42,7 +43,7 @@ class FedForget(Callback):
 
 @pytest.mark.parametrize('how', [
     GradAscent(), NegGradPlus(), RandomLabel(), RandomLabel(joint=True), SalUn(), SFRon(iters=60), BoundaryShrink(),
-    SCRUB(), BadTeacher(), DELETE(), AMUN(eps=.64, steps=5, doublings=0)], ids=lambda o: o.name)
+    SCRUB(), BadTeacher(), DELETE(), ReGUn(), AMUN(eps=.64, steps=5, doublings=0)], ids=lambda o: o.name)
 def test_each_stage_is_fed_its_whole_group_in_one_epoch(how):
     tiny = Recipe(linear, n_epoch=1, lr=5e-3).fit(digits(n=300), quiet=True) # the batches do not depend on the weights
     few = Confidence().rank(tiny, ForgetSplit(tiny.dls, 'random:30', seed=0))
@@ -91,7 +92,9 @@ reranked = SeqUnlearn(NegGradPlus(n_epoch=2, lr=.003, bs=64), order='interleaved
 
 @pytest.mark.parametrize('how', [
     reranked, reranked.replace(rerank=None, optimiser='kept', schedule='whole'),
-    SeqUnlearn(SCRUB(n_epoch=2, lr=1e-3, bs=64), optimiser='kept')], ids=['reranked', 'momentum', 'Adam'])
+    SeqUnlearn(SCRUB(n_epoch=2, lr=1e-3, bs=64), optimiser='kept'),
+    SeqUnlearn(ReGUn(n_epoch=2, bs=16)), SeqUnlearn(NoT(n_epoch=2, bs=64), 2)],
+    ids=['reranked', 'momentum', 'Adam', 'ReGUn', 'NoT'])
 def test_a_resumed_run_ends_in_the_same_weights_wherever_it_was_interrupted(how, learn, risk, tmp_path):
     whole = learn.unlearn(risk, how, quiet=True)
     columns = [k for k in whole.unlearning.stages if k not in ('seconds', 'memory')]
@@ -105,6 +108,32 @@ def test_a_resumed_run_ends_in_the_same_weights_wherever_it_was_interrupted(how,
         assert resumed.unlearning.stages[columns].equals(whole.unlearning.stages[columns])
         assert same(learn.unlearn(risk, how, path=path, cbs=InterruptAt(1), quiet=True)) # complete: it takes no step
         with pytest.raises(InputError, match='another run'): learn.unlearn(risk, how, path=path, seed=1, quiet=True)
+
+@pytest.mark.parametrize('threes, fives', [(0, 5), (99, 0), (99, 5)])
+def test_lotus_counts_the_samples_whose_class_remains(threes, fives, learn):
+    "The reference is the accuracy on validation samples, times the share of samples whose class remains."
+    y = ForgetSplit(learn.dls, [0]).y
+    idx = np.r_[np.flatnonzero(y == 3)[:threes], np.flatnonzero(y == 5)[:fives]] # 99 are all
+    seen = []
+    class Reference(Callback):
+        def before_train(self): seen.append(self.learn.lotus.unseen)
+    new = learn.unlearn(ForgetSplit(learn.dls, idx), LoTUS(n_epoch=1), cbs=Reference(), quiet=True)
+    assert (y == 3).sum() < 99 and new.unlearning.before['valid'] > 0
+    assert seen == [pytest.approx(new.unlearning.before['valid']*fives/len(idx))]
+
+def test_a_sequence_of_lotus_can_be_resumed_and_one_group_equals_the_algorithm_alone(tmp_path):
+    learn = Recipe(small_cnn, n_epoch=8, lr=5e-3).fit(digits(n=300), quiet=True)
+    threes, how = Confidence().rank(learn, ForgetSplit(learn.dls, 'class:3')), LoTUS(n_epoch=3, lr=1e-3, bs=32)
+    def same(a, b): return all(torch.equal(p, q) for p, q in zip(a.model.state_dict().values(),
+                                                                 b.model.state_dict().values()))
+    one, alone = (learn.unlearn(threes, o, quiet=True) for o in (SeqUnlearn(how, 1), how))
+    assert same(one, alone) and alone.unlearning.steps > 3
+    two = SeqUnlearn(how, 2, schedule='whole', optimiser='kept')
+    whole = learn.unlearn(threes, two, quiet=True)
+    assert (whole.unlearning.stages.steps > 0).all()
+    for step in (1, 3, whole.unlearning.steps): # in the first stage, and at the end of the second
+        interrupted(learn, threes, two, step, tmp_path/str(step))
+        assert same(learn.unlearn(threes, two, path=tmp_path/str(step), quiet=True), whole)
 
 class Strides(Callback):
     "Does the state of the optimiser have the strides of the weights?"
