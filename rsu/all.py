@@ -31,6 +31,7 @@ from .algorithms.teacher import *
 from .algorithms.importance import *
 from .algorithms.adversarial import *
 from .algorithms.bank import *
+from .algorithms.unseen import *
 from .algorithms.table import *
 from .algorithms.many import *
 

@@ -56,6 +56,7 @@ class Need(Enum):
     WHOLE_CLASSES = 'whole classes'
     CONTINUOUS_INPUTS = 'continuous inputs'
     BANK = 'a reference bank'
+    VALIDATION = 'validation samples'
 
 # %% ../../nbs/algorithms/01_base.ipynb #327844d9
 class Algorithm(Value, Callback):

@@ -12,6 +12,7 @@ from rsu.algorithms.base import Algorithm
 # Importing these modules registers their classes as subclasses of `Algorithm`.
 import rsu.algorithms.exact, rsu.algorithms.descent, rsu.algorithms.ascent, rsu.algorithms.teacher # noqa: F401
 import rsu.algorithms.importance, rsu.algorithms.adversarial, rsu.algorithms.bank # noqa: F401
+import rsu.algorithms.unseen # noqa: F401
 
 # %% ../../nbs/algorithms/08_table.ipynb #1934f807
 def algorithms() -> dict: # Classes by name in lower case

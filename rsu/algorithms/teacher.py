@@ -23,6 +23,18 @@ def _error_like(logits, y, like):
     wrong,classes = ~is_correct(logits, y).numpy(), y.numpy()
     return sum((like == c).mean() * wrong[classes == c].mean() for c in np.unique(like))
 
+def check_validation_classes(
+    split,    # The `ForgetSplit`
+    name:str, # The algorithm that needs the samples, for the message
+    remedy:str # What to do without them, for the message
+):
+    "Raise `InputError` if a class of the forget set has no validation samples"
+    has = torch.cat([b[-1].flatten().cpu() for b in split.valid]).numpy()
+    lacks = np.setdiff1d(split.y[split.forget], has)
+    if len(lacks):
+        raise InputError(f"{name} needs validation samples of each class in the forget set, and class {lacks[0]} "
+                         f"has none: add some to the validation data, or {remedy}.")
+
 def nearest_epoch(errors, target):
     "Index of the element of `errors` (E,) that is nearest to `target`; the first one if several are equally near"
     distance = np.abs(np.asarray(errors) - target)
@@ -82,14 +94,18 @@ def after_train(self:SCRUB):
 def resolve(self:SCRUB, learn, split):
     "The algorithm itself; `InputError` if `rewind` lacks validation samples of a class in the forget set"
     if self.rewind:
-        has = torch.cat([b[-1].flatten().cpu() for b in split.valid]).numpy()
-        lacks = np.setdiff1d(split.y[split.forget], has)
-        if len(lacks):
-            raise InputError("SCRUB(rewind=True) needs validation samples of each class in the forget set, and class "
-                             f"{lacks[0]} has none: add some to the validation data, or leave rewind out.")
+        check_validation_classes(split, 'SCRUB(rewind=True)', 'leave rewind out')
     return Algorithm.resolve(self, learn, split)
 
 # %% ../../nbs/algorithms/05_teacher.ipynb #e5bd3925
+def share_of(
+    retain,      # Positions of the retained samples, (n,)
+    share:float, # The share that is trained on, in (0, 1]
+    seed:int     # Random state
+):               # Positions, at least one
+    "The retained samples that are trained on, drawn once for a fit"
+    return shuffled(retain, seed, 1)[:max(1, round(share*len(retain)))]
+
 def _cannot_reset(model):
     "Names of the modules with parameters that have no `reset_parameters()`"
     own = [m for m in model.modules() if list(m.parameters(recurse=False))]
@@ -122,8 +138,7 @@ class BadTeacher(Algorithm):
     def passes(self, epoch): return (('mixed',),)
     def terms(self, epoch): return Term('forget','teacher'), Term('retain','teacher')
     def roles(self, split, forget, retain, seed):
-        part = shuffled(retain, seed, 1)[:max(1, round(self.share*len(retain)))]
-        return dict(forget=forget, mixed=np.union1d(forget, part))
+        return dict(forget=forget, mixed=np.union1d(forget, share_of(retain, self.share, seed)))
     def resolve(self, learn, split):
         fixed = [] if isinstance(learn.__dict__.get('recipe'), Recipe) else _cannot_reset(learn.model)
         if fixed:

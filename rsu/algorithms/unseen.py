@@ -38,7 +38,7 @@ def sampled(
 
 # %% ../../nbs/algorithms/07_unseen.ipynb #b32f000e
 class LoTUS(Algorithm):
-    """Imitate the original model on forget, the less certain the more exactly it is classified, and on a part of retain.
+    """Imitate the original model on forget, with less certainty the higher the accuracy there, and on a part of retain.
     Spartalis et al., CVPR 2025; AdamW."""
     paper,needs = 'Spartalis et al., CVPR 2025', (Need.RETAIN,Need.VALIDATION)
     lower = 'lower lr or alpha, or raise share'

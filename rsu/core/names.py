@@ -19,7 +19,7 @@ _defined = {
     'algorithm': {'algorithms.base': 'FineTune', 'algorithms.exact': 'Retrain SISA',
                   'algorithms.descent': 'L1Sparse CFk EUk MSG ConvTranspose NoT',
                   'algorithms.ascent': 'GradAscent NegGradPlus RandomLabel SalUn SFRon',
-                  'algorithms.teacher': 'SCRUB BadTeacher DELETE',
+                  'algorithms.teacher': 'SCRUB BadTeacher DELETE', 'algorithms.unseen': 'LoTUS ReGUn',
                   'algorithms.importance': 'SSD LFSSD Fisher Influence',
                   'algorithms.adversarial': 'BoundaryShrink AMUN UNSIR',
                   'algorithms.bank': 'BankTeacher'},
