@@ -24,7 +24,7 @@ def functions():
     return res
 
 needed = dict(network=small_cnn, algorithm=FineTune(), at=(1.,), labels=('a',), role='forget', how=SISA(),
-              recipe=Recipe(small_cnn)) # of fields without a default
+              recipe=Recipe(small_cnn), sha='0'*12, n=2) # of fields without a default
 
 def make(cls, name, value):
     bare = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]

@@ -4,7 +4,7 @@ from math import gamma, sqrt
 import numpy as np, pandas as pd, pytest, torch
 from scipy import stats
 from rsu.ranking.membership import attack_p, attack_r, auc, entanglement, lira, rmia, tpr_at_fpr
-from rsu.evaluation.audit import _two_way_se, indiscernibility
+from rsu.evaluation.audit import two_way_se, indiscernibility
 from rsu.evaluation.distance import _points, klom, margin_z
 from rsu.evaluation.evaluate import _share_se, _with_se
 from rsu.evaluation.intervals import differences, resampled, summarise
@@ -64,11 +64,11 @@ def test_two_way_clustered_error(shape):
     v = model/shape[0] + sample/shape[1] + .1*rng.normal(size=shape)
     parts = [clustered(v, labels) for labels in (model, sample, model*shape[1] + sample)]
     assert parts[0] + parts[1] - parts[2] > max(parts[:2]) # so that the cells count
-    assert _two_way_se(torch.tensor(v)) == pytest.approx(sqrt(parts[0] + parts[1] - parts[2]), rel=1e-9)
+    assert two_way_se(torch.tensor(v)) == pytest.approx(sqrt(parts[0] + parts[1] - parts[2]), rel=1e-9)
 
 def test_two_way_clustered_error_by_hand():
     # rows 1 and 3, columns 1 and 3: 1 + 1 - (8/3)/4
-    assert _two_way_se(torch.tensor([[0., 2.], [2., 4.]], dtype=torch.float64)) == pytest.approx(sqrt(4/3), rel=1e-12)
+    assert two_way_se(torch.tensor([[0., 2.], [2., 4.]], dtype=torch.float64)) == pytest.approx(sqrt(4/3), rel=1e-12)
 
 def test_a_mean_over_seeds_has_a_t_interval():
     x, se = np.array([.7, .8, .95]), [.02, .03, .04]

@@ -23,7 +23,7 @@ def sent(here, no_report):
     facts['settings'].update(data='senders_data:loaders', n=None)
     key = key_of(settings=facts['settings'], request=facts['request'])
     write_json(here/'sent'/'run.json', facts, 'run', key)
-    for k in ('ranking', 'stages', 'runs', 'table'):
+    for k in ('ranking', 'stages', 'changes', 'runs', 'table'):
         file = here/'sent'/f'{k}.parquet'
         write_table(file, read_table(file), k, key)
     (here/'ran').unlink()

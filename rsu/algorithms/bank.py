@@ -94,8 +94,8 @@ def certainty_ratio(
 # %% ../../nbs/algorithms/07_bank.ipynb #704df7d9
 class BankTeacher(Algorithm):
     """Imitate what a bank of reference models predicts without the forget set; the original model on retain.
-    After the code of Georgiev et al., ICLR 2025 (datamodel matching)."""
-    paper,lower = 'after Georgiev et al., ICLR 2025', 'lower lr, or raise ratio'
+    After the code of Georgiev et al. 2024 (datamodel matching)."""
+    paper,lower = 'after Georgiev et al. 2024', 'lower lr, or raise ratio'
     needs,mixes = (Need.RETAIN, Need.BANK), 'S∪5|S| of R'
     space = dict(lr=(1e-4,1e-2), ratio=(1.,20.), n_epoch=(5,40))
     # A `ReferenceBank` with logits. JSON holds its key only

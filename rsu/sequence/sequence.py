@@ -284,7 +284,7 @@ def resolve(self:SeqUnlearn,
 # %% ../../nbs/sequence/00_sequence.ipynb #5e320022
 def algorithms_in(how):
     "The algorithms of a sequence with its repair, or an algorithm itself; a list"
-    if isinstance(how, Algorithm): return [how]
+    if not isinstance(how, SeqUnlearn): return [how] if isinstance(how, Algorithm) else []
     each = how.algorithm if isinstance(how.algorithm, tuple) else [how.algorithm]
     return [o for o in (*each, how.repair) if o is not None]
 
