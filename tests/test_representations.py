@@ -44,3 +44,8 @@ def test_refusals(learn, split):
 def test_the_statistics_at_both_ends_are_those_of_retain(learn, split):
     "A model compared with itself has no barrier, whatever its running statistics"
     assert loss_barrier(learn.model, learn.model, split, steps=3).each.abs().max() < 1e-5
+
+def test_learners_and_networks_are_accepted(learn, split):
+    alone, named = cka_by_layer(learn, [learn, learn], split), cka_by_layer(dict(model=learn), [learn, learn], split)
+    assert alone.equals(named)
+    assert loss_barrier(learn, learn, split).value == loss_barrier(learn.model, learn.model, split).value

@@ -87,3 +87,7 @@ def test_blocks_of_samples_give_the_same_result():
     want = [((a.sum(0)**2).sum()-(a**2).sum()).item()/(2100*2099) for a in d]
     got = relative_mmd(u, r, o, bandwidth=1., n_features=1)
     assert np.allclose([got.to_retrained, got.to_original], want, rtol=0, atol=1e-12)
+
+def test_a_learner_is_not_an_output(learn):
+    with pytest.raises(InputError, match=r"A Learner is not an output: give Outputs\(learn.model"):
+        relative_mmd(learn, learn, learn)

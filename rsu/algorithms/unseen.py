@@ -9,6 +9,7 @@ __all__ = ['LoTUS', 'ReGUn']
 from dataclasses import KW_ONLY
 import math, numpy as np, torch, torch.nn.functional as F
 from fastai.callback.core import CancelFitException
+from fastcore.basics import patch
 from rsu.core.config import Interval, Options, PositiveShare, Share
 from rsu.core.outputs import is_correct, predict, predict_train
 from rsu.algorithms.base import Algorithm, Need, Term
@@ -72,9 +73,6 @@ class LoTUS(Algorithm):
     ):           # (n, C)
         "The noise of the targets of a batch"
         return gumbel_noise(teacher)
-
-# %% ../../nbs/algorithms/07_unseen.ipynb #b32f0010
-from fastcore.basics import patch
 
 # %% ../../nbs/algorithms/07_unseen.ipynb #b32f0011
 def _accuracy(logits, y): return is_correct(logits, y).double().mean().item()

@@ -136,12 +136,12 @@ def u_lira(
 @validated
 def shadows(
     learn,                 # The learner whose recipe and loaders are used
-    idx,                   # Indices of the target samples, (n,), 2 or more
+    idx,                   # The target samples: indices (n,), 2 or more, or a `ForgetSplit`
     n:Interval(int, 2)=16, # Number of shadow models, even, 6 or more
     seed:Seed=0            # Seed of the halves and the models
 ) -> list: # Pairs: a trained `Learner`, and a `ForgetSplit` of the target samples in its training set
     "Models trained on random halves of the data, in pairs without common samples, and what each of them must unlearn"
-    idx,pool = np.unique(idx), indices(learn.dls.train)
+    idx,pool = np.unique(idx.forget if isinstance(idx, ForgetSplit) else idx), indices(learn.dls.train)
     if n < 6 or n % 2 or len(idx) < 2:
         raise InputError(f"n={n} shadow models of {len(idx)} samples are too few or an odd number: "
                          "give an even number of models, 6 or more, and two samples or more.")

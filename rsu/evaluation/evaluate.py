@@ -344,8 +344,8 @@ relearn_steps | steps to relearn | gradient steps on the samples to forget until
 _more_measures['one_run_columns'] = """
 one_run_epsilon | lower bound on epsilon | lower bound on epsilon of training and unlearning together, from guesses of
     which canaries were forgotten and which were never seen; 95% confidence | 0 | Steinke et al. 2023
-one_run_gaussian | lower bound on epsilon, Gaussian | the same, if training and unlearning together are Gaussian private
-    | 0 | Mahloujifar et al. 2025
+one_run_mu | lower bound on mu | the same for the mu of Gaussian privacy, if training and unlearning together are
+    Gaussian private for some mu | 0 | Mahloujifar et al. 2025
 """
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #99013390

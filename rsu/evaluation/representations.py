@@ -10,6 +10,7 @@ __all__ = ['cka', 'layer_features', 'cka_by_layer', 'linear_probe', 'cross_probe
 from typing import NamedTuple
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import nn
+from fastai.learner import Learner
 from fastai.torch_core import no_random, to_device
 from rsu.core.config import InputError, PositiveInt, choose, validated
 from rsu.core.indexing import without_augmentation
@@ -49,6 +50,8 @@ def cka(
 # %% ../../nbs/evaluation/12_representations.ipynb #e5052011
 _most_samples,_most_features = 1000,4096
 
+def _network(o): return o.model if isinstance(o, Learner) else o
+
 def _run_set(model, split, name):
     "A pass over at most 1,000 samples of a set, in a fixed order: logits and labels, on the CPU"
     if choose('set', name, Outputs.sets) != 'forget':
@@ -66,11 +69,12 @@ def _as_features(out):
 
 # %% ../../nbs/evaluation/12_representations.ipynb #e5052012
 def layer_features(
-    model,           # A network
+    model,           # A network or a learner
     split,           # A `ForgetSplit`
     of:str='forget'  # The set: 'forget', 'retain', 'valid' or 'test'; at most 1,000 samples
 ) -> dict:           # Features (n, p) by the name of the layer
     "Outputs of the convolutions and linear layers that a pass calls once"
+    model = _network(model)
     kept,hooks = {},[]
     for k,m in model.named_modules():
         if not isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)): continue
@@ -82,16 +86,17 @@ def layer_features(
     return {k: torch.cat(v) for k,v in kept.items() if sum(map(len, v)) == len(labels)}
 
 def cka_by_layer(
-    models,         # Learners by name, all of one architecture
+    models,         # A learner, or a dict of learners by name, all of one architecture
     oracles,        # Retrained learners, two or more
     split,          # The `ForgetSplit`
     of:str='forget' # The set whose samples are compared
 ) -> pd.DataFrame:  # A row for each layer, a column for each model, and 'retrain', the floor
     "Mean similarity (CKA) of each model's layers to those of the oracles; 'retrain': of each oracle to the others"
     if len(oracles) < 2: raise InputError("One oracle has no floor: give two or more, from fit_oracles.")
-    refs = [layer_features(o.model, split, of) for o in oracles]
+    models = models if isinstance(models, dict) else {'model': models}
+    refs = [layer_features(o, split, of) for o in oracles]
     def similarity(one, others): return {k: np.mean([cka(v, o[k]) for o in others]) for k,v in one.items()}
-    res = {k: similarity(layer_features(o.model, split, of), refs) for k,o in models.items()}
+    res = {k: similarity(layer_features(o, split, of), refs) for k,o in models.items()}
     floor = [similarity(o, refs[:i]+refs[i+1:]) for i,o in enumerate(refs)]
     return pd.DataFrame({**res, 'retrain': pd.DataFrame(floor).mean()}).rename_axis('layer')
 
@@ -202,13 +207,14 @@ class Barrier(NamedTuple):
 
 @validated
 def loss_barrier(
-    model_a,             # A network, such as an unlearned one
-    model_b,             # Another network of the same architecture, such as an oracle
+    model_a,             # A network or a learner, such as an unlearned one
+    model_b,             # Another of the same architecture, such as an oracle
     split,               # The `ForgetSplit`
     of='forget',         # The set: 'forget', 'retain', 'valid' or 'test'; at most 1,000 samples
     steps:PositiveInt=10 # Steps on the path: the loss is evaluated at 0, 1/steps, ..., 1
 ) -> Barrier:
     "Largest rise of the cross-entropy on the straight path between two networks (Entezari et al. 2022)"
+    model_a,model_b = _network(model_a),_network(model_b)
     shapes = [{k: v.shape for k,v in m.state_dict().items()} for m in (model_a, model_b)]
     if shapes[0] != shapes[1]:
         raise InputError("There is no path between networks of different layers: give two of the same architecture.")

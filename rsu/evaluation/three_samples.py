@@ -75,6 +75,9 @@ def relative_mmd(
 # %% ../../nbs/evaluation/11_three_samples.ipynb #f808fb57
 def _checked_outputs(outputs):
     "Outputs as tensors (n, d) in float64; `InputError` if they cannot be compared"
+    if any(hasattr(o, 'model') for o in outputs):
+        raise InputError("A Learner is not an output: "
+                         "give Outputs(learn.model, split)['forget'].margins of each model.")
     res = [torch.as_tensor(o).detach().cpu().double() for o in outputs]
     res = [o[:,None] if o.dim() == 1 else o for o in res]
     if len(res) < 3 or len({o.shape for o in res}) > 1 or res[0].dim() != 2 or len(res[0]) < 10:

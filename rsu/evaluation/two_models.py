@@ -284,7 +284,7 @@ def _check_release(run, comparisons):
     "Refuse what is not a `Release` with samples for these comparisons"
     if not isinstance(run, Release):
         raise InputError(f"A {type(run).__name__} is not a Release: "
-                         "give what shadow_releases or target_release returned.")
+                         "give what shadow_releases returned, or the second value of target_release.")
     n,stage = _checked(run.probs).shape[1],np.asarray(run.stage)
     if {len(stage), len(run.sample)} != {n} or len(run.groups) != len(run.probs)-1:
         raise InputError(f"A run has probabilities of {len(run.probs)} models on {n} samples, {len(stage)} stages, "
