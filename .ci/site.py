@@ -2,8 +2,9 @@
 
 nbdev processes the notebooks, and smalldocs makes the pages.
 """
-import inspect, os, re, shutil, sys
-from functools import partial
+import os, re, shutil, sys
+from dataclasses import is_dataclass
+from functools import partial, reduce
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -17,18 +18,29 @@ from nbdev.serve import proc_nbs
 from smalldocs.layout import KATEX
 from smalldocs.site import build
 
+from rsu.core.docstrings import comments_of
 from citations import entries, link_citations
 from terms import link_terms, unlink_columns
 
 root = Path(__file__).resolve().parent.parent
 
-def dataclass_source(cls):
-    "The source of a dataclass, for the comments on its fields: in a notebook it has none, its twin in the package has."
-    found = NbdevLookup()[cls.__qualname__] if cls.__module__ == '__main__' else None
-    if isinstance(found, tuple):
-        module = found[1].removesuffix('.py').replace('/', '.')
-        cls = getattr(import_module(module), cls.__qualname__)
-    return '' if cls.__module__ == '__main__' else inspect.getsource(cls)
+def packaged(o):
+    "What the package has by the name of a function or class that a notebook defined; None if there is nothing"
+    if o.__module__ != '__main__': return o
+    found = NbdevLookup()[o.__qualname__]
+    if not isinstance(found, tuple): return None
+    module = import_module(found[1].removesuffix('.py').replace('/', '.'))
+    return reduce(getattr, o.__qualname__.split('.'), module)
+
+def with_whole_comments(docments):
+    "The parameters of a function or class with all lines of their comments; fastcore reads the first line of each"
+    def documented(o, full=False, **kwargs):
+        res = docments(o, full=full, **kwargs)
+        for k, lines in comments_of(packaged(o) or o).items():
+            # fastcore puts a # before the further lines of a parameter, but not of what is returned
+            if full and k in res: res[k]['docment'] = ('\n# ' if k == 'return' else '\n').join(lines)
+        return res
+    return documented
 
 def linkify(text):
     "Markdown in which the package's names are links, but not those that are part of a link's text"
@@ -47,7 +59,10 @@ def add_links(cell):
 def process():
     "Fill _proc with the notebooks as pages: exported code becomes its documentation, hidden cells go."
     nbdev.processors.add_links = add_links
-    fastcore.docments.get_dataclass_source = dataclass_source
+    fastcore.docments.docments = with_whole_comments(fastcore.docments.docments)
+    # In a notebook a class has no source. And a named tuple is called with its fields, as a dataclass is.
+    fastcore.docments.get_dataclass_source = lambda cls: ''
+    fastcore.docments.is_dataclass = lambda cls: is_dataclass(cls) or hasattr(cls, '_fields')
     refresh_quarto_yml()
     # One process imports fastai once, not once per notebook.
     # Every page is built again, so that a deleted notebook leaves no page.

@@ -1,5 +1,5 @@
 "The documentation site, built and opened in a browser."
-import importlib, json, re, subprocess, sys
+import html, importlib, json, re, subprocess, sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -155,6 +155,17 @@ def test_no_link_is_left_as_markdown(docs):
 def test_pages_link_to_the_references(docs):
     text = (docs/'evaluation/metrics.html').read_text(encoding='utf-8')
     assert '<a href="../references.html#zhao-2024">Zhao et al. 2024</a>' in text
+
+def test_signatures_show_fields_and_all_lines_of_their_comments(docs):
+    for page, lines in {
+            # a dataclass, a named tuple, what is returned, a method added by `patch`
+            'algorithms/unlearn': ['split:ForgetSplit, # The request', '# in use before, MB), how it ended'],
+            'evaluation/verdict': ['sentence:str, # What it means, with the figures'],
+            'evaluation/two_models': ['probs:Tensor, # Probabilities (S, n, C)', '# below 1/fpr others)'],
+            'ranking/bank': ['# The learner whose training set and recipe are used'],
+            'evaluation/compare': ['): # `how` with another learning rate']}.items():
+        text = html.unescape(re.sub('<[^>]+>', '', (docs/f'{page}.html').read_text(encoding='utf-8')))
+        assert [o for o in lines if o not in text] == [], page
 
 def test_columns_of_words_are_marked_and_columns_of_numbers_are_not(docs):
     text = (docs/'algorithms/table.html').read_text(encoding='utf-8')
