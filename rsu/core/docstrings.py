@@ -126,4 +126,5 @@ def add_parameters(
     for o in (f for whole in objects for f in _callables(whole)):
         if o in _done: continue
         _done.add(o)
-        if comments := comments_of(o): o.__doc__ = _with_comments(vars(o).get('__doc__') if inspect.isclass(o) else o.__doc__, comments)
+        if comments := comments_of(o):
+            o.__doc__ = _with_comments(vars(o).get('__doc__') if inspect.isclass(o) else o.__doc__, comments)
