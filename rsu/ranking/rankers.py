@@ -588,32 +588,28 @@ def _margins_in_columns(learn, idx, bank, cols):
     return phi
 
 # %% ../../nbs/ranking/02_rankers.ipynb #ab2daca9
-class LiRA(_BankRanker):
-    "The log likelihood ratio of membership under the bank's references"
-    source = 'Carlini et al. 2022'
+class _LikelihoodRatio(_BankRanker):
+    "Base class of the rankers that compare in models with out models, or test against the out models"
     def __init__(self,
         bank,            # A `ReferenceBank` of the learner's training set
         online:bool=True # Compare in models with out models; otherwise a one-sided test against the out models
     ): self.bank,self.online = bank,online
     @property
-    def name(self): return f"LiRA{'' if self.online else ' offline'}, {len(self.bank)} reference models"
+    def name(self):
+        return f"{type(self).__name__}{'' if self.online else ' offline'}, {len(self.bank)} reference models"
 
+class LiRA(_LikelihoodRatio):
+    "The log likelihood ratio of membership under the bank's references"
+    source = 'Carlini et al. 2022'
     def score(self, learn, idx):
         bank,cols = self._columns(learn, idx, self.bank.variance == 'global')
         phi = _margins_in_columns(learn, idx, bank, cols)
         return lira(phi, bank.phi, bank.members, self.online, self.bank.variance)[cols].numpy()
 
 # %% ../../nbs/ranking/02_rankers.ipynb #b1b00002
-class BaVarIA(_BankRanker):
+class BaVarIA(_LikelihoodRatio):
     "The log likelihood ratio of membership with a prior that all samples of the bank share, for few references"
     source = 'Brännvall 2026; the fit of the prior is ours'
-    def __init__(self,
-        bank,            # A `ReferenceBank` of the learner's training set
-        online:bool=True # Compare in models with out models; otherwise a one-sided test against the out models
-    ): self.bank,self.online = bank,online
-    @property
-    def name(self): return f"BaVarIA{'' if self.online else ' offline'}, {len(self.bank)} references"
-
     def score(self, learn, idx):
         bank,cols = self._columns(learn, idx, all_samples=True)
         phi = _margins_in_columns(learn, idx, bank, cols)
