@@ -10,7 +10,7 @@ __all__ = ['one_run_p', 'epsilon_lower_bound', 'gaussian_lower_bound', 'gaussian
 from typing import NamedTuple
 import numpy as np, pandas as pd
 from scipy.special import expit, log_ndtr, ndtr, ndtri
-from scipy.stats import beta as beta_distribution, binom
+from scipy.stats import binom, binomtest
 from rsu.core.config import (InputError, Interval, NonNegativeFloat, NonNegativeInt, Options, PositiveInt, Seed,
                              TupleOf, validated)
 from rsu.core.indexing import fingerprint, indices, subset_dls
@@ -117,8 +117,8 @@ def clopper_pearson_epsilon(
     return float(np.log(max(1., *ratios)))
 
 def _upper_limit(k, n, level):
-    "The largest probability at which `k` or fewer events in `n` are not rejected (Clopper and Pearson 1934)"
-    return 1. if k == n else beta_distribution.ppf(1-level, k+1, n-k)
+    "Upper limit of Clopper and Pearson (1934) for the probability of an event that occurred `k` times in `n`"
+    return binomtest(k, n, alternative='less').proportion_ci(1-level).high
 
 # %% ../../nbs/evaluation/10_one_run.ipynb #d372a6c0
 class OneRun(NamedTuple):
