@@ -83,8 +83,8 @@ def _of_class(cls):
     "The lines of comments of the parameters with which a class is called, in their order"
     fields = getattr(cls, '__dataclass_fields__', None)
     if fields is None and not hasattr(cls, '_fields'):
-        init = vars(cls).get('__init__')
-        return _of_function(init) if inspect.isfunction(init) else {}
+        init = cls.__init__
+        return _of_function(init) if getattr(init, '__module__', '').startswith('rsu.') else {}
     res = {k: v for base in reversed(cls.__mro__) if base.__module__.startswith('rsu.')
            for k,v in _of_fields(base).items()}
     if fields is None: return res
