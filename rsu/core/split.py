@@ -390,6 +390,7 @@ def _listed_indices(dls, forget):
 def _find_indices(dls, forget, by, seed):
     "The positions of the samples that `forget` requests, in any of its forms"
     pool = indices(dls.train)
+    if isinstance(forget, ForgetSplit): raise InputError("forget= is a ForgetSplit: give its positions, split.forget.")
     if isinstance(forget, (str,Path)):
         idx = _indices_of_phrase(dls, str(forget), by, pool, seed)
         if idx is not None: return idx
@@ -421,7 +422,8 @@ def _check_indices(idx, N, pool):
                          "it was forgotten before, or never trained on.")
     if len(idx) == len(pool):
         raise InputError("The forget set is the whole training set: "
-                         "nothing would be left to retain; delete the model instead.")
+                         "nothing would be left to retain; delete the model instead. To rank all samples, use the method "
+                         "score of a ranker.")
     return idx
 
 # %% ../../nbs/core/06_split.ipynb #87bd6431

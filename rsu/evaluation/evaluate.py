@@ -400,11 +400,13 @@ two_model | two-model attack, area | area under the ROC curve of a classifier th
     near 0.5, which retraining need not reach | Chen et al., CCS 2021
 two_model_all | attack with all models, area | the same with the intermediate models of a sequence | near 0.5, which
     retraining need not reach | extends Chen et al., CCS 2021
+two_model_first | attack with the first model, area | the same for forgotten and never seen samples from the model
+    before unlearning alone: what needs no second model | the other areas are compared with it | Chen et al., CCS 2021
 two_model_retained | two-model attack against retained samples, area | the same from two models, for forgotten and
     retained samples: who of the training set asked? | near 0.5, which retraining need not reach | extends Chen et al.,
     CCS 2021
-two_model_first | attack with the first model, area | the same for forgotten and never seen samples from the model
-    before unlearning alone: what needs no second model | the other areas are compared with it | Chen et al., CCS 2021
+two_model_retained_first | attack with the first model against retained samples, area | the same from the model before
+    unlearning alone: what needs no second model | two_model_retained is compared with it | extends Chen et al., CCS 2021
 """
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #952a4ef3

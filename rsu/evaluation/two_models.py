@@ -358,8 +358,9 @@ def two_model_columns(
     like=None, # Positions of training samples to compare with as retained; default: 2,000 that no shadow forgets
     classifier='forest' # 'forest', 'logistic', or a classifier of scikit-learn
 ):             # A function of a learner and the split for `evaluate(..., more=[...])`
-    """Columns two_model, two_model_all, two_model_retained and two_model_first, each with its standard error: areas of
-    attackers with two models, with all models, with two models against retained samples, and with the first model"""
+    """Areas of attackers, each with its standard error: two_model with two models, two_model_all with all models and
+    two_model_first with the first model, for forgotten against never seen samples; two_model_retained with two models
+    and two_model_retained_first with the first model, for forgotten against retained samples"""
     _check_classifier(classifier)
     known = {}
     def columns(learn, split):
@@ -372,10 +373,11 @@ def two_model_columns(
 
 def _columns(runs, classifier):
     "The columns for the runs of one algorithm"
-    never = two_model_table(runs, comparisons=['never seen'], models=['first','first and last','all'],
-                            classifier=classifier)
-    retained = two_model_table(runs, comparisons=['retained'], models=['first and last'], classifier=classifier)
-    rows = {**{o.models: o for o in never.itertuples() if o.group == 'all'}, 'retained': retained.iloc[0]}
-    names = {'two_model': 'first and last', 'two_model_all': 'all' if 'all' in rows else 'first and last',
-             'two_model_retained': 'retained', 'two_model_first': 'first'}
-    return {f'{k}{end}': v for k,row in names.items() for end,v in (('', rows[row].auc), ('_se', rows[row].auc_se))}
+    def areas(comparison, models):
+        table = two_model_table(runs, comparisons=[comparison], models=models, classifier=classifier)
+        return {o.models: o for o in table.itertuples() if o.group == 'all'}
+    never,retained = areas('never seen', ['first','first and last','all']), areas('retained', ['first','first and last'])
+    rows = {'two_model': never['first and last'], 'two_model_all': never.get('all', never['first and last']),
+            'two_model_first': never['first'], 'two_model_retained': retained['first and last'],
+            'two_model_retained_first': retained['first']}
+    return {f'{k}{end}': v for k,row in rows.items() for end,v in (('', row.auc), ('_se', row.auc_se))}

@@ -22,7 +22,9 @@ class PerInstancePrivacy(RecordRanker):
     def __init__(self,
         record:Record, # Record of the learner's training; `Record('network')` for the gradients of the whole network
         weights=None   # Weight of each epoch (E,), not negative; equal ones by default
-    ): self.record,self.weights = record,weights
+    ):
+        super().__init__(record)
+        self.weights = weights
     @property
     def name(self): return f'perinstanceprivacy, {self.record.gradients}'
 

@@ -408,7 +408,11 @@ class RecordRanker(Ranker):
     cost = 'one pass over the training set per epoch'
     def __init__(self,
         record:Record # Record of the learner's training
-    ): self.record = record
+    ):
+        if not isinstance(record, Record):
+            raise InputError(f"{record!r} is not a Record: pass record = Record() to the fit as cbs=record, and then give "
+                             "record.")
+        self.record = record
 
     def _columns(self, learn, idx):
         "The columns of the record for the samples `idx`; `InputError` where the record has another number of samples"
@@ -426,7 +430,9 @@ class LearningSpeed(RecordRanker):
     def __init__(self,
         record:Record,                                      # Record of the learner's training
         by:Options('confidence','correctness')='confidence' # Average the probability of the true class, or 0 and 1
-    ): self.record,self.by = record,by
+    ):
+        super().__init__(record)
+        self.by = by
     @property
     def name(self): return f'learningspeed, {self.by}'
 
@@ -453,7 +459,9 @@ class EL2N(RecordRanker):
     def __init__(self,
         record:Record,              # Record of the learner's training
         epoch:PositiveInt|None=None # Epoch after which the error is taken; by default a tenth of them (at least one)
-    ): self.record,self.epoch = record,epoch
+    ):
+        super().__init__(record)
+        self.epoch = epoch
 
     def score(self, learn, idx):
         columns = self._columns(learn, idx)
