@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from common import before_its_report, call, clinic_request, request, small, state
-from rsu.all import NegGradPlus, tune
+from rsu.all import NegGradPlus, mnist1d, tune
 from rsu.core.config import InputError
+from rsu.core.datasets import _mnist1d
 from rsu.core.extras import _packages
 from rsu.core.template import write_report
 
@@ -74,3 +75,9 @@ def test_writing_a_report_is_rejected(tmp_path, monkeypatch):
     for name in ('nbformat', 'ipykernel'): hide(monkeypatch, name)
     with pytest.raises(InputError, match='because nbformat and ipykernel are not installed: run pip install "rsu.rep'):
         write_report(tmp_path)
+
+def test_mnist1d_names_the_extra(monkeypatch):
+    hide(monkeypatch, 'mnist1d')
+    _mnist1d.cache_clear()
+    with pytest.raises(InputError, match='MNIST-1D cannot be generated, because mnist1d is not installed: run pip'):
+        mnist1d()

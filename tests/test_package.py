@@ -59,7 +59,7 @@ def test_plotting_packages_are_imported_late():
     assert imported('; '.join(f'import rsu.{o}' for o in modules_without_plots), ['seaborn']) == []
 
 def test_no_package_of_an_extra_is_imported_with_rsu():
-    packages = 'nbformat nbclient nbconvert ipykernel IPython optuna dask submitit nbdev execnb'.split()
+    packages = 'nbformat nbclient nbconvert ipykernel IPython optuna mnist1d dask submitit nbdev execnb'.split()
     assert imported('; '.join(f'import rsu.{o}' for o in modules) + '; from rsu.all import *', packages) == []
 
 @pytest.mark.parametrize('package', packages)

@@ -11,10 +11,10 @@ from rsu.core.config import InputError
 
 # %% ../../nbs/core/13_extras.ipynb #e8000007
 # The packages of each extra that rsu imports itself
-_packages = {'report': ['nbformat','nbclient','nbconvert','ipykernel'], 'tune': ['optuna']}
+_packages = {'report': ['nbformat','nbclient','nbconvert','ipykernel'], 'tune': ['optuna'], 'study': ['mnist1d']}
 
 def missing_extra(
-    extra:str # 'report' or 'tune'
+    extra:str # 'report', 'tune' or 'study'
 ) -> str:     # '' if the extra is installed
     "The packages of an extra that are not installed and the command that installs them, in words"
     names = [o for o in _packages[extra] if find_spec(o) is None]
@@ -23,7 +23,7 @@ def missing_extra(
     return f'{listed} {"are" if len(names) > 1 else "is"} not installed: run pip install "rsu[{extra}]"'
 
 def check_extra(
-    extra:str,  # 'report' or 'tune'
+    extra:str,  # 'report', 'tune' or 'study'
     problem:str # What is not possible without it, the beginning of the message
 ):
     "`InputError` if an extra is not installed"

@@ -10,7 +10,7 @@ from importlib import import_module
 
 # %% ../../nbs/core/00_names.ipynb #a1f00005
 _defined = {
-    'data set': {'core.datasets': 'digits fashion_mnist cifar10 cifar100 svhn breast_cancer'},
+    'data set': {'core.datasets': 'digits fashion_mnist cifar10 cifar100 svhn breast_cancer simulated_table mnist1d'},
     'network': {'core.recipe': 'small_cnn cifar_resnet18 mlp'},
     'ranker': {'ranking.rankers': 'Random Confidence Entropy ModifiedEntropy GradNorm Curvature Entanglement '
                                   'HoldoutRetrain LearningSpeed ForgettingEvents EL2N LossTraceIQR LiRA PrivacyRisk '
