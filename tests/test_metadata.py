@@ -47,11 +47,12 @@ def required(extra=None):
 
 def test_a_plain_installation_has_no_package_of_an_extra():
     extras = metadata('rsu').get_all('Provides-Extra')
-    assert extras == ['report', 'tune', 'dask', 'slurm', 'docs', 'dev']
+    assert extras == ['report', 'tune', 'study', 'dask', 'slurm', 'docs', 'dev']
     assert 'torch' in required() and not required() & set.union(*map(required, extras))
 
 def test_docs_and_dev_contain_the_other_extras():
-    for extra in ('report', 'tune', 'dask', 'slurm'): assert required(extra) < required('docs') < required('dev')
+    for extra in ('report', 'tune', 'study', 'dask', 'slurm'):
+        assert required(extra) < required('docs') < required('dev')
 
 class Links(HTMLParser):
     "The addresses of all links and pictures of a page"

@@ -422,8 +422,8 @@ def _check_indices(idx, N, pool):
                          "it was forgotten before, or never trained on.")
     if len(idx) == len(pool):
         raise InputError("The forget set is the whole training set: "
-                         "nothing would be left to retain; delete the model instead. To rank all samples, use the method "
-                         "score of a ranker.")
+                         "nothing would be left to retain; delete the model instead. To rank all samples, use the "
+                         "method score of a ranker.")
     return idx
 
 # %% ../../nbs/core/06_split.ipynb #87bd6431

@@ -406,7 +406,8 @@ two_model_retained | two-model attack against retained samples, area | the same 
     retained samples: who of the training set asked? | near 0.5, which retraining need not reach | extends Chen et al.,
     CCS 2021
 two_model_retained_first | attack with the first model against retained samples, area | the same from the model before
-    unlearning alone: what needs no second model | two_model_retained is compared with it | extends Chen et al., CCS 2021
+    unlearning alone: what needs no second model | two_model_retained is compared with it | extends Chen et al.,
+    CCS 2021
 """
 
 # %% ../../nbs/evaluation/04_evaluate.ipynb #952a4ef3

@@ -376,7 +376,8 @@ def _columns(runs, classifier):
     def areas(comparison, models):
         table = two_model_table(runs, comparisons=[comparison], models=models, classifier=classifier)
         return {o.models: o for o in table.itertuples() if o.group == 'all'}
-    never,retained = areas('never seen', ['first','first and last','all']), areas('retained', ['first','first and last'])
+    never = areas('never seen', ['first','first and last','all'])
+    retained = areas('retained', ['first','first and last'])
     rows = {'two_model': never['first and last'], 'two_model_all': never.get('all', never['first and last']),
             'two_model_first': never['first'], 'two_model_retained': retained['first and last'],
             'two_model_retained_first': retained['first']}

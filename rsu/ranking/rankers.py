@@ -410,8 +410,8 @@ class RecordRanker(Ranker):
         record:Record # Record of the learner's training
     ):
         if not isinstance(record, Record):
-            raise InputError(f"{record!r} is not a Record: pass record = Record() to the fit as cbs=record, and then give "
-                             "record.")
+            raise InputError(f"{record!r} is not a Record: give the record = Record() that was passed to the "
+                             "fit as cbs=record.")
         self.record = record
 
     def _columns(self, learn, idx):
