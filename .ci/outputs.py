@@ -21,7 +21,7 @@ class Client(NotebookClient):
         return cell
 
 def with_fewer_colours(png):
-    "A picture (base64) with 256 colours; the picture itself if it is transparent or its colours differ on average by 1/255"
+    "A picture (base64) with 256 colours; the given one if that is transparent or differs by more than 1/255 on average"
     given = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGBA')
     if given.getextrema()[3][0] < 255: return png
     given = given.convert('RGB')
