@@ -143,6 +143,12 @@ def svhn(
     return _torchvision_loaders('SVHN', train, test, n, seed, root, bs, device, vocab=range(10))
 
 # %% ../../nbs/core/03_datasets.ipynb #32ade186
+def _table_loaders(x, y, vocab, n, seed, bs, device):
+    "Loaders over columns that are standardised by the training and validation samples; a fifth is the test set"
+    test,train = _stratified(y, len(y)//5, 0)
+    x,y = torch.tensor((x-x[train].mean(0))/x[train].std(0), dtype=torch.float32), torch.tensor(y)
+    return _make_loaders(x[train], y[train], x[test], y[test], vocab, n, seed, bs, device)
+
 @register
 @validated
 def breast_cancer(
@@ -154,10 +160,7 @@ def breast_cancer(
     "Wisconsin breast cancer (scikit-learn's): 30 continuous columns, 2 classes"
     from sklearn.datasets import load_breast_cancer
     table = load_breast_cancer()
-    test,train = _stratified(table.target, len(table.target)//5, 0)
-    mean,std = table.data[train].mean(0), table.data[train].std(0)
-    x,y = torch.tensor((table.data-mean)/std, dtype=torch.float32), torch.tensor(table.target)
-    return _make_loaders(x[train], y[train], x[test], y[test], table.target_names, n, seed, bs, device)
+    return _table_loaders(table.data, table.target, table.target_names, n, seed, bs, device)
 
 # %% ../../nbs/core/03_datasets.ipynb #6a1d0002
 @register
@@ -172,9 +175,7 @@ def simulated_table(
     from sklearn.datasets import make_classification
     x,y = make_classification(20000, 20, n_informative=10, n_classes=5, n_clusters_per_class=4, flip_y=.1,
                               random_state=0)
-    test,train = _stratified(y, len(y)//5, 0)
-    x,y = torch.tensor((x-x[train].mean(0))/x[train].std(0), dtype=torch.float32), torch.tensor(y)
-    return _make_loaders(x[train], y[train], x[test], y[test], range(5), n, seed, bs, device)
+    return _table_loaders(x, y, range(5), n, seed, bs, device)
 
 # %% ../../nbs/core/03_datasets.ipynb #6a1d0005
 @cache
