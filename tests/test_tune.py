@@ -2,12 +2,15 @@
 import json, re, shutil, signal, subprocess, sys, time
 from os import kill
 
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pytest, torch
 from common import call, ended, forked, start, wait_until
 from filelock import FileLock
-from rsu.all import FineTune, ForgetSplit, NegGradPlus, Recipe, SCRUB, SalUn, digits, small_cnn
+from rsu.all import (ByChance, Confidence, FineTune, ForgetSplit, NegGradPlus, Quantiles, Ranking, Recipe, SCRUB, SalUn,
+                     SeqUnlearn, digits, small_cnn)
 from rsu.core.config import InputError
-from rsu.evaluation.tune import Tuning, WorseThanNothing, _bounds, settings_for, tune, tuned_settings
+from rsu.evaluation.tune import (Tuning, WorseThanNothing, _bounds, _search_key, settings_for, tune,
+                                 tuned_settings)
+from torch import nn
 
 options = ('--data digits --n 300 --forget random:12 --algorithm gradascent --oracles 2 --train-epochs 2 --budget 12 '
            '--seed 1000').split()
@@ -181,13 +184,21 @@ def test_bad_ranges_of_a_search_are_refused(space, words, learn, split):
     (dict(algorithm=SCRUB(alpha=0.)), 'alpha=0.0 has no value on the logarithmic scale of the search'),
     (dict(algorithm=NegGradPlus(alpha=1.)), 'alpha=1.0 has no value on the logarithmic scale of the search'),
     (dict(algorithm=NegGradPlus), 'give an instance such as SCRUB()'),
+    (dict(algorithm=SeqUnlearn), 'give an instance such as SCRUB(), or a SeqUnlearn of one'),
+    (dict(algorithm=SeqUnlearn((SCRUB(), None, SCRUB()))), 'needs one algorithm for all groups'),
+    (dict(algorithm=SeqUnlearn(NegGradPlus())), 'A sequence needs scores to form its groups: rank the split first'),
+    (dict(algorithm=SeqUnlearn(NegGradPlus(alpha=1.), 1)), 'alpha=1.0 has no value on the logarithmic scale'),
+    (dict(algorithm=SeqUnlearn(with_space(SalUn(), share=(.5, 2.)), 1)), 'exceeds the limits of SalUn here, 0.5 to 1'),
+    (dict(algorithm=SeqUnlearn(with_space(SCRUB()), 1)), 'SCRUB has no settings to search'),
+    (dict(algorithm=SeqUnlearn(NegGradPlus(), ByChance(12), 'shuffled')), 'use smaller batches, algorithm.replace(bs='),
     (dict(split='random:10'), 'split is a str, not a ForgetSplit'), (dict(split=np.arange(3)), 'split is a ndarray'),
     (dict(budget=3), 'budget=3 must be a whole number in [10, inf)'),
     (dict(budget=20.), 'budget=20.0 must be a whole number'),
     (dict(oracles=1), 'oracles=1 must be a whole number in [2, inf)'),
     (dict(seed=-1), 'seed=-1 must be a whole number in [0, 4294967295]'),
     (dict(path='/dev/null'), "'/dev/null' cannot be written")], ids=lambda o: str(o)[:30])
-def test_bad_arguments_of_a_search_are_refused(bad, words, learn, split):
+def test_bad_arguments_of_a_search_are_refused(bad, words, learn, split, monkeypatch):
+    monkeypatch.delattr('rsu.evaluation.tune.fit_oracles') # they are refused before any work
     with pytest.raises(InputError) as e: tune(learn, **{'split': split, 'algorithm': NegGradPlus(), **bad})
     assert words in str(e.value)
 
@@ -222,3 +233,102 @@ def test_a_search_whose_best_is_worse_than_doing_nothing_says_so(score, warned):
     assert ('do not use them' in found.advice) == warned and 'Even retrained' not in found.advice
     found.retrained = .75
     assert ('Even retrained models score 0.750: there are too few samples' in found.advice) == warned
+
+def linear(c_in=1, c_out=10): return nn.Sequential(nn.Flatten(), nn.Linear(64, c_out))
+
+@pytest.fixture(scope='module')
+def little():
+    "A linear model of 120 digits"
+    return Recipe(linear, n_epoch=12, lr=5e-2).fit(digits(n=120), quiet=True)
+
+@pytest.fixture(scope='module')
+def ranking(little):
+    "Ten of its samples, ranked"
+    return Confidence().rank(little, ForgetSplit(little.dls, 'random:10', seed=0))
+
+class Recorded(FineTune):
+    "Fine-tuning that records the group of every fit, and is interrupted in one of them"
+    space = dict(lr=(1e-2, 1e-1))
+    fits, interrupted_at = [], None
+    def before_fit(self):
+        super().before_fit()
+        self.fits.append(self.stage.name)
+        if len(self.fits) == Recorded.interrupted_at: raise KeyboardInterrupt
+
+@pytest.fixture
+def fits(monkeypatch):
+    "The groups of the fits of `Recorded` in the order of the fits"
+    monkeypatch.setattr(Recorded, 'fits', [])
+    return Recorded.fits
+
+few_runs = dict(budget=10, oracles=2, quiet=True)
+ignores_advice = pytest.mark.filterwarnings('ignore::rsu.evaluation.tune.WorseThanNothing')
+
+@ignores_advice
+def test_a_shuffled_sequence_has_another_order_in_each_run(little, ranking, fits):
+    how = SeqUnlearn(Recorded(bs=16, n_epoch=1), order='shuffled', seed=3)
+    best = tune(little, ranking, how, **few_runs)
+    orders = np.reshape(fits, (10, 3)).tolist()
+    for order, seed in zip(orders, best.tuning.trials.seed):
+        assert order == [s.name for s in how.replace(seed=int(seed)).stages(ranking)]
+    assert len(np.unique(orders, axis=0)) >= 3
+    assert best.replace(algorithm=how.algorithm) == how and best.algorithm.lr in best.tuning.trials.lr.tolist()
+
+@ignores_advice
+def test_an_interrupted_search_of_a_sequence_is_continued(little, ranking, fits, here, monkeypatch):
+    how = SeqUnlearn(Recorded(bs=16, n_epoch=1), order='ascending')
+    def searched(path=None, how=how):
+        fits.clear()
+        best = tune(little, ranking, how, **few_runs, path=path)
+        return best, best.tuning.trials.drop(columns='seconds')
+    whole, runs = searched()
+    assert fits == ['3', '2', '1']*10
+    monkeypatch.setattr(Recorded, 'interrupted_at', 11)
+    with pytest.raises(KeyboardInterrupt): searched(here)
+    monkeypatch.setattr(Recorded, 'interrupted_at', None)
+    resumed, runs_again = searched(here)
+    assert len(fits) == 3*7 and resumed == whole and runs_again.equals(runs) # the fourth run is repeated
+    assert searched(here)[0] == whole and fits == []
+    at_once, _ = searched(here, how.algorithm) # another search in the same folder
+    assert fits == ['all']*10 and n_runs(here) == 20 and isinstance(at_once, Recorded)
+
+def test_searches_of_an_algorithm_and_of_its_sequences_have_different_keys(little, ranking):
+    def key(how, split=ranking): return _search_key(little, split, how, {}, 2, 0)
+    class ByHand(Quantiles): pass
+    how, scores = FineTune(bs=8), ranking.scores
+    sequences = [SeqUnlearn(how, **o) for o in (
+        {}, dict(groups=1), dict(groups=2), dict(groups=Quantiles(2)), dict(groups=ByHand(2)), dict(order='shuffled'),
+        dict(pending='retain'), dict(repair=FineTune()), dict(rerank=Confidence), dict(until=.5))]
+    keys = [key(how), *map(key, sequences), key(sequences[0], Ranking.from_scores(ranking, -scores))]
+    assert len({*keys}) == len(keys) == 12
+    # only what determines the groups counts
+    plain = ForgetSplit(ranking.dls, ranking.forget)
+    assert key(how, plain) == key(how) and key(sequences[1], plain) == key(sequences[1])
+    assert key(sequences[0], Ranking.from_scores(plain, 2*scores, 'doubled')) == key(sequences[0])
+
+@ignores_advice
+def test_a_run_with_too_few_steps_for_a_group_does_not_end_the_search(little, ranking):
+    how = with_space(FineTune(bs=16, n_epoch=1), bs=(16, 128))
+    at_once, best = (tune(little, ranking, o, **few_runs) for o in (how, SeqUnlearn(how)))
+    assert (at_once.tuning.trials.ended == 'done').all()
+    runs = best.tuning.trials
+    short = runs.ended == 'too few steps'
+    assert short.sum() >= 2 and (short == (runs.bs >= 55)).all() # two batches of 110 retained samples, and three groups
+    assert not runs[short][['steps', 'seconds']].any(axis=None) and (runs[short].score == best.tuning.nothing).all()
+    assert not short[runs.bs == best.algorithm.bs].any() # not chosen, and not repeated
+    assert f'{short.sum()} of the runs had too few steps for one of the groups' in repr(best.tuning)
+    with pytest.raises(InputError, match='of group 2: use smaller batches, .*bs=32.* or fewer groups, groups=2'):
+        little.unlearn(ranking, SeqUnlearn(FineTune(bs=64, n_epoch=1)))
+
+class Breaks(FineTune):
+    "Fine-tuning whose first group diverges"
+    space = dict(lr=(1e-2, 1e-1))
+    def after_batch(self):
+        super().after_batch()
+        with torch.no_grad():
+            if self.stage.name == '1': self.model[1].weight.fill_(np.nan)
+
+@ignores_advice
+def test_a_sequence_in_which_a_stage_diverges_has_diverged(little, ranking):
+    found = tune(little, ranking, SeqUnlearn(Breaks(bs=16, n_epoch=1)), **few_runs).tuning
+    assert (found.trials.ended == 'diverged').all() and found.diverged == 1

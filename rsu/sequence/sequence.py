@@ -323,13 +323,13 @@ def _schedule_parts(self:SeqUnlearn, steps):
 def stages(self:SeqUnlearn,
     ranking # A `Ranking`; or a `ForgetSplit`, if neither groups nor order need scores
 ) -> list:  # `Stage`s, in the order of execution
-    "The stages of the sequence"
+    "The stages of the sequence; `TooFewSteps` if a stage has fewer steps than its passes need"
     try: return self._made_stages(ranking)
-    except TooFewSteps as e: raise InputError(f"{str(e).split(':')[0]}: use {self._enough_steps(ranking)}.") from None
+    except TooFewSteps as e: raise TooFewSteps(f"{str(e).split(':')[0]}: use {self._enough_steps(ranking)}.") from None
 
 @patch
 def _made_stages(self:SeqUnlearn, ranking):
-    "The stages of the sequence; `TooFewSteps` if a stage has fewer steps than its passes need"
+    "The stages of the sequence, without advice on settings with which every stage has enough steps"
     groups = self._divided(ranking)
     names = _ordered(self.order, groups, ranking, self.seed)
     hows,untils = _per_group(self.algorithm, groups, 'An algorithm'), _per_group(self.until, groups, 'until')
